@@ -1,0 +1,426 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Evolving attention: the mechanism, and nothing about a model family.
+
+Wang et al., "Evolving Attention with Residual Convolutions", ICML 2021, https://arxiv.org/abs/2102.12895
+Wang et al., "Convolution-enhanced Evolving Attention Networks", TPAMI 2023, https://arxiv.org/abs/2212.08330
+
+Layer l of a chain of attention layers has raw scores S_l = Q K^T * scaling (+ position bias). Its attention map is
+
+    M_l = residual_weight * A_{l-1} + (1 - residual_weight) * S_l          the residual,     (1)
+    A_l = conv_weight * act(Conv2d(M_l)) + (1 - conv_weight) * M_l         the convolution,  (2)
+    P_l = dropout(softmax(A_l + mask)),   output = P_l V                   plain attention,  (3)
+
+and A_l goes on to layer l+1. All maps are (batch, heads, query, key); the heads are the channels of the convolution.
+The first layer of a chain has no predecessor and owns no convolution: A_1 = M_1 = S_1. The carried map knows neither
+mask nor softmax nor dropout. Wherever attention is not allowed (padded keys, padded queries, the future), the
+convolution sees zeros, so that a padded batch gives each token what it gets alone and no token sees a later one.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.masking_utils import sdpa_mask
+
+
+# An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
+BLOCKED_BIAS = -1e4
+
+
+def check_evolution(residual_weight: float, conv_weight: float, kernel_size: int, activation: str) -> None:
+    """Checks the values of the mechanism.
+
+    Raises:
+        ValueError: a weight outside [0, 1] or not a number, an even or non-positive kernel size, an activation that
+            `transformers.activations.ACT2FN` does not know.
+    """
+    for name, weight in (("ea_residual_weight", residual_weight), ("ea_conv_weight", conv_weight)):
+        if not 0.0 <= weight <= 1.0:  # also refuses NaN
+            raise ValueError(f"`{name}` is {weight}; choose a number between 0 and 1.")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"`ea_kernel_size` is {kernel_size}; choose an odd positive integer such as 3.")
+    if activation not in ACT2FN:
+        raise ValueError(f"`ea_activation` is {activation!r}; choose one of {', '.join(sorted(ACT2FN))}.")
+
+
+class AttentionEvolution(nn.Module):
+    """One layer's step of evolving attention: from raw scores S_l to the evolved map A_l, equations (1) and (2).
+
+    Args:
+        num_heads: number of attention heads, the channels of the convolution.
+        layer_index: position in the chain, from 0. Layer 0 passes its scores on as they are and owns no convolution,
+            as in the authors' release; neither does a layer whose `conv_weight` is 0. So every parameter gets a
+            gradient, which DistributedDataParallel requires.
+        residual_weight: share of the previous layer's map in M_l, in [0, 1] (called beta in the authors' code).
+        conv_weight: share of the convolution in A_l, in [0, 1] (called alpha in the authors' code).
+        kernel_size: side of the square kernel, odd. A kernel of 1 mixes heads only.
+        activation: name of the activation after the convolution.
+        is_causal: whether a query may see earlier query rows only (a decoder's self- and cross-attention). The
+            convolution then has `kernel_size - 1` rows of padding above the map and none below it.
+        is_cross_attention: whether the keys belong to another sequence than the queries.
+
+    Raises:
+        ValueError: see `check_evolution`.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        layer_index: int,
+        residual_weight: float = 0.1,
+        conv_weight: float = 0.1,
+        kernel_size: int = 3,
+        activation: str = "relu",
+        is_causal: bool = False,
+        is_cross_attention: bool = False,
+    ):
+        super().__init__()
+        check_evolution(residual_weight, conv_weight, kernel_size, activation)
+        self.layer_index = layer_index
+        self.residual_weight = residual_weight
+        self.conv_weight = conv_weight
+        self.kernel_size = kernel_size
+        self.is_causal = is_causal
+        self.is_cross_attention = is_cross_attention
+        self.activation = ACT2FN[activation]
+        self.conv = None
+        if layer_index > 0 and conv_weight > 0:
+            padding = (0 if is_causal else kernel_size // 2, kernel_size // 2)
+            self.conv = nn.Conv2d(num_heads, num_heads, kernel_size, padding=padding)
+
+    def forward(
+        self,
+        scores: torch.Tensor,
+        previous: torch.Tensor | None = None,
+        blocked: torch.Tensor | None = None,
+        past_rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            scores: S_l, (batch, heads, query, key).
+            previous: A_{l-1}, same shape; `None` in the first layer, and where `residual_weight` is 0.
+            blocked: boolean, broadcastable to (batch, 1, query, key); True where the convolution must see zeros.
+            past_rows: the last `kernel_size - 1` rows of M_l before this call, zeros where blocked, of shape
+                (batch, heads, kernel_size - 1, key). Only for a causal layer that decodes step by step.
+
+        Returns:
+            A_l, (batch, heads, query, key).
+        """
+        mixed = scores  # M_l
+        if previous is not None:
+            mixed = self.residual_weight * previous + (1 - self.residual_weight) * scores
+        if self.conv is None:
+            return mixed
+        image = mixed if blocked is None else mixed.masked_fill(blocked, 0.0)
+        if self.is_causal:
+            if past_rows is None:
+                image = nn.functional.pad(image, (0, 0, self.kernel_size - 1, 0))
+            else:
+                image = torch.cat([past_rows, image], dim=-2)
+        return self.conv_weight * self.activation(self.conv(image)) + (1 - self.conv_weight) * mixed
+
+    def extra_repr(self) -> str:
+        return f"layer_index={self.layer_index}, residual_weight={self.residual_weight}, conv_weight={self.conv_weight}"
+
+
+class EvolutionState:
+    """What one forward pass hands from layer to layer: the maps, and where the convolution must see zeros.
+
+    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Without
+    gradients a map is dropped as soon as the next layer has used it.
+
+    Args:
+        keep_maps: keep the maps of all layers, for the caller to return.
+    """
+
+    def __init__(self, keep_maps: bool = False):
+        self.keep_maps = keep_maps
+        # The first key says whether the chain is one of cross-attention.
+        self._maps: dict[tuple[bool, int], torch.Tensor] = {}
+        self._blocked: dict[bool, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        self._padded_queries: torch.Tensor | None = None
+
+    def maps(self, is_cross_attention: bool = False) -> tuple[torch.Tensor, ...]:
+        """The maps A_l of a chain from its first to its last layer, each (batch, heads, query, key)."""
+        keys = sorted(key for key in self._maps if key[0] == is_cross_attention)
+        return tuple(self._maps[key] for key in keys)
+
+    def advance(
+        self, evolution: AttentionEvolution, scores: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Takes the chain one layer further and returns this layer's map A_l, (batch, heads, query, key)."""
+        key = (evolution.is_cross_attention, evolution.layer_index)
+        previous = None
+        if evolution.layer_index > 0 and evolution.residual_weight > 0:
+            previous = self._previous(evolution, scores)
+        evolved = evolution(scores, previous, self._where_blocked(evolution, scores, attention_mask))
+        # A replay under gradient checkpointing must not replace the map that the graph is built on.
+        self._maps.setdefault(key, evolved)
+        return evolved
+
+    def _previous(self, evolution: AttentionEvolution, scores: torch.Tensor) -> torch.Tensor:
+        key = (evolution.is_cross_attention, evolution.layer_index - 1)
+        if key not in self._maps:
+            raise RuntimeError(
+                f"Layer {evolution.layer_index} found no map of layer {evolution.layer_index - 1}. Layers of evolving "
+                "attention must run in order within one forward pass of the model."
+            )
+        previous = self._maps[key] if self.keep_maps or torch.is_grad_enabled() else self._maps.pop(key)
+        # Where layers are on different devices, the map follows the hidden states.
+        return previous.to(scores.device)
+
+    def _where_blocked(
+        self, evolution: AttentionEvolution, scores: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries."""
+        cached = self._blocked.get(evolution.is_cross_attention)
+        if cached is not None and cached[0] is attention_mask and (cached[1] is None or cached[1].device == scores.device):
+            return cached[1]
+        blocked = None if attention_mask is None else _is_blocked(attention_mask)
+        if not evolution.is_cross_attention:
+            # Queries are the last of the keys. A query that may not attend to itself is padding.
+            offset = scores.shape[-1] - scores.shape[-2]
+            self._padded_queries = None if blocked is None else blocked.diagonal(offset, -2, -1).unsqueeze(-1)
+        if self._padded_queries is not None:
+            padded_queries = self._padded_queries.to(scores.device)
+            blocked = padded_queries if blocked is None else blocked | padded_queries
+        self._blocked[evolution.is_cross_attention] = (attention_mask, blocked)
+        return blocked
+
+
+def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
+    return ~attention_mask if attention_mask.dtype == torch.bool else attention_mask <= BLOCKED_BIAS
+
+
+def evolving_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: torch.Tensor | None = None,
+    evolution_state: EvolutionState | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention function that Transformers finds under the name "evolving": equations (1) to (3).
+
+    Args:
+        module: the attention module; owns an `AttentionEvolution` as `module.evolution`.
+        query: (batch, heads, query, head_dim).
+        key: (batch, heads, key, head_dim).
+        value: (batch, heads, key, head_dim).
+        attention_mask: broadcastable to (batch, heads, query, key); boolean, True where a query may attend, or
+            additive, where -10000 and below mean that it may not.
+        scaling: factor of the scores; `head_dim ** -0.5` if `None`.
+        dropout: probability of dropping an attention weight in training.
+        position_bias: added to the scores, and so part of the map, (batch or 1, heads, query, key).
+        evolution_state: what this forward pass carries; see `evolving_forward`.
+
+    Returns:
+        The attention output, (batch, query, heads, head_dim), and the attention weights P_l,
+        (batch, heads, query, key).
+
+    Raises:
+        RuntimeError: the module has no `evolution`, or the model handed down no state.
+    """
+    evolution = getattr(module, "evolution", None)
+    if evolution is None or evolution_state is None:
+        missing = "no `evolution` module" if evolution is None else "no `evolution_state`"
+        raise RuntimeError(
+            f'{type(module).__name__} runs with attn_implementation="evolving" but has {missing}. Use a model of '
+            "`ea_hf`, such as `EABertModel`, and call the model, not its layers."
+        )
+    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if position_bias is not None:
+        scores = scores + position_bias
+    logits = evolution_state.advance(evolution, scores, attention_mask)
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            # The lowest finite number: a row that may attend nowhere becomes uniform, not NaN, as in eager attention.
+            logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+        else:
+            logits = logits + attention_mask
+    softmax_dtype = torch.promote_types(logits.dtype, torch.float32)
+    weights = nn.functional.softmax(logits, dim=-1, dtype=softmax_dtype).to(value.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """The mask function under the name "evolving": boolean, (batch, 1, query, key), True where a query may attend.
+
+    Always written out for causal attention, since the convolution must know what is masked; `None` for a
+    bidirectional batch without padding.
+    """
+    kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register("evolving", evolving_attention_forward)
+AttentionMaskInterface.register("evolving", evolving_mask)
+
+
+def attach_evolution(config: "EvolvingConfig", attentions: Iterable[nn.Module], **kwargs: Any) -> None:
+    """Makes a chain: gives each attention module its `AttentionEvolution`, as `module.evolution`.
+
+    Args:
+        config: holds the weights, the kernel size and the activation.
+        attentions: the attention modules of one chain, first layer first.
+        kwargs: `is_causal` and `is_cross_attention` of `AttentionEvolution`.
+    """
+    for layer_index, attention in enumerate(attentions):
+        attention.evolution = AttentionEvolution(
+            config.num_attention_heads,
+            layer_index,
+            residual_weight=config.ea_residual_weight,
+            conv_weight=config.ea_conv_weight,
+            kernel_size=config.ea_kernel_size,
+            activation=config.ea_activation,
+            **kwargs,
+        )
+
+
+def evolving_forward(forward: Callable) -> Callable:
+    """Turns the forward of a vanilla model class into the one of its evolving subclass.
+
+    Each call gets a fresh `EvolutionState`, which reaches the attention modules through the keyword arguments that
+    Transformers' models pass down. With `output_attention_maps=True` (argument, or attribute of the config) the output
+    also has `attention_maps`: a tuple with A_l of each layer, before mask and softmax, (batch, heads, query, key).
+    """
+
+    @functools.wraps(forward)
+    def forward_with_state(self, *args, output_attention_maps=None, evolution_state=None, **kwargs):
+        if evolution_state is not None:  # a head has made it, and will return the maps
+            return forward(self, *args, evolution_state=evolution_state, **kwargs)
+        if output_attention_maps is None:
+            output_attention_maps = getattr(self.config, "output_attention_maps", False)
+        state = EvolutionState(keep_maps=output_attention_maps)
+        outputs = forward(self, *args, evolution_state=state, **kwargs)
+        if not output_attention_maps:
+            return outputs
+        if isinstance(outputs, tuple):
+            return (*outputs, state.maps())
+        outputs["attention_maps"] = state.maps()
+        return outputs
+
+    return forward_with_state
+
+
+def _check_attn_implementation(attn_implementation: str | None) -> str:
+    if attn_implementation not in (None, "eager", "evolving"):
+        raise ValueError(
+            f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores from "
+            'layer to layer, and fused kernels never write them out. Leave it out, or choose "evolving" ("eager" means '
+            "the same)."
+        )
+    return "evolving"
+
+
+class EvolvingConfig:
+    """What the configuration of every family has beside its vanilla fields.
+
+    A family lists the four fields itself, as dataclass fields:
+        ea_residual_weight (`float`, default 0.1): share of the previous layer's map, equation (1), in [0, 1].
+        ea_conv_weight (`float`, default 0.1): share of the convolution, equation (2), in [0, 1].
+        ea_kernel_size (`int`, default 3): side of the kernel, odd.
+        ea_activation (`str`, default "relu"): activation after the convolution.
+
+    With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
+    convolves each layer's own scores only.
+
+    Raises:
+        ValueError: see `check_evolution`; also for an attention implementation that hides the scores.
+    """
+
+    # Model types whose checkpoints have the same layout but for the evolution modules.
+    vanilla_model_types: tuple[str, ...] = ()
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        check_evolution(self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") in cls.vanilla_model_types:
+            config_dict = {**config_dict, "model_type": cls.model_type}
+        return config_dict, kwargs
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict | None) -> None:
+        requested = value.values() if isinstance(value, dict) else [value]
+        for attn_implementation in requested:
+            _check_attn_implementation(attn_implementation)
+        self._attn_implementation_internal = "evolving"
+
+    # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
+    @property
+    def output_attentions(self) -> bool | None:
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None) -> None:
+        self._output_attentions = value
+
+    def validate_output_attentions(self) -> None:
+        pass
+
+
+class EvolvingPreTrainedModel:
+    """What the model base class of every family has beside its vanilla methods. Comes first among the bases."""
+
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """Loads an evolving checkpoint, or a vanilla one, whose evolution modules are then new and listed as missing.
+
+        Raises:
+            ValueError: the configuration's number of heads is not the checkpoint's. The weights alone would not show
+                it: the shapes of the projections do not depend on it.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pretrained_model_name_or_path is not None:
+            hub_arguments = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+            checkpoint, _ = PreTrainedConfig.get_config_dict(
+                pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_arguments if name in kwargs}
+            )
+            name = model.config.attribute_map.get("num_attention_heads", "num_attention_heads")
+            if checkpoint.get(name, model.config.num_attention_heads) != model.config.num_attention_heads:
+                raise ValueError(
+                    f"The configuration has {name}={model.config.num_attention_heads}, but the checkpoint "
+                    f"{pretrained_model_name_or_path} was trained with {checkpoint[name]}. Load the configuration "
+                    f"with `{type(model.config).__name__}.from_pretrained({str(pretrained_model_name_or_path)!r})`."
+                )
+        return loaded
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        return _check_attn_implementation(requested_attention)
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
+    ) -> str:
+        return _check_attn_implementation(attn_implementation)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        checkpoint = kwargs.get("gradient_checkpointing_func")
+        if getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            )
+        super()._set_gradient_checkpointing(*args, **kwargs)

@@ -1,0 +1,115 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""EA-BERT: BERT whose attention maps evolve from layer to layer (https://arxiv.org/abs/2102.12895).
+
+Each class is its vanilla counterpart with an `AttentionEvolution` in every self-attention. Inputs, outputs and
+parameter names are those of Transformers' BERT; `output_attention_maps=True` adds `attention_maps` to the output, the
+pre-softmax map of every layer, (batch, heads, query, key).
+"""
+
+from transformers.models.bert.modeling_bert import (
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertPreTrainedModel,
+)
+
+from .configuration_ea_bert import EABertConfig
+from .evolution import EvolvingPreTrainedModel, attach_evolution, evolving_forward
+
+
+class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):
+    config: EABertConfig
+
+
+class EABertModel(EABertPreTrainedModel, BertModel):
+    """The encoder, with a pooler unless `add_pooling_layer=False`."""
+
+    def __init__(self, config: EABertConfig, add_pooling_layer: bool = True):
+        super().__init__(config, add_pooling_layer=add_pooling_layer)
+        attach_evolution(config, [layer.attention.self for layer in self.encoder.layer])
+        self.post_init()
+
+    forward = evolving_forward(BertModel.forward)
+
+
+class EABertForPreTraining(EABertPreTrainedModel, BertForPreTraining):
+    """Heads for masked language modeling and next-sentence prediction."""
+
+    def __init__(self, config: EABertConfig):
+        super().__init__(config)
+        self.bert = EABertModel(config)
+        self.post_init()
+
+    forward = evolving_forward(BertForPreTraining.forward)
+
+
+class EABertForMaskedLM(EABertPreTrainedModel, BertForMaskedLM):
+    """Head for masked language modeling."""
+
+    def __init__(self, config: EABertConfig):
+        super().__init__(config)
+        self.bert = EABertModel(config, add_pooling_layer=False)
+        self.post_init()
+
+    forward = evolving_forward(BertForMaskedLM.forward)
+
+
+class EABertForSequenceClassification(EABertPreTrainedModel, BertForSequenceClassification):
+    """Head for classification or regression of a sentence or a pair, such as GLUE's tasks."""
+
+    def __init__(self, config: EABertConfig):
+        super().__init__(config)
+        self.bert = EABertModel(config)
+        self.post_init()
+
+    forward = evolving_forward(BertForSequenceClassification.forward)
+
+
+class EABertForTokenClassification(EABertPreTrainedModel, BertForTokenClassification):
+    """Head for the classification of each token, such as named entities."""
+
+    def __init__(self, config: EABertConfig):
+        super().__init__(config)
+        self.bert = EABertModel(config, add_pooling_layer=False)
+        self.post_init()
+
+    forward = evolving_forward(BertForTokenClassification.forward)
+
+
+class EABertForQuestionAnswering(EABertPreTrainedModel, BertForQuestionAnswering):
+    """Head for the start and the end of an answer in a text."""
+
+    def __init__(self, config: EABertConfig):
+        super().__init__(config)
+        self.bert = EABertModel(config, add_pooling_layer=False)
+        self.post_init()
+
+    forward = evolving_forward(BertForQuestionAnswering.forward)
+
+
+class EABertForMultipleChoice(EABertPreTrainedModel, BertForMultipleChoice):
+    """Head for the choice among several continuations; inputs are (batch, choices, sequence)."""
+
+    def __init__(self, config: EABertConfig):
+        super().__init__(config)
+        self.bert = EABertModel(config)
+        self.post_init()
+
+    forward = evolving_forward(BertForMultipleChoice.forward)
+
+
+__all__ = [
+    "EABertForMaskedLM",
+    "EABertForMultipleChoice",
+    "EABertForPreTraining",
+    "EABertForQuestionAnswering",
+    "EABertForSequenceClassification",
+    "EABertForTokenClassification",
+    "EABertModel",
+    "EABertPreTrainedModel",
+]
