@@ -5,19 +5,7 @@
 Importing this package registers its configurations and models with Transformers' Auto classes.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    BertTokenizer,
-)
-
+from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
 from .evolution import AttentionEvolution
 from .modeling_ea_bert import (
@@ -34,18 +22,7 @@ from .modeling_ea_bert import (
 
 __version__ = "0.1.0.dev0"
 
-AutoConfig.register(EABertConfig.model_type, EABertConfig, exist_ok=True)
-AutoTokenizer.register(EABertConfig, tokenizer_class=BertTokenizer, exist_ok=True)
-for auto_class, model_class in (
-    (AutoModel, EABertModel),
-    (AutoModelForPreTraining, EABertForPreTraining),
-    (AutoModelForMaskedLM, EABertForMaskedLM),
-    (AutoModelForSequenceClassification, EABertForSequenceClassification),
-    (AutoModelForTokenClassification, EABertForTokenClassification),
-    (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
-    (AutoModelForMultipleChoice, EABertForMultipleChoice),
-):
-    auto_class.register(model_class.config_class, model_class, exist_ok=True)
+register()
 
 __all__ = [
     "AttentionEvolution",
@@ -58,4 +35,5 @@ __all__ = [
     "EABertForTokenClassification",
     "EABertModel",
     "EABertPreTrainedModel",
+    "evolving_config_from_pretrained",
 ]

@@ -17,6 +17,7 @@ mask nor softmax nor dropout. Wherever attention is not allowed (padded keys, pa
 convolution sees zeros, so that a padded batch gives each token what it gets alone and no token sees a later one.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,6 +27,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.masking_utils import sdpa_mask
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
@@ -125,7 +127,9 @@ class AttentionEvolution(nn.Module):
         return self.conv_weight * self.activation(self.conv(image)) + (1 - self.conv_weight) * mixed
 
     def extra_repr(self) -> str:
-        return f"layer_index={self.layer_index}, residual_weight={self.residual_weight}, conv_weight={self.conv_weight}"
+        return (
+            f"layer_index={self.layer_index}, residual_weight={self.residual_weight}, conv_weight={self.conv_weight}"
+        )
 
 
 class EvolutionState:
@@ -179,16 +183,20 @@ class EvolutionState:
     ) -> torch.Tensor | None:
         """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries."""
         cached = self._blocked.get(evolution.is_cross_attention)
-        if cached is not None and cached[0] is attention_mask and (cached[1] is None or cached[1].device == scores.device):
+        if cached is not None and cached[0] is attention_mask:
             return cached[1]
         blocked = None if attention_mask is None else _is_blocked(attention_mask)
+        if evolution.is_causal and not evolution.is_cross_attention and blocked is None and scores.shape[-2] > 1:
+            raise RuntimeError(
+                "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not change the "
+                "model's attention implementation, and do not call its layers on their own."
+            )
         if not evolution.is_cross_attention:
             # Queries are the last of the keys. A query that may not attend to itself is padding.
             offset = scores.shape[-1] - scores.shape[-2]
             self._padded_queries = None if blocked is None else blocked.diagonal(offset, -2, -1).unsqueeze(-1)
         if self._padded_queries is not None:
-            padded_queries = self._padded_queries.to(scores.device)
-            blocked = padded_queries if blocked is None else blocked | padded_queries
+            blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
         self._blocked[evolution.is_cross_attention] = (attention_mask, blocked)
         return blocked
 
@@ -275,7 +283,12 @@ def attach_evolution(config: "EvolvingConfig", attentions: Iterable[nn.Module], 
         attentions: the attention modules of one chain, first layer first.
         kwargs: `is_causal` and `is_cross_attention` of `AttentionEvolution`.
     """
+    # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
+    # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
+    attention_config = copy.copy(config)
+    attention_config._attn_implementation_internal = "evolving"
     for layer_index, attention in enumerate(attentions):
+        attention.config = attention_config
         attention.evolution = AttentionEvolution(
             config.num_attention_heads,
             layer_index,
@@ -314,13 +327,15 @@ def evolving_forward(forward: Callable) -> Callable:
 
 
 def _check_attn_implementation(attn_implementation: str | None) -> str:
-    if attn_implementation not in (None, "eager", "evolving"):
+    if attn_implementation is None:
+        return "evolving"
+    if attn_implementation not in ("eager", "evolving"):
         raise ValueError(
-            f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores from "
-            'layer to layer, and fused kernels never write them out. Leave it out, or choose "evolving" ("eager" means '
-            "the same)."
+            f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores "
+            "from layer to layer, and fused kernels never write them out. Leave it out, or choose "
+            '"evolving" ("eager" means the same).'
         )
-    return "evolving"
+    return attn_implementation
 
 
 class EvolvingConfig:
@@ -336,7 +351,7 @@ class EvolvingConfig:
     convolves each layer's own scores only.
 
     Raises:
-        ValueError: see `check_evolution`; also for an attention implementation that hides the scores.
+        ValueError: see `check_evolution`.
     """
 
     # Model types whose checkpoints have the same layout but for the evolution modules.
@@ -352,17 +367,6 @@ class EvolvingConfig:
         if config_dict.get("model_type") in cls.vanilla_model_types:
             config_dict = {**config_dict, "model_type": cls.model_type}
         return config_dict, kwargs
-
-    @property
-    def _attn_implementation(self) -> str | None:
-        return self._attn_implementation_internal
-
-    @_attn_implementation.setter
-    def _attn_implementation(self, value: str | dict | None) -> None:
-        requested = value.values() if isinstance(value, dict) else [value]
-        for attn_implementation in requested:
-            _check_attn_implementation(attn_implementation)
-        self._attn_implementation_internal = "evolving"
 
     # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
     @property
@@ -383,6 +387,25 @@ class EvolvingPreTrainedModel:
     _supports_sdpa = False
     _supports_flash_attn = False
     _supports_flex_attn = False
+
+    # Vanilla classes of models or stacks with attention layers, each with the evolving class that takes its place. The
+    # evolving class has a method `make_chains`, which calls `attach_evolution`.
+    evolving_classes: dict[type, type] = {}
+
+    def post_init(self) -> None:
+        """Makes what the vanilla constructor has built evolving, before new weights are initialized.
+
+        A vanilla head has built its vanilla base model, all of whose state an evolving one shares; so the base model
+        changes its class in place (as PyTorch's parametrizations and FSDP do), and nothing is built twice.
+        """
+        for module in list(self.modules()):
+            if type(module) in self.evolving_classes:
+                module.__class__ = self.evolving_classes[type(module)]
+                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+            if isinstance(module, tuple(self.evolving_classes.values())) and not getattr(module, "has_chains", False):
+                module.make_chains()
+                module.has_chains = True
+        super().post_init()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):

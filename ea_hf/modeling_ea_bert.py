@@ -29,21 +29,17 @@ class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):
 class EABertModel(EABertPreTrainedModel, BertModel):
     """The encoder, with a pooler unless `add_pooling_layer=False`."""
 
-    def __init__(self, config: EABertConfig, add_pooling_layer: bool = True):
-        super().__init__(config, add_pooling_layer=add_pooling_layer)
-        attach_evolution(config, [layer.attention.self for layer in self.encoder.layer])
-        self.post_init()
-
     forward = evolving_forward(BertModel.forward)
+
+    def make_chains(self) -> None:
+        attach_evolution(self.config, [layer.attention.self for layer in self.encoder.layer])
+
+
+EABertPreTrainedModel.evolving_classes = {BertModel: EABertModel}
 
 
 class EABertForPreTraining(EABertPreTrainedModel, BertForPreTraining):
     """Heads for masked language modeling and next-sentence prediction."""
-
-    def __init__(self, config: EABertConfig):
-        super().__init__(config)
-        self.bert = EABertModel(config)
-        self.post_init()
 
     forward = evolving_forward(BertForPreTraining.forward)
 
@@ -51,21 +47,11 @@ class EABertForPreTraining(EABertPreTrainedModel, BertForPreTraining):
 class EABertForMaskedLM(EABertPreTrainedModel, BertForMaskedLM):
     """Head for masked language modeling."""
 
-    def __init__(self, config: EABertConfig):
-        super().__init__(config)
-        self.bert = EABertModel(config, add_pooling_layer=False)
-        self.post_init()
-
     forward = evolving_forward(BertForMaskedLM.forward)
 
 
 class EABertForSequenceClassification(EABertPreTrainedModel, BertForSequenceClassification):
     """Head for classification or regression of a sentence or a pair, such as GLUE's tasks."""
-
-    def __init__(self, config: EABertConfig):
-        super().__init__(config)
-        self.bert = EABertModel(config)
-        self.post_init()
 
     forward = evolving_forward(BertForSequenceClassification.forward)
 
@@ -73,32 +59,17 @@ class EABertForSequenceClassification(EABertPreTrainedModel, BertForSequenceClas
 class EABertForTokenClassification(EABertPreTrainedModel, BertForTokenClassification):
     """Head for the classification of each token, such as named entities."""
 
-    def __init__(self, config: EABertConfig):
-        super().__init__(config)
-        self.bert = EABertModel(config, add_pooling_layer=False)
-        self.post_init()
-
     forward = evolving_forward(BertForTokenClassification.forward)
 
 
 class EABertForQuestionAnswering(EABertPreTrainedModel, BertForQuestionAnswering):
     """Head for the start and the end of an answer in a text."""
 
-    def __init__(self, config: EABertConfig):
-        super().__init__(config)
-        self.bert = EABertModel(config, add_pooling_layer=False)
-        self.post_init()
-
     forward = evolving_forward(BertForQuestionAnswering.forward)
 
 
 class EABertForMultipleChoice(EABertPreTrainedModel, BertForMultipleChoice):
     """Head for the choice among several continuations; inputs are (batch, choices, sequence)."""
-
-    def __init__(self, config: EABertConfig):
-        super().__init__(config)
-        self.bert = EABertModel(config)
-        self.post_init()
 
     forward = evolving_forward(BertForMultipleChoice.forward)
 

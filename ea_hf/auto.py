@@ -1,0 +1,75 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Registers all families with Transformers' Auto classes, and finds the one of a checkpoint."""
+
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertTokenizer,
+)
+
+from .configuration_ea_bert import EABertConfig
+from .evolution import EvolvingConfig
+from .modeling_ea_bert import (
+    EABertForMaskedLM,
+    EABertForMultipleChoice,
+    EABertForPreTraining,
+    EABertForQuestionAnswering,
+    EABertForSequenceClassification,
+    EABertForTokenClassification,
+    EABertModel,
+)
+
+
+# Configuration class, tokenizer class.
+FAMILIES = ((EABertConfig, BertTokenizer),)
+
+MODELS = (
+    (AutoModel, EABertModel),
+    (AutoModelForPreTraining, EABertForPreTraining),
+    (AutoModelForMaskedLM, EABertForMaskedLM),
+    (AutoModelForSequenceClassification, EABertForSequenceClassification),
+    (AutoModelForTokenClassification, EABertForTokenClassification),
+    (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
+    (AutoModelForMultipleChoice, EABertForMultipleChoice),
+)
+
+
+def register() -> None:
+    """Makes `AutoConfig`, `AutoTokenizer` and the `AutoModel` classes know all families. Repeating it is harmless."""
+    for config_class, tokenizer_class in FAMILIES:
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+    for auto_class, model_class in MODELS:
+        auto_class.register(model_class.config_class, model_class, exist_ok=True)
+
+
+def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs: Any) -> EvolvingConfig:
+    """The evolving configuration of a checkpoint, be it an evolving one or a vanilla one of a known family.
+
+    Args:
+        kwargs: as for `AutoConfig.from_pretrained`; `ea_residual_weight` and the like override the checkpoint's.
+
+    Raises:
+        ValueError: there is no evolving family for the checkpoint's model type.
+    """
+    config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    if isinstance(config, EvolvingConfig):
+        return config
+    for config_class, _ in FAMILIES:
+        if config.model_type in config_class.vanilla_model_types:
+            return config_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    known = sorted(name for config_class, _ in FAMILIES for name in config_class.vanilla_model_types)
+    raise ValueError(
+        f"{pretrained_model_name_or_path} is a {config.model_type!r} model, for which there is no evolving family. "
+        f"Choose an evolving checkpoint or a vanilla one of the types {', '.join(known)}."
+    )

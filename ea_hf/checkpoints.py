@@ -1,0 +1,173 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training checkpoints that appear whole or not at all.
+
+A checkpoint is written aside, synced to disk, listed in a manifest with sizes and SHA-256 sums, and renamed. Reading
+checks the manifest first, so that a truncated, altered or foreign directory is never taken for a checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+TRAINER_STATE = "trainer_state.json"
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file aside and renames it, so that a reader never sees half of it."""
+    aside = path.with_name(f".{path.name}.incomplete")
+    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    _sync(aside)
+    aside.replace(path)
+
+
+def checkpoint_steps(output_dir: Path) -> list[int]:
+    """The steps of the checkpoints in a directory, oldest first."""
+    names = (CHECKPOINT.fullmatch(path.name) for path in output_dir.glob("checkpoint-*"))
+    return sorted(int(name.group(1)) for name in names if name)
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    output_dir: Path,
+    state: dict[str, Any],
+    save_assets: Callable[[Path], None],
+    limit: int | None = None,
+) -> None:
+    """Writes `checkpoint-<global_step>` and deletes the oldest beyond the limit, but never the best one.
+
+    Args:
+        state: what `train` needs to go on; holds `global_step` and `best_checkpoint`.
+        save_assets: saves the configuration and the tokenizer or processor into a directory, so that
+            `from_pretrained` can load a checkpoint's model.
+        limit: how many checkpoints to keep.
+    """
+    name = f"checkpoint-{state['global_step']}"
+    aside = output_dir / f".{name}.incomplete"
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        save_assets(aside)
+        write_json(aside / TRAINER_STATE, state)
+        files = sorted(path for path in aside.rglob("*") if path.is_file())
+        manifest = {str(path.relative_to(aside)): _fingerprint(path) for path in files}
+        for path in files:
+            _sync(path)
+        write_json(aside / MANIFEST, manifest)
+        _sync(aside)
+        final = output_dir / name
+        if final.exists():  # a damaged one: a good one would have been resumed from
+            shutil.rmtree(final)
+        aside.rename(final)
+        _sync(output_dir)
+        _delete_oldest(output_dir, limit, keep=state["best_checkpoint"])
+    accelerator.wait_for_everyone()
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or `None` if nothing is."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}, so it was not written by this project or not completely"
+    except ValueError as error:
+        return f"its {MANIFEST} cannot be read ({error})"
+    for name, expected in manifest.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"its file {name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"its file {name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+        if _fingerprint(path) != expected:
+            return f"its file {name} was altered: the SHA-256 sum differs"
+    return None
+
+
+def find_checkpoint(accelerator: Accelerator, output_dir: Path, requested: str) -> Path | None:
+    """The checkpoint to resume from, the same on every process.
+
+    Args:
+        requested: "latest", or a checkpoint's directory. A damaged one is named in a warning, and the next older good
+            one in the same directory is taken.
+
+    Returns:
+        The directory, or `None` if "latest" was requested and there is no checkpoint yet.
+
+    Raises:
+        FileNotFoundError: the requested directory does not exist.
+        ValueError: there are checkpoints, but none is good.
+    """
+    found: list[Path | Exception | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = [_find_checkpoint(output_dir, requested)]
+        except (FileNotFoundError, ValueError) as error:
+            found = [error]
+    found = broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _find_checkpoint(output_dir: Path, requested: str) -> Path | None:
+    if requested == "latest":
+        candidates = [output_dir / f"checkpoint-{step}" for step in reversed(checkpoint_steps(output_dir))]
+        if not candidates:
+            return None
+    else:
+        first = Path(requested)
+        if not first.is_dir():
+            raise FileNotFoundError(f"--resume_from_checkpoint {requested} is not a directory.")
+        name = CHECKPOINT.fullmatch(first.resolve().name)
+        older = [step for step in checkpoint_steps(first.parent) if name and step < int(name.group(1))]
+        candidates = [first, *(first.parent / f"checkpoint-{step}" for step in reversed(older))]
+    for candidate in candidates:
+        fault = find_fault(candidate)
+        if fault is None:
+            return candidate
+        logger.warning(f"Cannot resume from {candidate}: {fault}. Trying the previous checkpoint.")
+    raise ValueError(
+        f"None of {', '.join(str(candidate) for candidate in candidates)} is a good checkpoint. Start again with "
+        "--overwrite_output_dir, or name a checkpoint with --resume_from_checkpoint."
+    )
+
+
+def _delete_oldest(output_dir: Path, limit: int | None, keep: str | None) -> None:
+    names = [f"checkpoint-{step}" for step in checkpoint_steps(output_dir)]
+    for name in names[:-limit] if limit else []:
+        if name != keep:
+            # Renamed first, so that a half-deleted one is not taken for a checkpoint.
+            aside = output_dir / f".{name}.incomplete"
+            (output_dir / name).rename(aside)
+            shutil.rmtree(aside)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

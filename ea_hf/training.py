@@ -1,0 +1,530 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The one Accelerate loop that all fine-tuning scripts share.
+
+A step of the optimizer minimizes the mean loss over all the labels of its examples, however many processes and
+accumulation steps share them. The random numbers of a step (dropout, augmentation) follow from the seed, the step and
+the process. So a run that was killed at any moment and resumed ends with the same weights as an undisturbed one.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device, set_seed
+from transformers import PreTrainedModel, SchedulerType, get_scheduler
+
+from .batching import MicroBatch, TrainingBatches, count_labels, data_loader, progress_bar
+from .checkpoints import (
+    CHECKPOINT,
+    TRAINER_STATE,
+    checkpoint_steps,
+    find_checkpoint,
+    save_checkpoint,
+    write_json,
+)
+
+
+logger = logging.getLogger(__name__)
+
+ARGUMENTS_FILE = "training_args.json"
+RESULTS_FILE = "all_results.json"
+LOCK_FILE = ".lock"
+# Differences in these make a resumed run another run; differences in the others are allowed and said.
+IDENTITY = ("model", "train_dataset", "seed", "total_batch_size")
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient is infinite or not a number; nothing was updated with it."""
+
+
+def steps_or_epoch(text: str) -> int | str:
+    """Parses "epoch", "no" or a positive number of steps."""
+    if text in ("epoch", "no"):
+        return text
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is neither a positive number of steps, nor "epoch", nor "no"')
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that all scripts share, named as in Transformers' scripts."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--output_dir", type=Path, required=True, help="Where the model and the checkpoints go.")
+    group.add_argument("--overwrite_output_dir", action="store_true", help="Delete the run that --output_dir holds.")
+    group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
+    group.add_argument("--per_device_eval_batch_size", type=int, default=8)
+    group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="Batches per optimizer step.")
+    group.add_argument("--learning_rate", type=float, default=5e-5, help="Peak learning rate.")
+    group.add_argument("--weight_decay", type=float, default=0.0, help="Not applied to biases and normalization.")
+    group.add_argument("--max_grad_norm", type=float, default=1.0, help="Gradient clipping; 0 switches it off.")
+    group.add_argument("--num_train_epochs", type=int, default=3)
+    group.add_argument("--max_train_steps", type=int, help="Optimizer steps; overrides --num_train_epochs.")
+    group.add_argument(
+        "--lr_scheduler_type", type=SchedulerType, default="linear", help="As in `transformers.get_scheduler`."
+    )
+    group.add_argument("--num_warmup_steps", type=int, default=0)
+    group.add_argument("--seed", type=int, default=42, help="Of new weights, shuffling and dropout.")
+    group.add_argument(
+        "--mixed_precision", choices=("no", "fp16", "bf16"), help="Default: what `accelerate launch` says, or no."
+    )
+    group.add_argument("--gradient_checkpointing", action="store_true", help="Less memory, about a third more time.")
+    group.add_argument("--group_by_length", action="store_true", help="Batches of similar length, with less padding.")
+    group.add_argument("--dataloader_num_workers", type=int, default=0)
+
+    group = parser.add_argument_group("evaluation, checkpoints, tracking")
+    group.add_argument("--eval_steps", type=steps_or_epoch, default="epoch", help='A number, "epoch" or "no".')
+    group.add_argument(
+        "--checkpointing_steps", type=steps_or_epoch, default="epoch", help='A number, "epoch" or "no".'
+    )
+    group.add_argument("--save_total_limit", type=int, default=2, help="Checkpoints to keep, beside the best one.")
+    group.add_argument("--metric_for_best_model", help="Default: the task's first metric.")
+    group.add_argument(
+        "--load_best_model_at_end", action="store_true", help="Keep the best evaluated weights instead of the last."
+    )
+    group.add_argument(
+        "--resume_from_checkpoint",
+        help='A checkpoint of this run, or "latest", which starts anew where there is none yet.',
+    )
+    group.add_argument("--logging_steps", type=int, default=50, help="Steps between two reports of the loss.")
+    group.add_argument("--with_tracking", action="store_true", help="Report to the trackers of --report_to.")
+    group.add_argument(
+        "--report_to", default="tensorboard", help='Trackers, as in Accelerate; "all" for all installed.'
+    )
+
+    group = parser.add_argument_group("hub")
+    group.add_argument("--push_to_hub", action="store_true", help="Push the finished model to the Hub.")
+    group.add_argument("--hub_model_id", help="Default: the name of --output_dir, under your account.")
+    group.add_argument("--hub_token", help="Default: the token of `hf auth login`.")
+    group.add_argument("--hub_private_repo", action="store_true")
+
+
+def check_training_arguments(args: argparse.Namespace) -> None:
+    """Raises ValueError for a value that no run can have."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    for name in ("num_train_epochs", "max_train_steps", "logging_steps", "save_total_limit"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    for name in ("learning_rate", "weight_decay", "max_grad_norm", "num_warmup_steps", "seed"):
+        if not (math.isfinite(getattr(args, name)) and getattr(args, name) >= 0):
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be a finite number, at least 0.")
+    if args.load_best_model_at_end and args.eval_steps == "no":
+        raise ValueError('--load_best_model_at_end needs evaluations, but --eval_steps is "no".')
+
+
+def create_accelerator(args: argparse.Namespace) -> Accelerator:
+    """Sets up devices, processes, mixed precision, trackers, logging and the seed."""
+    check_training_arguments(args)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to if args.with_tracking else None,
+        project_dir=str(args.output_dir),
+    )
+    if accelerator.state.deepspeed_plugin is not None:
+        # The engine usually reads it off a prepared data loader; ours shards by itself.
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for name in ("ea_hf", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    if not accelerator.is_local_main_process:
+        datasets.utils.logging.set_verbosity_error()
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+    set_seed(args.seed)
+    return accelerator
+
+
+def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> Any:
+    """Makes the output directory this run's own, and writes the arguments into it.
+
+    Returns:
+        An object that holds the directory's lock as long as it lives.
+
+    Raises:
+        ValueError: the directory holds another run, or another process is running in it.
+    """
+    fault, lock = [None], None
+    if accelerator.is_main_process:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        lock = (args.output_dir / LOCK_FILE).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fault = [f"Another run is using {args.output_dir}. Wait for it, or choose another --output_dir."]
+        holds_run = (args.output_dir / ARGUMENTS_FILE).exists() or checkpoint_steps(args.output_dir)
+        if fault[0] is None and holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
+            fault = ["--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."]
+        elif fault[0] is None and holds_run and args.overwrite_output_dir:
+            _delete_run(args.output_dir)
+        elif fault[0] is None and holds_run and not args.resume_from_checkpoint:
+            fault = [
+                f"{args.output_dir} already holds a run. Go on with it (--resume_from_checkpoint latest), delete it "
+                "(--overwrite_output_dir), or choose another --output_dir."
+            ]
+    fault = [message for message in gather_object(fault) if message]
+    if fault:
+        raise ValueError(fault[0])
+    if accelerator.is_main_process:
+        arguments = {name: value for name, value in vars(args).items() if name != "hub_token"}
+        write_json(args.output_dir / ARGUMENTS_FILE, json.loads(json.dumps(arguments, default=str)))
+    if args.with_tracking:
+        values = {k: v for k, v in vars(args).items() if isinstance(v, (bool, int, float, str)) and k != "hub_token"}
+        accelerator.init_trackers("logs", values)
+    return lock
+
+
+def _delete_run(output_dir: Path) -> None:
+    for step in checkpoint_steps(output_dir):
+        shutil.rmtree(output_dir / f"checkpoint-{step}")
+    for path in output_dir.glob(".*.incomplete"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(output_dir / "logs", ignore_errors=True)
+    for name in (ARGUMENTS_FILE, RESULTS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+@dataclass
+class TrainerState:
+    """Where a run stands: all that is not in the model, the optimizer and the scheduler."""
+
+    run: dict[str, Any]
+    global_step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best_metric: float | None = None
+    best_checkpoint: str | None = None
+    recent_losses: list[float] = field(default_factory=list)
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes:
+        model: the prepared model with its final weights.
+        metrics: of the training itself, such as its last loss and its speed.
+        evaluation: the metrics of the final weights, if they were evaluated.
+    """
+
+    model: torch.nn.Module
+    metrics: dict[str, float]
+    evaluation: dict[str, float] | None
+
+
+def describe_dataset(dataset: Any) -> str:
+    """Identifies a data set by its size and a sample of its examples."""
+    digest = hashlib.sha256()
+    for index in range(0, len(dataset), max(1, len(dataset) // 64)):
+        digest.update(repr(sorted(dataset[index].items())).encode())
+    return f"{len(dataset)} examples, {digest.hexdigest()[:16]}"
+
+
+def describe_model(model: PreTrainedModel) -> str:
+    """Identifies a model by its class and the shapes of its parameters."""
+    shapes = repr([(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()])
+    evolution = {name: value for name, value in model.config.to_dict().items() if name.startswith("ea_")}
+    return f"{type(model).__name__} {evolution} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}"
+
+
+def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW, with weight decay on matrices and kernels only: not on biases, not on the weights of normalization."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=args.learning_rate)
+
+
+def train(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    model: PreTrainedModel,
+    train_dataset: Any,
+    collate: Callable[[list], dict[str, torch.Tensor]],
+    evaluate: Callable[[torch.nn.Module], dict[str, float]] | None,
+    save_assets: Callable[[Path], None],
+    metric_for_best_model: str | None = None,
+    greater_is_better: bool = True,
+    lengths: Sequence[int] | None = None,
+) -> TrainingResult:
+    """Fine-tunes a model.
+
+    Args:
+        args: with the arguments of `add_training_arguments`.
+        train_dataset: indexable; its items go to `collate`.
+        collate: makes a batch, a dictionary of tensors with `labels`, which the model takes as keyword arguments and
+            for which it returns a mean loss over the labels.
+        evaluate: takes the model and returns metrics; called on all processes. `None` if there is nothing to evaluate.
+        save_assets: saves what belongs to the model beside its weights (configuration, tokenizer) into a directory.
+        metric_for_best_model: which of `evaluate`'s metrics tells the best checkpoint.
+        lengths: of the examples, in tokens, for `--group_by_length`.
+
+    Raises:
+        ValueError: the checkpoint to resume from belongs to another run, or the data set is empty.
+        NonFiniteLossError: the loss became infinite or NaN. Checkpoints written before stay as they are.
+    """
+    if len(train_dataset) == 0:
+        raise ValueError("The training set is empty.")
+    batches = TrainingBatches(
+        len(train_dataset),
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        accelerator.num_processes,
+        accelerator.process_index,
+        args.seed,
+        lengths if args.group_by_length else None,
+    )
+    max_train_steps = args.max_train_steps or args.num_train_epochs * batches.steps_per_epoch
+    state = TrainerState(
+        run={
+            "model": describe_model(model),
+            "train_dataset": describe_dataset(train_dataset),
+            "total_batch_size": batches.total_batch_size,
+            "max_train_steps": max_train_steps,
+            **{name: getattr(args, name) for name in ("seed", "learning_rate", "weight_decay", "max_grad_norm")},
+            "num_warmup_steps": args.num_warmup_steps,
+            "lr_scheduler_type": SchedulerType(args.lr_scheduler_type).value,
+        }
+    )
+    if args.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    model, optimizer = accelerator.prepare(model, create_optimizer(args, model))
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        # The optimizer itself, unprepared: a prepared scheduler would step once per process.
+        optimizer.optimizer,
+        num_warmup_steps=args.num_warmup_steps,
+        num_training_steps=max_train_steps,
+    )
+    accelerator.register_for_checkpointing(scheduler)
+    if args.resume_from_checkpoint:
+        state = _resume(accelerator, args, state)
+
+    logger.info(
+        f"Training on {len(train_dataset)} examples for {max_train_steps} steps "
+        f"({max_train_steps / batches.steps_per_epoch:.4g} epochs), {batches.total_batch_size} examples a step "
+        f"({args.per_device_train_batch_size} x {args.gradient_accumulation_steps} accumulation steps x "
+        f"{accelerator.num_processes} processes), {accelerator.device.type}, "
+        f"precision {accelerator.mixed_precision}"
+    )
+
+    def epochs(state: TrainerState) -> float:
+        return state.epoch + state.step_in_epoch / batches.steps_per_epoch
+
+    started, first_step = time.perf_counter(), state.global_step
+    progress = progress_bar(accelerator, "training", total=max_train_steps, initial=first_step)
+    model.train()
+    while state.global_step < max_train_steps:
+        steps = batches.steps(state.epoch, state.step_in_epoch)[: max_train_steps - state.global_step]
+        loader = iter(
+            data_loader(
+                train_dataset,
+                [micro_batch.indices for step in steps for micro_batch in step],
+                collate,
+                args.dataloader_num_workers,
+            )
+        )
+        for step in steps:
+            # What is random in a step depends on the step, not on what ran before it.
+            set_seed(_step_seed(args.seed, state.global_step, accelerator.process_index))
+            loss = _optimizer_step(accelerator, args, model, optimizer, scheduler, step, loader, state.global_step)
+            state.recent_losses.append(loss)
+            state.global_step += 1
+            state.step_in_epoch += 1
+            end_of_epoch = state.step_in_epoch == batches.steps_per_epoch
+            if end_of_epoch:
+                state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            last = state.global_step == max_train_steps
+            progress.update()
+            if state.global_step % args.logging_steps == 0 or last:
+                report = {
+                    "loss": sum(state.recent_losses) / len(state.recent_losses),
+                    "learning_rate": scheduler.get_last_lr()[0],
+                    "epoch": epochs(state),
+                }
+                state.recent_losses = []
+                _report(accelerator, args, state, "train", report)
+
+            improved = False
+            if evaluate is not None and _is_due(args.eval_steps, state.global_step, end_of_epoch, last):
+                metrics = evaluate(model)
+                _report(accelerator, args, state, "eval", metrics)
+                improved = _note_best(state, metrics, metric_for_best_model, greater_is_better)
+            keeps_best = args.load_best_model_at_end or args.checkpointing_steps != "no"
+            if _is_due(args.checkpointing_steps, state.global_step, end_of_epoch, last) or (improved and keeps_best):
+                if improved:
+                    state.best_checkpoint = f"checkpoint-{state.global_step}"
+                save_checkpoint(accelerator, args.output_dir, asdict(state), save_assets, args.save_total_limit)
+    progress.close()
+    model.zero_grad(set_to_none=True)
+
+    seconds, steps_done = time.perf_counter() - started, state.global_step - first_step
+    metrics = {
+        "epoch": epochs(state),
+        "global_step": state.global_step,
+        "train_loss": state.log_history[-1]["loss"],
+        "train_runtime": seconds,
+        "train_samples_per_second": steps_done * batches.total_batch_size / seconds,
+    }
+    step_of_weights = state.global_step
+    if args.load_best_model_at_end and state.best_checkpoint is not None:
+        logger.info(f"Taking the weights of {state.best_checkpoint}, the best ({state.best_metric:.4f}).")
+        accelerator.load_state(str(args.output_dir / state.best_checkpoint))
+        step_of_weights = int(CHECKPOINT.fullmatch(state.best_checkpoint).group(1))
+    return TrainingResult(model, metrics, state.evaluations.get(str(step_of_weights)))
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def save_model(accelerator: Accelerator, model: torch.nn.Module, output_dir: Path) -> None:
+    """Saves the whole model as one ordinary checkpoint, whatever it is sharded over."""
+    accelerator.unwrap_model(model).save_pretrained(
+        output_dir,
+        is_main_process=accelerator.is_main_process,
+        save_function=accelerator.save,
+        state_dict=accelerator.get_state_dict(model),
+    )
+
+
+def _step_seed(seed: int, step: int, process_index: int) -> int:
+    digest = hashlib.sha256(f"{seed} {step} {process_index}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")  # NumPy takes 32 bits
+
+
+def _is_due(when: int | str, step: int, end_of_epoch: bool, last: bool) -> bool:
+    if when == "no":
+        return False
+    return last or (end_of_epoch if when == "epoch" else step % when == 0)
+
+
+def _report(
+    accelerator: Accelerator, args: argparse.Namespace, state: TrainerState, kind: str, values: dict[str, float]
+) -> None:
+    """Notes training or evaluation figures in the state, on the screen and in the trackers."""
+    if kind == "train":
+        state.log_history.append({"step": state.global_step, **values})
+    else:
+        state.evaluations[str(state.global_step)] = values
+    logger.info(f"step {state.global_step}: {format_metrics(values)}")
+    if args.with_tracking:
+        accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, state.global_step)
+
+
+def _note_best(
+    state: TrainerState, metrics: dict[str, float], metric_for_best_model: str | None, greater_is_better: bool
+) -> bool:
+    if metric_for_best_model is None:
+        return False
+    if metric_for_best_model not in metrics:
+        raise ValueError(
+            f"--metric_for_best_model is {metric_for_best_model!r}, but the evaluation gives {', '.join(metrics)}."
+        )
+    value = metrics[metric_for_best_model]
+    better = state.best_metric is None or (
+        value > state.best_metric if greater_is_better else value < state.best_metric
+    )
+    if better:
+        state.best_metric = value
+    return better
+
+
+def _optimizer_step(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+    step: list[MicroBatch],
+    loader: Any,
+    global_step: int,
+) -> float:
+    """One update with the mean loss over all labels of the step; returns that loss."""
+    device = accelerator.device
+    # The step's batches come first, since each one's share of the loss depends on the labels of all.
+    inputs = [next(loader) for _ in step]
+    counts = [
+        count_labels(batch) if micro_batch.counts else 0 for micro_batch, batch in zip(step, inputs, strict=True)
+    ]
+    total = accelerator.reduce(torch.tensor(sum(counts), dtype=torch.float32, device=device), "sum").clamp(min=1)
+    step_loss = torch.zeros((), device=device)
+    faulty: list[int] = []
+    for micro_batch, batch, count in zip(step, inputs, counts, strict=True):
+        with accelerator.accumulate(model):
+            loss = model(**send_to_device(batch, device)).loss
+            if count == 0:  # a mean over no label is NaN; the backward pass is still needed on every process
+                loss = torch.nan_to_num(loss)
+            share = loss * (count / total)
+            if not torch.isfinite(share):
+                faulty += micro_batch.indices
+            step_loss += share.detach()
+            # Undoes the means that Accelerate takes over accumulation steps and processes.
+            accelerator.backward(share * (args.gradient_accumulation_steps * accelerator.num_processes))
+    step_loss = accelerator.reduce(step_loss, "sum")
+    if not torch.isfinite(step_loss):
+        indices = sorted(gather_object(faulty))
+        advice = (
+            " float16 overflows easily; try --mixed_precision bf16." if accelerator.mixed_precision == "fp16" else ""
+        )
+        raise NonFiniteLossError(
+            f"The loss is {step_loss.item()} at step {global_step + 1}, in the training examples {indices} (counted "
+            f"from 0). Nothing was updated with it; checkpoints in {args.output_dir} are as they were. Look at these "
+            f"examples, or lower --learning_rate (now {args.learning_rate}).{advice}"
+        )
+    if args.max_grad_norm > 0:
+        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        # With float16, Accelerate's scaler skips such a step by itself.
+        if norm is not None and accelerator.scaler is None and not torch.isfinite(norm):
+            raise NonFiniteLossError(
+                f"The gradient's norm is {norm.item()} at step {global_step + 1}, in the training examples "
+                f"{sorted(gather_object([index for part in step for index in part.indices]))} (counted from 0). "
+                f"Nothing was updated with it; checkpoints in {args.output_dir} are as they were."
+            )
+    optimizer.step()
+    optimizer.zero_grad()
+    if not accelerator.optimizer_step_was_skipped:
+        scheduler.step()
+    return step_loss.item()
+
+
+def _resume(accelerator: Accelerator, args: argparse.Namespace, fresh: TrainerState) -> TrainerState:
+    checkpoint = find_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
+    if checkpoint is None:
+        logger.info(f"There is no checkpoint in {args.output_dir} yet: starting from the beginning.")
+        return fresh
+    state = TrainerState(**json.loads((checkpoint / TRAINER_STATE).read_text()))
+    changes = {name: (state.run.get(name), value) for name, value in fresh.run.items() if state.run.get(name) != value}
+    for name in IDENTITY:
+        if name in changes:
+            raise ValueError(
+                f"{checkpoint} belongs to another run: its {name} is {changes[name][0]!r}, now it is "
+                f"{changes[name][1]!r}. Resume with the same data, model, --seed and total batch size, or start anew."
+            )
+    for name, (before, now) in changes.items():
+        logger.warning(f"Resuming with {name} {now!r}; until now it was {before!r}.")
+    accelerator.load_state(str(checkpoint))
+    logger.info(f"Resuming from {checkpoint}: step {state.global_step}, epoch {state.epoch}.")
+    state.run = fresh.run
+    return state

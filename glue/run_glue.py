@@ -1,0 +1,403 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tunes an evolving-attention model on a GLUE task, or on local files of sentences or pairs of sentences.
+
+    python glue/run_glue.py --model_name_or_path google-bert/bert-base-uncased --task_name mrpc --output_dir output/mrpc
+    accelerate launch glue/run_glue.py ...        # several processes, mixed precision, ...
+
+A vanilla BERT becomes an EA-BERT on the fly; an evolving checkpoint is loaded as it is.
+"""
+
+import argparse
+import csv
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+from accelerate import Accelerator
+from task_data import TASK_COLUMNS, TaskData, load_files, load_task
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+)
+
+from ea_hf import evolving_config_from_pretrained
+from ea_hf.batching import predict
+from ea_hf.checkpoints import write_json
+from ea_hf.publishing import push_to_hub, save_model_card
+from ea_hf.training import (
+    RESULTS_FILE,
+    add_training_arguments,
+    create_accelerator,
+    format_metrics,
+    prepare_output_dir,
+    save_model,
+    train,
+)
+
+
+logger = logging.getLogger(__name__)
+
+METRIC_MODULE = str(Path(__file__).with_name("glue_metric.py"))
+# Names of the files that the GLUE server takes, by task and split.
+SUBMISSION_FILES = {
+    ("cola", "test"): "CoLA.tsv",
+    ("mnli", "test_matched"): "MNLI-m.tsv",
+    ("mnli", "test_mismatched"): "MNLI-mm.tsv",
+    ("mnli", "ax"): "AX.tsv",
+    ("mrpc", "test"): "MRPC.tsv",
+    ("qnli", "test"): "QNLI.tsv",
+    ("qqp", "test"): "QQP.tsv",
+    ("rte", "test"): "RTE.tsv",
+    ("sst2", "test"): "SST-2.tsv",
+    ("stsb", "test"): "STS-B.tsv",
+    ("wnli", "test"): "WNLI.tsv",
+}
+# The server takes the names of these tasks' labels, and the indices of the others'.
+NAMED_LABELS = ("mnli", "qnli", "rte")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument("--task_name", choices=sorted(TASK_COLUMNS), help="A task of GLUE.")
+    group.add_argument("--dataset_name", default="nyu-mll/glue", help="GLUE on the Hub, or a local copy of it.")
+    group.add_argument("--train_file", help="A csv, tsv, json, jsonl or parquet file.")
+    group.add_argument("--validation_file", help="Likewise.")
+    group.add_argument("--test_file", help="Likewise; its labels, if any, are not looked at.")
+    group.add_argument("--text_column_names", help="One name, or two with a comma. Default: GLUE's names.")
+    group.add_argument("--label_column_name", default="label")
+    group.add_argument(
+        "--problem_type",
+        choices=("single_label_classification", "regression"),
+        help="Default: regression if the labels are decimal numbers.",
+    )
+    group.add_argument("--allow_empty_text", action="store_true", help="Take missing texts as empty ones.")
+    group.add_argument("--max_length", type=int, default=128, help="Longer inputs are truncated; in tokens.")
+    group.add_argument("--pad_to_max_length", action="store_true", help="Default: pad to the longest of the batch.")
+    group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
+    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
+    group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
+    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
+    group.add_argument("--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
+    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
+    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
+    group.add_argument("--ea_activation", help='Default: the checkpoint\'s, or "relu".')
+    group.add_argument("--use_slow_tokenizer", action="store_true")
+    group.add_argument("--trust_remote_code", action="store_true")
+    group.add_argument("--ignore_mismatched_sizes", action="store_true", help="Take a new head if the sizes differ.")
+    add_training_arguments(parser)
+    args = parser.parse_args(argv)
+
+    files = (args.train_file, args.validation_file, args.test_file)
+    if args.task_name is not None and any(files):
+        parser.error("--task_name and local files exclude each other; choose one")
+    if args.task_name is None and not any(files):
+        parser.error("pass --task_name, or --train_file and --validation_file")
+    if args.task_name is None and args.train_file is None and not args.eval_only:
+        parser.error("pass --train_file, or --eval_only")
+    if args.eval_only and args.task_name is None and args.validation_file is None and not args.do_predict:
+        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
+    if args.do_predict and args.task_name is None and args.test_file is None:
+        parser.error("--do_predict needs --test_file")
+    if args.load_best_model_at_end and args.task_name is None and args.validation_file is None:
+        parser.error("--load_best_model_at_end needs --validation_file")
+    for name in ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    return args
+
+
+def load_data(args: argparse.Namespace) -> TaskData:
+    """The task's splits as far as they are needed, with `ax`, GLUE's diagnostic set, for MNLI's predictions."""
+    if args.task_name is not None:
+        data = load_task(args.dataset_name, args.task_name)
+        if args.task_name == "mnli" and args.do_predict:
+            diagnostic = load_task(args.dataset_name, "ax")
+            data.splits["ax"] = diagnostic.splits["test"]
+            data.sources["ax"] = args.dataset_name
+    else:
+        files = {
+            "train": None if args.eval_only else args.train_file,
+            "validation": args.validation_file,
+            "test": args.test_file if args.do_predict else None,
+        }
+        checkpoint_labels, problem_type = None, args.problem_type
+        if args.eval_only:
+            checkpoint = AutoConfig.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+            problem_type = problem_type or checkpoint.problem_type
+            checkpoint_labels = [checkpoint.id2label[index] for index in sorted(checkpoint.id2label)]
+        data = load_files(
+            {split: path for split, path in files.items() if path is not None},
+            args.text_column_names,
+            args.label_column_name,
+            problem_type,
+            args.allow_empty_text,
+            checkpoint_labels,
+        )
+    limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
+    for name, split in data.splits.items():
+        limit = limits.get(name.split("_")[0], args.max_predict_samples)
+        data.splits[name] = split.select(range(min(limit or len(split), len(split))))
+    return data
+
+
+def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The evolving model with a head for the task, and its tokenizer. Reorders the labels to a checkpoint's own."""
+    overrides = {
+        name: getattr(args, name)
+        for name in ("ea_residual_weight", "ea_conv_weight", "ea_kernel_size", "ea_activation")
+        if getattr(args, name) is not None
+    }
+    config = evolving_config_from_pretrained(
+        args.model_name_or_path, trust_remote_code=args.trust_remote_code, **overrides
+    )
+    if data.labels is None:
+        config.num_labels, config.problem_type = 1, "regression"
+    else:
+        known = {str(label).lower(): index for label, index in config.label2id.items()}
+        if sorted(known) == sorted(label.lower() for label in data.labels):
+            _reorder_labels(data, sorted(data.labels, key=lambda label: known[label.lower()]))
+        config.id2label = dict(enumerate(data.labels))
+        config.label2id = {label: index for index, label in enumerate(data.labels)}
+        config.problem_type = "single_label_classification"
+    config.finetuning_task = args.task_name
+    tokenizer = AutoTokenizer.from_pretrained(
+        args.model_name_or_path, use_fast=not args.use_slow_tokenizer, trust_remote_code=args.trust_remote_code
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        args.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
+        trust_remote_code=args.trust_remote_code,
+    )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ValueError(
+            f"The tokenizer of {args.model_name_or_path} has {len(tokenizer)} tokens, but the model only "
+            f"{model.get_input_embeddings().num_embeddings} embeddings: they do not belong together."
+        )
+    longest = getattr(config, "max_position_embeddings", args.max_length)
+    if args.max_length > longest:
+        raise ValueError(f"--max_length is {args.max_length}, but {args.model_name_or_path} ends at {longest} tokens.")
+    return model, tokenizer
+
+
+def _reorder_labels(data: TaskData, labels: list[str]) -> None:
+    new_index = [labels.index(label) for label in data.labels]
+    for name, split in data.splits.items():
+        if "label" in split.column_names and data.labels != labels:
+            plain = split.with_format(None)
+            column = [new_index[index] for index in plain["label"]]
+            data.splits[name] = plain.remove_columns("label").add_column("label", column)
+    data.labels = labels
+
+
+def tokenize(
+    args: argparse.Namespace, accelerator: Accelerator, data: TaskData, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """The splits as token ids with `labels`, and a `length` column in tokens."""
+
+    def encode(examples: dict[str, list]) -> dict[str, list]:
+        texts = [list(examples[column]) for column in data.text_columns]
+        result = tokenizer(
+            *texts,
+            max_length=args.max_length,
+            truncation=True,
+            padding="max_length" if args.pad_to_max_length else False,
+        )
+        result["length"] = [len(ids) for ids in result["input_ids"]]
+        if "label" in examples:
+            result["labels"] = examples["label"]
+        return result
+
+    splits = {}
+    for name, split in data.splits.items():
+        with accelerator.main_process_first():
+            splits[name] = split.map(
+                encode, batched=True, remove_columns=split.column_names, desc=f"Tokenizing {name}"
+            )
+    return splits
+
+
+def collator(tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Callable[[list[dict]], dict]:
+    # Multiples of 8 suit the tensor cores of mixed precision.
+    pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if accelerator.mixed_precision != "no" else None)
+
+    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
+        return dict(pad([{key: value for key, value in example.items() if key != "length"} for example in examples]))
+
+    return collate
+
+
+def predict_logits(
+    args: argparse.Namespace, accelerator: Accelerator, model: torch.nn.Module, split: Any, collate: Callable
+) -> np.ndarray:
+    """(examples, labels), in the order of the split."""
+
+    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
+        batch.pop("labels", None)
+        return list(model(**batch).logits.float().cpu().numpy())
+
+    rows = predict(
+        accelerator,
+        model,
+        split,
+        collate,
+        args.per_device_eval_batch_size,
+        forward,
+        lengths=split["length"],
+        num_workers=args.dataloader_num_workers,
+    )
+    return np.stack(rows)
+
+
+def to_predictions(logits: np.ndarray, is_regression: bool) -> np.ndarray:
+    return logits[:, 0].astype(np.float64) if is_regression else logits.argmax(axis=1)
+
+
+def make_evaluation(
+    args: argparse.Namespace, accelerator: Accelerator, splits: dict[str, Any], collate: Callable, is_regression: bool
+) -> Callable[[torch.nn.Module], dict[str, float]] | None:
+    """A function that scores a model on all validation splits.
+
+    MNLI's two splits give `accuracy` (matched) and `accuracy_mismatched`.
+    """
+    names = [name for name in splits if name.startswith("validation")]
+    if not names:
+        return None
+    metric = evaluate.load(METRIC_MODULE, args.task_name or ("regression" if is_regression else "classification"))
+
+    def score(model: torch.nn.Module) -> dict[str, float]:
+        metrics = {}
+        for name in names:
+            predictions = to_predictions(
+                predict_logits(args, accelerator, model, splits[name], collate), is_regression
+            )
+            values = metric.compute(predictions=predictions, references=splits[name]["labels"])
+            suffix = "_mismatched" if name.endswith("_mismatched") else ""
+            metrics |= {key + suffix: value for key, value in values.items()}
+        return metrics
+
+    return score
+
+
+def write_predictions(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    splits: dict[str, Any],
+    collate: Callable,
+    labels: list[str] | None,
+) -> None:
+    """Writes a tab-separated file per test split: `index`, `prediction`; for GLUE's tasks as the server takes them."""
+    for name, split in splits.items():
+        if not name.startswith("test") and name != "ax":
+            continue
+        predictions = to_predictions(predict_logits(args, accelerator, model, split, collate), labels is None)
+        if labels is None and args.task_name == "stsb":
+            rows = [f"{min(max(value, 0.0), 5.0):.3f}" for value in predictions]
+        elif labels is None:
+            rows = [repr(float(value)) for value in predictions]
+        elif args.task_name is None or args.task_name in NAMED_LABELS:
+            rows = [labels[index] for index in predictions]
+        else:
+            rows = [str(index) for index in predictions]
+        path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), "predictions.tsv")
+        if accelerator.is_main_process:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+                writer.writerow(("index", "prediction"))
+                writer.writerows(enumerate(rows))
+        logger.info(f"Predictions of {name}: {path}")
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    args = parse_args(argv)
+    accelerator = create_accelerator(args)
+    # Bad data and a bad model are told before the output directory is touched.
+    with accelerator.local_main_process_first():
+        data = load_data(args)
+    model, tokenizer = load_model(args, data)
+    lock = prepare_output_dir(accelerator, args)
+    splits = tokenize(args, accelerator, data, tokenizer)
+    collate = collator(tokenizer, accelerator)
+    is_regression = data.labels is None
+    score = make_evaluation(args, accelerator, splits, collate, is_regression)
+    base_model = model.config.name_or_path
+
+    def save_assets(directory: Path) -> None:
+        accelerator.unwrap_model(model).config.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+    results: dict[str, float] = {}
+    scores: dict[str, float] | None = None
+    if args.eval_only:
+        model = accelerator.prepare_model(model, evaluation_mode=True)
+    else:
+        metric = args.metric_for_best_model
+        if metric is None and score is not None:
+            metric = {"cola": "matthews_correlation"}.get(args.task_name, "pearson" if is_regression else "accuracy")
+        trained = train(
+            accelerator,
+            args,
+            model,
+            splits["train"],
+            collate,
+            score,
+            save_assets,
+            metric_for_best_model=metric,
+            greater_is_better=metric not in ("mse",),
+            lengths=splits["train"]["length"],
+        )
+        model = trained.model
+        results |= trained.metrics
+        scores = trained.evaluation
+        save_model(accelerator, model, args.output_dir)
+        if accelerator.is_main_process:
+            tokenizer.save_pretrained(args.output_dir)
+    if scores is None:
+        scores = score(model) if score is not None else {}
+    results |= {f"eval_{name}": value for name, value in scores.items()}
+    if scores:
+        logger.info(f"Final evaluation: {format_metrics(scores)}")
+    if args.do_predict:
+        write_predictions(args, accelerator, model, splits, collate, data.labels)
+    if accelerator.is_main_process:
+        write_json(args.output_dir / RESULTS_FILE, results)
+        if not args.eval_only:
+            save_model_card(
+                args.output_dir,
+                args,
+                accelerator.unwrap_model(model).config,
+                auto_class="AutoModelForSequenceClassification",
+                task_type="text-classification",
+                task_name=f"GLUE {args.task_name.upper()}" if args.task_name else data.sources["train"],
+                dataset_name=args.dataset_name if args.task_name else data.sources["train"],
+                base_model=base_model,
+                metrics=scores,
+            )
+    accelerator.end_training()
+    if accelerator.is_main_process and args.push_to_hub:
+        push_to_hub(args.output_dir, args)
+    if lock is not None:
+        lock.close()
+    return results
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    sys.exit(0 if main() is not None else 1)

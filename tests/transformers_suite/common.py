@@ -1,0 +1,109 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the test classes of all families share."""
+
+from dataclasses import fields
+from unittest.mock import patch
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.models.auto import modeling_auto
+from transformers_tests import test_modeling_common
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from transformers_tests.utils.test_configuration_utils import config_common_kwargs
+
+
+class EvolvingModelTesterMixin(ModelTesterMixin):
+    """Transformers' model and configuration tests, for one family of `ea_hf`.
+
+    A family sets `all_model_classes`, `model_tester_class` and `lacks`. One test is replaced by ours, under the same
+    name: reentrant checkpointing is refused, since it would cut the gradient through the maps.
+    """
+
+    model_tester_class: type
+    lacks: tuple[str, ...] = ()  # headings of `skips.LACKS`
+
+    # Transformers excuses models that are older than 2023, and asks the year of a file's copyright line.
+    test_can_init_all_missing_weights_before_2023 = True
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # Transformers' tests choose labels, and whether they apply at all, by looking a class name up in the tables of
+        # Transformers' own models, which know nothing of `AutoModel.register`. Add what is registered to the tables.
+        config_class = cls.all_model_classes[0].config_class
+        tables = {}
+        for name, table in vars(test_modeling_common).items():
+            if name.endswith("_MAPPING_NAMES"):
+                registered = getattr(modeling_auto, name.removesuffix("_NAMES")).get(config_class, None)
+                if registered is not None:
+                    tables[name] = {**table, config_class.model_type: registered.__name__}
+        cls.registered_names = {table[config_class.model_type] for table in tables.values()}
+        patcher = patch.multiple(test_modeling_common, **tables)
+        patcher.start()
+        cls.addClassCleanup(patcher.stop)
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester = self.model_tester_class()
+        self.config_tester = ConfigTester(
+            self, config_class=self.all_model_classes[0].config_class, **self.model_tester.config_fields()
+        )
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
+
+    def test_config_tester_sets_every_shared_field(self):
+        shared = {field.name for field in fields(PreTrainedConfig)} - {"transformers_version"}
+        self.assertEqual(shared - config_common_kwargs.keys(), set())
+
+    def test_every_model_class_is_registered(self):
+        """Otherwise Transformers' tests give a class no labels, and pass without testing it."""
+        self.assertEqual({model_class.__name__ for model_class in self.all_model_classes}, self.registered_names)
+
+    def test_training_gradient_checkpointing_use_reentrant_true(self):
+        """Reentrant checkpointing would cut the gradient through the maps, so it is refused and stays off."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                self.assertTrue(model_class.supports_gradient_checkpointing)
+                model = model_class(config)
+                with self.assertRaisesRegex(ValueError, '"use_reentrant": False'):
+                    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
+                self.assertFalse(model.is_activation_checkpointing)
+
+
+class TextModelTester:
+    """Tiny sizes and random inputs, for a family that reads token ids. A family adds `config_class`."""
+
+    config_class: type[PreTrainedConfig]
+    is_training = True
+    batch_size = 5
+    seq_length = 9
+    num_choices = 4
+
+    vocab_size = 99
+    hidden_size = 32
+    num_hidden_layers = 2
+    num_attention_heads = 4
+    # Large enough that the maps matter: at the usual 0.02 all attention is uniform, and a wrong map passes.
+    initializer_range = 0.2
+    ea_residual_weight = 0.5
+    ea_conv_weight = 0.5
+
+    def config_fields(self) -> dict:
+        """Return the arguments of the family's configuration."""
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")
+        names += ("ea_residual_weight", "ea_conv_weight")
+        return {name: getattr(self, name) for name in names}
+
+    def get_config(self) -> PreTrainedConfig:
+        return self.config_class(**self.config_fields())
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+        shape = (self.batch_size, self.seq_length)  # (batch, sequence)
+        return self.get_config(), {
+            "input_ids": ids_tensor(shape, self.vocab_size),
+            "attention_mask": random_attention_mask(shape),
+        }
