@@ -253,7 +253,7 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=args.learning_rate)
+    return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
 
 
 def train(

@@ -1,0 +1,36 @@
+# Each target sets itself up: on a fresh machine `make glue` or `make test` is all there is to type.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install glue test test-hf lint figures clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), which takes a minute or two ..."
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+install: $(VENV)/installed  ## Install the package and all that its scripts and tests need into .venv.
+
+glue: install  ## Fine-tune EA-BERT on film reviews, about ten minutes on two cores.
+	$(PYTHON) glue/offline.py
+
+test: install  ## Run all tests.
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
+
+test-hf: install  ## Run Transformers' own model and configuration tests on our classes.
+	$(PYTHON) -m pytest tests/transformers_suite
+
+lint: install  ## Check style and format.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+figures: install  ## Draw the pictures of the README.
+	$(PYTHON) docs/draw_map_flow.py
+
+clean:  ## Delete what the other targets made, but for data and models.
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache
