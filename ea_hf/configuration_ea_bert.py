@@ -28,6 +28,7 @@ class EABertConfig(EvolvingConfig, BertConfig):
     ea_conv_weight: float | int = 0.1
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
+    ea_memory_efficient: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

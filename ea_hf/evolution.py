@@ -29,6 +29,8 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
+from .evolution_fast import EvolvingAttention, Layer, infer
+
 
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
 BLOCKED_BIAS = -1e4
@@ -78,6 +80,7 @@ class AttentionEvolution(nn.Module):
         conv_weight: float = 0.1,
         kernel_size: int = 3,
         activation: str = "relu",
+        memory_efficient: bool = False,
         is_causal: bool = False,
         is_cross_attention: bool = False,
     ):
@@ -86,10 +89,12 @@ class AttentionEvolution(nn.Module):
         self.layer_index = layer_index
         self.residual_weight = residual_weight
         self.conv_weight = conv_weight
+        self.memory_efficient = memory_efficient
         self.kernel_size = kernel_size
         self.is_causal = is_causal
         self.is_cross_attention = is_cross_attention
         self.activation = ACT2FN[activation]
+        self.is_relu = activation == "relu"
         self.conv = None
         if layer_index > 0 and conv_weight > 0:
             padding = (0 if is_causal else kernel_size // 2, kernel_size // 2)
@@ -118,7 +123,9 @@ class AttentionEvolution(nn.Module):
             mixed = self.residual_weight * previous + (1 - self.residual_weight) * scores
         if self.conv is None:
             return mixed
-        image = mixed if blocked is None else mixed.masked_fill(blocked, 0.0)
+        if blocked is not None:
+            mixed = mixed.masked_fill(blocked, 0.0)
+        image = mixed
         if self.is_causal:
             if past_rows is None:
                 image = nn.functional.pad(image, (0, 0, self.kernel_size - 1, 0))
@@ -135,15 +142,17 @@ class AttentionEvolution(nn.Module):
 class EvolutionState:
     """What one forward pass hands from layer to layer: the maps, and where the convolution must see zeros.
 
-    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Without
-    gradients a map is dropped as soon as the next layer has used it.
+    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Otherwise a
+    map is dropped as soon as the next layer has used it.
 
     Args:
         keep_maps: keep the maps of all layers, for the caller to return.
+        keep_weights: return the attention weights of all layers.
     """
 
-    def __init__(self, keep_maps: bool = False):
+    def __init__(self, keep_maps: bool = False, keep_weights: bool = False):
         self.keep_maps = keep_maps
+        self.keep_weights = keep_weights
         # The first key says whether the chain is one of cross-attention.
         self._maps: dict[tuple[bool, int], torch.Tensor] = {}
         self._blocked: dict[bool, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
@@ -154,51 +163,61 @@ class EvolutionState:
         keys = sorted(key for key in self._maps if key[0] == is_cross_attention)
         return tuple(self._maps[key] for key in keys)
 
-    def advance(
-        self, evolution: AttentionEvolution, scores: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Takes the chain one layer further and returns this layer's map A_l, (batch, heads, query, key)."""
-        key = (evolution.is_cross_attention, evolution.layer_index)
-        previous = None
-        if evolution.layer_index > 0 and evolution.residual_weight > 0:
-            previous = self._previous(evolution, scores)
-        evolved = evolution(scores, previous, self._where_blocked(evolution, scores, attention_mask))
-        # A replay under gradient checkpointing must not replace the map that the graph is built on.
-        self._maps.setdefault(key, evolved)
-        return evolved
-
-    def _previous(self, evolution: AttentionEvolution, scores: torch.Tensor) -> torch.Tensor:
+    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
+        """A_{l-1}, or `None` where the layer takes nothing from the previous one."""
+        if evolution.layer_index == 0 or evolution.residual_weight == 0:
+            return None
         key = (evolution.is_cross_attention, evolution.layer_index - 1)
         if key not in self._maps:
             raise RuntimeError(
                 f"Layer {evolution.layer_index} found no map of layer {evolution.layer_index - 1}. Layers of evolving "
                 "attention must run in order within one forward pass of the model."
             )
-        previous = self._maps[key] if self.keep_maps or torch.is_grad_enabled() else self._maps.pop(key)
+        keep = self.keep_maps or _may_be_replayed()
         # Where layers are on different devices, the map follows the hidden states.
-        return previous.to(scores.device)
+        return (self._maps[key] if keep else self._maps.pop(key)).to(device)
 
-    def _where_blocked(
-        self, evolution: AttentionEvolution, scores: torch.Tensor, attention_mask: torch.Tensor | None
+    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
+        """Takes A_l for the next layer."""
+        # A replay under gradient checkpointing must not replace the map that the graph is built on.
+        self._maps.setdefault((evolution.is_cross_attention, evolution.layer_index), evolved)
+
+    def where_blocked(
+        self, evolution: AttentionEvolution, queries: int, keys: int, attention_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries."""
         cached = self._blocked.get(evolution.is_cross_attention)
         if cached is not None and cached[0] is attention_mask:
             return cached[1]
         blocked = None if attention_mask is None else _is_blocked(attention_mask)
-        if evolution.is_causal and not evolution.is_cross_attention and blocked is None and scores.shape[-2] > 1:
-            raise RuntimeError(
-                "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not change the "
-                "model's attention implementation, and do not call its layers on their own."
-            )
         if not evolution.is_cross_attention:
+            if evolution.is_causal and blocked is None and queries > 1:
+                raise RuntimeError(
+                    "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not "
+                    "change the model's attention implementation, and do not call its layers on their own."
+                )
             # Queries are the last of the keys. A query that may not attend to itself is padding.
-            offset = scores.shape[-1] - scores.shape[-2]
-            self._padded_queries = None if blocked is None else blocked.diagonal(offset, -2, -1).unsqueeze(-1)
+            self._padded_queries = None if blocked is None else blocked.diagonal(keys - queries, -2, -1).unsqueeze(-1)
         if self._padded_queries is not None:
             blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
         self._blocked[evolution.is_cross_attention] = (attention_mask, blocked)
         return blocked
+
+
+def _may_be_replayed() -> bool:
+    """Whether a layer may run again in the backward pass: gradient checkpointing hooks into what autograd saves."""
+    return torch.is_grad_enabled() and (
+        _is_traced() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    )
+
+
+def _is_traced() -> bool:
+    """Whether the operations are recorded (compile, export, trace, function transforms) rather than just run."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -245,10 +264,60 @@ def evolving_attention_forward(
             f'{type(module).__name__} runs with attn_implementation="evolving" but has {missing}. Use a model of '
             "`ea_hf`, such as `EABertModel`, and call the model, not its layers."
         )
-    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dropout = dropout if module.training else 0.0
+    previous = evolution_state.previous(evolution, query.device)
+    blocked = evolution_state.where_blocked(evolution, query.shape[-2], key.shape[-2], attention_mask)
+    tensors = (query, key, value, previous, position_bias, attention_mask, blocked)
+    if _needs_reference(evolution, evolution_state, *tensors):
+        output, evolved, weights = _reference_attention(evolution, *tensors, scaling, dropout)
+    else:
+        output, evolved = _fast_attention(evolution, *tensors, scaling, dropout)
+        weights = None
+    evolution_state.store(evolution, evolved)
+    return output, weights
+
+
+def _needs_reference(
+    evolution: AttentionEvolution,
+    state: EvolutionState,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+) -> bool:
+    """The one place that decides which path runs: whether these equations as they stand, or `evolution_fast`."""
+    return (
+        _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        or state.keep_maps
+        or state.keep_weights
+        or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
+        or (attention_mask is not None and attention_mask.dtype != torch.bool)
+        or any(tensor is not None and tensor.dtype != query.dtype for tensor in (key, value, previous, position_bias))
+    )
+
+
+def _reference_attention(
+    evolution: AttentionEvolution,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The output, A_l and P_l, as the equations say."""
+    scores = torch.matmul(query, key.transpose(-2, -1)) * scaling
     if position_bias is not None:
         scores = scores + position_bias
-    logits = evolution_state.advance(evolution, scores, attention_mask)
+    evolved = evolution(scores, previous, blocked)
+    logits = evolved
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             # The lowest finite number: a row that may attend nowhere becomes uniform, not NaN, as in eager attention.
@@ -257,8 +326,34 @@ def evolving_attention_forward(
             logits = logits + attention_mask
     softmax_dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = nn.functional.softmax(logits, dim=-1, dtype=softmax_dtype).to(value.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    weights = nn.functional.dropout(weights, p=dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), evolved, weights
+
+
+def _fast_attention(
+    evolution: AttentionEvolution,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output and A_l, by `evolution_fast`."""
+    layer = Layer(
+        scaling, evolution.residual_weight, evolution.conv_weight, evolution.kernel_size, evolution.is_causal
+    )
+    kernel, bias = (None, None) if evolution.conv is None else (evolution.conv.weight, evolution.conv.bias)
+    with torch.autocast(query.device.type, enabled=False):
+        if torch.is_grad_enabled():
+            return EvolvingAttention.apply(
+                query, key, value, previous, position_bias, kernel, bias, attention_mask, blocked,
+                layer, dropout, evolution.memory_efficient,
+            )  # fmt: skip
+        return infer(query, key, value, previous, position_bias, attention_mask, blocked, kernel, bias, layer)
 
 
 def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -296,6 +391,7 @@ def attach_evolution(config: "EvolvingConfig", attentions: Iterable[nn.Module], 
             conv_weight=config.ea_conv_weight,
             kernel_size=config.ea_kernel_size,
             activation=config.ea_activation,
+            memory_efficient=config.ea_memory_efficient,
             **kwargs,
         )
 
@@ -314,7 +410,8 @@ def evolving_forward(forward: Callable) -> Callable:
             return forward(self, *args, evolution_state=evolution_state, **kwargs)
         if output_attention_maps is None:
             output_attention_maps = getattr(self.config, "output_attention_maps", False)
-        state = EvolutionState(keep_maps=output_attention_maps)
+        keep_weights = kwargs.get("output_attentions") or self.config.output_attentions
+        state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
         outputs = forward(self, *args, evolution_state=state, **kwargs)
         if not output_attention_maps:
             return outputs

@@ -1,0 +1,232 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The equations of `evolution.py`, with less memory traffic. `evolution.py` says when they run instead of its own.
+
+What is saved, beside temporary maps: the scores are added to the previous map within the matrix product; conv_weight
+is folded into the kernel (c * relu(conv(x)) = relu(conv'(x)) for c >= 0), so these paths are for ReLU only; blocked
+cells are overwritten in place, since the next layer blocks them anyway.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class Layer(NamedTuple):
+    """The constants of one layer's step."""
+
+    scaling: float
+    residual_weight: float
+    conv_weight: float
+    kernel_size: int
+    is_causal: bool
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return (0 if self.is_causal else self.kernel_size // 2, self.kernel_size // 2)
+
+
+def mix(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    layer: Layer,
+    in_place: bool = False,
+) -> torch.Tensor:
+    """M_l, (batch, heads, query, key), equation (1); written into `previous` if `in_place`."""
+    shape = (*query.shape[:-1], key.shape[-2])
+    query, key = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
+    if previous is None:
+        share = 1.0
+        mixed = torch.bmm(query, key).mul_(layer.scaling)
+    else:
+        share = 1 - layer.residual_weight
+        previous = previous.flatten(0, 1)
+        add = previous.baddbmm_ if in_place else previous.baddbmm
+        mixed = add(query, key, beta=layer.residual_weight, alpha=share * layer.scaling)
+    mixed = mixed.view(shape)
+    if position_bias is not None:
+        mixed.add_(position_bias, alpha=share)
+    return mixed
+
+
+def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """relu(Conv2d(M_l)) with folded weights, (batch, heads, query, key)."""
+    if layer.is_causal:
+        image = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0))
+    return nn.functional.conv2d(image, kernel, bias, padding=layer.padding).relu_()
+
+
+def fold(parameter: torch.Tensor, layer: Layer, dtype: torch.dtype) -> torch.Tensor:
+    return (parameter.detach() * layer.conv_weight).to(dtype)
+
+
+def infer(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    layer: Layer,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention without gradients. Overwrites `previous`.
+
+    Returns:
+        The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
+    """
+    evolved = mix(query, key, previous, position_bias, layer, in_place=True)
+    free = None
+    if kernel is not None:
+        if blocked is not None:
+            evolved.masked_fill_(blocked, 0.0)
+        free = convolve(evolved, fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype), layer)
+        evolved.mul_(1 - layer.conv_weight).add_(free)
+    if attention_mask is not None:
+        evolved.masked_fill_(~attention_mask, torch.finfo(evolved.dtype).min)
+    weights = torch.softmax(evolved, dim=-1) if free is None else torch.softmax(evolved, dim=-1, out=free)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), evolved
+
+
+class EvolvingAttention(torch.autograd.Function):
+    """Attention with gradients: equations (1) to (3) as one node of the graph.
+
+    It saves the convolution's input, and, unless `memory_efficient`, the softmax and which cells the ReLU let through;
+    the rest is computed again in the backward pass. The reference path saves four maps and more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        previous: torch.Tensor | None,
+        position_bias: torch.Tensor | None,
+        kernel: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        blocked: torch.Tensor | None,
+        layer: Layer,
+        dropout: float,
+        memory_efficient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image = mix(query, key, previous, position_bias, layer)
+        positive = None
+        if kernel is None:
+            evolved = image
+        else:
+            if blocked is not None:
+                image.masked_fill_(blocked, 0.0)
+            kernel, bias = fold(kernel, layer, image.dtype), fold(bias, layer, image.dtype)
+            evolved = convolve(image, kernel, bias, layer)
+            if not memory_efficient:
+                positive = evolved > 0
+            evolved.add_(image, alpha=1 - layer.conv_weight)
+        weights = softmax(evolved, attention_mask)
+        kept = None
+        if dropout > 0:
+            kept = torch.empty(weights.shape, dtype=torch.bool, device=weights.device).bernoulli_(1 - dropout)
+        output = torch.matmul(drop(weights, kept, dropout), value)
+
+        ctx.layer, ctx.dropout = layer, dropout
+        ctx.bias_shape = None if position_bias is None else position_bias.shape
+        ctx.had_previous = previous is not None
+        # Scores alone are cheaper to compute again than to keep.
+        saved_image = None if kernel is None and (previous is None or not memory_efficient) else image
+        ctx.save_for_backward(
+            query,
+            key,
+            value,
+            saved_image,
+            position_bias if memory_efficient and saved_image is None else None,
+            None if memory_efficient else weights,
+            positive,
+            kept,
+            kernel,
+            bias,
+            attention_mask,
+            blocked,
+        )
+        return output.transpose(1, 2).contiguous(), evolved
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor, grad_evolved: torch.Tensor | None) -> tuple:
+        query, key, value, image, position_bias, weights, positive, kept, kernel, bias, attention_mask, blocked = (
+            ctx.saved_tensors
+        )
+        layer, dropout = ctx.layer, ctx.dropout
+        if weights is None:
+            if image is None:
+                image = mix(query, key, None, position_bias, layer)
+            evolved = image
+            if kernel is not None:
+                evolved = convolve(image, kernel, bias, layer)
+                positive = evolved > 0
+                evolved.add_(image, alpha=1 - layer.conv_weight)
+            weights = softmax(evolved, attention_mask)
+            del evolved
+
+        # Equation (3).
+        grad_output = grad_output.transpose(1, 2)
+        grad_value = torch.matmul(drop(weights, kept, dropout).transpose(-2, -1), grad_output)
+        grad = drop(torch.matmul(grad_output, value.transpose(-2, -1)), kept, dropout)
+        grad = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+        if grad_evolved is not None:
+            grad = grad.add_(grad_evolved)
+
+        # Equation (2).
+        grad_kernel = grad_bias = None
+        if kernel is not None:
+            padded = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0)) if layer.is_causal else image
+            grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
+                grad * positive,
+                padded,
+                kernel,
+                [kernel.shape[0]],
+                (1, 1),
+                layer.padding,
+                (1, 1),
+                False,
+                (0, 0),
+                1,
+                (True, ctx.needs_input_grad[5], ctx.needs_input_grad[6]),
+            )
+            if layer.is_causal:
+                grad_image = grad_image[:, :, layer.kernel_size - 1 :]
+            grad = grad.mul_(1 - layer.conv_weight).add_(grad_image)
+            if blocked is not None:
+                grad.masked_fill_(blocked, 0.0)
+            grad_kernel = None if grad_kernel is None else grad_kernel * layer.conv_weight
+            grad_bias = None if grad_bias is None else grad_bias * layer.conv_weight
+
+        # Equation (1).
+        share = 1 - layer.residual_weight if ctx.had_previous else 1.0
+        grad_query = torch.matmul(grad, key).mul_(share * layer.scaling)
+        grad_key = torch.matmul(grad.transpose(-2, -1), query).mul_(share * layer.scaling)
+        grad_position_bias = grad_previous = None
+        if ctx.needs_input_grad[4]:
+            grad_position_bias = (grad * share).sum_to_size(ctx.bias_shape)
+        if ctx.needs_input_grad[3]:
+            grad_previous = grad.mul_(layer.residual_weight)
+        return (
+            *(grad_query, grad_key, grad_value, grad_previous, grad_position_bias, grad_kernel, grad_bias),
+            *(None, None, None, None, None),
+        )
+
+
+def softmax(evolved: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Overwrites the cells of `evolved` that the mask hides."""
+    if attention_mask is not None:
+        evolved.masked_fill_(~attention_mask, torch.finfo(evolved.dtype).min)
+    return torch.softmax(evolved, dim=-1)
+
+
+def drop(weights: torch.Tensor, kept: torch.Tensor | None, dropout: float) -> torch.Tensor:
+    return weights if kept is None else (weights * kept).mul_(1 / (1 - dropout))
