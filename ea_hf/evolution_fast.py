@@ -13,6 +13,12 @@ import torch
 from torch import nn
 
 
+# Size of a block of maps in inference. On a CPU a thread's share should fit into its cache; elsewhere the size only
+# bounds the memory.
+BLOCK_BYTES_PER_THREAD = 2**20
+BLOCK_BYTES_OF_ACCELERATOR = 2**28
+
+
 class Layer(NamedTuple):
     """The constants of one layer's step."""
 
@@ -77,20 +83,67 @@ def infer(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention without gradients. Overwrites `previous`.
 
+    All but the mixing goes by blocks (several sequences, or some query rows of one), which stay in the processor's
+    cache, so that a layer needs hardly more than one map.
+
     Returns:
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
     evolved = mix(query, key, previous, position_bias, layer, in_place=True)
-    free = None
     if kernel is not None:
+        kernel, bias = fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype)
         if blocked is not None:
             evolved.masked_fill_(blocked, 0.0)
-        free = convolve(evolved, fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype), layer)
-        evolved.mul_(1 - layer.conv_weight).add_(free)
-    if attention_mask is not None:
-        evolved.masked_fill_(~attention_mask, torch.finfo(evolved.dtype).min)
-    weights = torch.softmax(evolved, dim=-1) if free is None else torch.softmax(evolved, dim=-1, out=free)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), evolved
+    batch, heads, queries, keys = evolved.shape
+    output = query.new_empty(batch, queries, heads, value.shape[-1])
+    hidden = None if attention_mask is None else (~attention_mask).expand(batch, -1, queries, keys)
+    bytes_per_row = max(1, heads * keys * evolved.element_size())
+    is_cpu = query.device.type == "cpu"
+    budget = BLOCK_BYTES_PER_THREAD * torch.get_num_threads() if is_cpu else BLOCK_BYTES_OF_ACCELERATOR
+    items = max(1, budget // max(1, bytes_per_row * queries))
+    rows = queries if items > 1 else max(layer.kernel_size, budget // bytes_per_row)
+    for first in range(0, batch, items):
+        part = slice(first, first + items)
+        above = evolved.new_zeros(len(evolved[part]), heads, layer.kernel_size - 1 - layer.padding[0], keys)
+        for start in range(0, queries, rows):
+            block = evolved[part, :, start : start + rows]
+            if kernel is not None:
+                above = convolve_block(evolved[part], block, start, above, kernel, bias, layer)
+            if hidden is not None:
+                block.masked_fill_(hidden[part, :, start : start + rows], torch.finfo(evolved.dtype).min)
+            weights = torch.softmax(block, dim=-1)
+            output[part, start : start + rows] = torch.matmul(weights, value[part]).transpose(1, 2)
+    return output, evolved
+
+
+def convolve_block(
+    maps: torch.Tensor,
+    block: torch.Tensor,
+    start: int,
+    above: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor,
+    layer: Layer,
+) -> torch.Tensor:
+    """Turns M_l into A_l, equation (2), in a block of query rows, in place.
+
+    Args:
+        maps: (batch, heads, query, key); A_l before the block, M_l from the block on.
+        block: the rows of `maps` from `start` on.
+        above: M_l's rows before the block, as many as the convolution sees above a row.
+
+    Returns:
+        The same for the next block.
+    """
+    end = start + block.shape[2]
+    below = layer.padding[0]
+    image = torch.cat([above, maps[:, :, start : end + below]], dim=2)
+    next_above = image[:, :, end - start : end - start + above.shape[2]]
+    missing = above.shape[2] + end - start + below - image.shape[2]  # below the last row
+    image = nn.functional.pad(image, (0, 0, 0, missing)) if missing else image
+    image = nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]))
+    block.mul_(1 - layer.conv_weight).add_(image.relu_())
+    return next_above
 
 
 class EvolvingAttention(torch.autograd.Function):
