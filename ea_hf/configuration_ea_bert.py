@@ -12,7 +12,7 @@ from .evolution import EvolvingConfig
 
 @strict
 class EABertConfig(EvolvingConfig, BertConfig):
-    """Configuration of EA-BERT: `BertConfig` with the four fields of `EvolvingConfig`.
+    """Configuration of EA-BERT: `BertConfig` with the fields of `EvolvingConfig`.
 
     `EABertConfig.from_pretrained` also reads the configuration of a vanilla BERT checkpoint.
 

@@ -67,6 +67,7 @@ class AttentionEvolution(nn.Module):
         is_causal: whether a query may see earlier query rows only (a decoder's self- and cross-attention). The
             convolution then has `kernel_size - 1` rows of padding above the map and none below it.
         is_cross_attention: whether the keys belong to another sequence than the queries.
+        memory_efficient: whether training saves less and computes more; see `evolution_fast.EvolvingAttention`.
 
     Raises:
         ValueError: see `check_evolution`.
@@ -80,9 +81,9 @@ class AttentionEvolution(nn.Module):
         conv_weight: float = 0.1,
         kernel_size: int = 3,
         activation: str = "relu",
-        memory_efficient: bool = False,
         is_causal: bool = False,
         is_cross_attention: bool = False,
+        memory_efficient: bool = False,
     ):
         super().__init__()
         check_evolution(residual_weight, conv_weight, kernel_size, activation)
@@ -189,7 +190,10 @@ class EvolutionState:
         cached = self._blocked.get(evolution.is_cross_attention)
         if cached is not None and cached[0] is attention_mask:
             return cached[1]
-        blocked = None if attention_mask is None else _is_blocked(attention_mask)
+        blocked = None
+        if attention_mask is not None:
+            blocked = _is_blocked(attention_mask)
+            blocked = blocked.expand(*blocked.shape[:-2], queries, keys)
         if not evolution.is_cross_attention:
             if evolution.is_causal and blocked is None and queries > 1:
                 raise RuntimeError(
@@ -235,7 +239,7 @@ def evolving_attention_forward(
     position_bias: torch.Tensor | None = None,
     evolution_state: EvolutionState | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The attention function that Transformers finds under the name "evolving": equations (1) to (3).
 
     Args:
@@ -252,7 +256,7 @@ def evolving_attention_forward(
 
     Returns:
         The attention output, (batch, query, heads, head_dim), and the attention weights P_l,
-        (batch, heads, query, key).
+        (batch, heads, query, key), or `None` where a faster path never holds them whole and nobody asked for them.
 
     Raises:
         RuntimeError: the module has no `evolution`, or the model handed down no state.
@@ -295,6 +299,7 @@ def _needs_reference(
         or state.keep_maps
         or state.keep_weights
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
+        or evolution.residual_weight == evolution.conv_weight == 0  # vanilla attention, to the last bits
         or (attention_mask is not None and attention_mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != query.dtype for tensor in (key, value, previous, position_bias))
     )
@@ -438,11 +443,13 @@ def _check_attn_implementation(attn_implementation: str | None) -> str:
 class EvolvingConfig:
     """What the configuration of every family has beside its vanilla fields.
 
-    A family lists the four fields itself, as dataclass fields:
+    A family lists the five fields itself, as dataclass fields:
         ea_residual_weight (`float`, default 0.1): share of the previous layer's map, equation (1), in [0, 1].
         ea_conv_weight (`float`, default 0.1): share of the convolution, equation (2), in [0, 1].
         ea_kernel_size (`int`, default 3): side of the kernel, odd.
         ea_activation (`str`, default "relu"): activation after the convolution.
+        ea_memory_efficient (`bool`, default False): save about one map per layer for the backward pass instead of two
+            and a half, and compute the rest again.
 
     With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
     convolves each layer's own scores only.

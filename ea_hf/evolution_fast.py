@@ -231,6 +231,8 @@ class EvolvingAttention(torch.autograd.Function):
         grad_value = torch.matmul(drop(weights, kept, dropout).transpose(-2, -1), grad_output)
         grad = drop(torch.matmul(grad_output, value.transpose(-2, -1)), kept, dropout)
         grad = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+        if attention_mask is not None:  # not zero by itself in a row that may attend nowhere
+            grad.masked_fill_(~attention_mask, 0.0)
         if grad_evolved is not None:
             grad = grad.add_(grad_evolved)
 
