@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """EA-BERT configuration."""
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
@@ -30,8 +28,8 @@ class EABertConfig(EvolvingConfig, BertConfig):
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
                 raise ValueError(f"`{name}` is True, but EA-BERT is an encoder. Set {name}=False.")

@@ -18,6 +18,7 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -124,9 +125,7 @@ class AttentionEvolution(nn.Module):
             mixed = self.residual_weight * previous + (1 - self.residual_weight) * scores
         if self.conv is None:
             return mixed
-        if blocked is not None:
-            mixed = mixed.masked_fill(blocked, 0.0)
-        image = mixed
+        image = mixed if blocked is None else mixed.masked_fill(blocked, 0.0)
         if self.is_causal:
             if past_rows is None:
                 image = nn.functional.pad(image, (0, 0, self.kernel_size - 1, 0))
@@ -180,8 +179,9 @@ class EvolutionState:
 
     def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
         """Takes A_l for the next layer."""
-        # A replay under gradient checkpointing must not replace the map that the graph is built on.
-        self._maps.setdefault((evolution.is_cross_attention, evolution.layer_index), evolved)
+        if self.keep_maps or evolution.residual_weight > 0:
+            # A replay under gradient checkpointing gives the same map again; the first is the one in the graph.
+            self._maps.setdefault((evolution.is_cross_attention, evolution.layer_index), evolved)
 
     def where_blocked(
         self, evolution: AttentionEvolution, queries: int, keys: int, attention_mask: torch.Tensor | None
@@ -415,7 +415,9 @@ def evolving_forward(forward: Callable) -> Callable:
             return forward(self, *args, evolution_state=evolution_state, **kwargs)
         if output_attention_maps is None:
             output_attention_maps = getattr(self.config, "output_attention_maps", False)
-        keep_weights = kwargs.get("output_attentions") or self.config.output_attentions
+        keep_weights = kwargs.get("output_attentions")
+        if keep_weights is None:
+            keep_weights = self.config.output_attentions
         state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
         outputs = forward(self, *args, evolution_state=state, **kwargs)
         if not output_attention_maps:
@@ -463,7 +465,18 @@ class EvolvingConfig:
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Checks the values, also those that were set after the configuration was made."""
         check_evolution(self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # Transformers sets overriding values only after it has checked the configuration.
+        names = {field.name for field in dataclasses.fields(cls)}
+        overrides = {name: value for name, value in kwargs.items() if name in names}
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -495,6 +508,10 @@ class EvolvingPreTrainedModel:
     # Vanilla classes of models or stacks with attention layers, each with the evolving class that takes its place. The
     # evolving class has a method `make_chains`, which calls `attach_evolution`.
     evolving_classes: dict[type, type] = {}
+
+    def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
+        config.check()
+        super().__init__(config, *args, **kwargs)
 
     def post_init(self) -> None:
         """Makes what the vanilla constructor has built evolving, before new weights are initialized.
@@ -543,11 +560,12 @@ class EvolvingPreTrainedModel:
     ) -> str:
         return _check_attn_implementation(attn_implementation)
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        checkpoint = kwargs.get("gradient_checkpointing_func")
-        if getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        # torch.utils.checkpoint takes a missing value for True.
+        keywords = getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {})
+        if enable and keywords.get("use_reentrant", True):
             raise ValueError(
                 "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
                 'gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
-        super()._set_gradient_checkpointing(*args, **kwargs)
+        super()._set_gradient_checkpointing(enable, **kwargs)

@@ -65,6 +65,10 @@ def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, laye
     return nn.functional.conv2d(image, kernel, bias, padding=layer.padding).relu_()
 
 
+def block_cells(maps: torch.Tensor, blocked: torch.Tensor | None) -> torch.Tensor:
+    return maps if blocked is None else maps.masked_fill(blocked, 0.0)
+
+
 def fold(parameter: torch.Tensor, layer: Layer, dtype: torch.dtype) -> torch.Tensor:
     return (parameter.detach() * layer.conv_weight).to(dtype)
 
@@ -92,11 +96,10 @@ def infer(
     evolved = mix(query, key, previous, position_bias, layer, in_place=True)
     if kernel is not None:
         kernel, bias = fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype)
-        if blocked is not None:
-            evolved.masked_fill_(blocked, 0.0)
     batch, heads, queries, keys = evolved.shape
     output = query.new_empty(batch, queries, heads, value.shape[-1])
     hidden = None if attention_mask is None else (~attention_mask).expand(batch, -1, queries, keys)
+    blocked = None if blocked is None else blocked.expand(batch, -1, queries, keys)
     bytes_per_row = max(1, heads * keys * evolved.element_size())
     is_cpu = query.device.type == "cpu"
     budget = BLOCK_BYTES_PER_THREAD * torch.get_num_threads() if is_cpu else BLOCK_BYTES_OF_ACCELERATOR
@@ -108,7 +111,11 @@ def infer(
         for start in range(0, queries, rows):
             block = evolved[part, :, start : start + rows]
             if kernel is not None:
-                above = convolve_block(evolved[part], block, start, above, kernel, bias, layer)
+                below = slice(start, start + rows + layer.padding[0])
+                seen = evolved[part, :, below]
+                if blocked is not None:
+                    seen = seen.masked_fill(blocked[part, :, below], 0.0)
+                above = convolve_block(block, above, seen, kernel, bias, layer)
             if hidden is not None:
                 block.masked_fill_(hidden[part, :, start : start + rows], torch.finfo(evolved.dtype).min)
             weights = torch.softmax(block, dim=-1)
@@ -117,10 +124,9 @@ def infer(
 
 
 def convolve_block(
-    maps: torch.Tensor,
     block: torch.Tensor,
-    start: int,
     above: torch.Tensor,
+    seen: torch.Tensor,
     kernel: torch.Tensor,
     bias: torch.Tensor,
     layer: Layer,
@@ -128,18 +134,17 @@ def convolve_block(
     """Turns M_l into A_l, equation (2), in a block of query rows, in place.
 
     Args:
-        maps: (batch, heads, query, key); A_l before the block, M_l from the block on.
-        block: the rows of `maps` from `start` on.
-        above: M_l's rows before the block, as many as the convolution sees above a row.
+        block: M_l's rows, (batch, heads, rows, key).
+        above: the rows before them, as many as the convolution sees above a row, zeros where blocked.
+        seen: the block's rows and those after them that the convolution sees, zeros where blocked.
 
     Returns:
-        The same for the next block.
+        What is `above` for the next block.
     """
-    end = start + block.shape[2]
-    below = layer.padding[0]
-    image = torch.cat([above, maps[:, :, start : end + below]], dim=2)
-    next_above = image[:, :, end - start : end - start + above.shape[2]]
-    missing = above.shape[2] + end - start + below - image.shape[2]  # below the last row
+    rows = block.shape[2]
+    image = torch.cat([above, seen], dim=2)
+    next_above = image[:, :, rows : rows + above.shape[2]]
+    missing = layer.padding[0] - (seen.shape[2] - rows)  # below the last row
     image = nn.functional.pad(image, (0, 0, 0, missing)) if missing else image
     image = nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]))
     block.mul_(1 - layer.conv_weight).add_(image.relu_())
@@ -149,8 +154,8 @@ def convolve_block(
 class EvolvingAttention(torch.autograd.Function):
     """Attention with gradients: equations (1) to (3) as one node of the graph.
 
-    It saves the convolution's input, and, unless `memory_efficient`, the softmax and which cells the ReLU let through;
-    the rest is computed again in the backward pass. The reference path saves four maps and more.
+    It saves M_l, and, unless `memory_efficient`, the softmax and which cells the ReLU let through; the rest is computed
+    again in the backward pass.
     """
 
     @staticmethod
@@ -169,18 +174,14 @@ class EvolvingAttention(torch.autograd.Function):
         dropout: float,
         memory_efficient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        image = mix(query, key, previous, position_bias, layer)
+        mixed = evolved = mix(query, key, previous, position_bias, layer)
         positive = None
-        if kernel is None:
-            evolved = image
-        else:
-            if blocked is not None:
-                image.masked_fill_(blocked, 0.0)
-            kernel, bias = fold(kernel, layer, image.dtype), fold(bias, layer, image.dtype)
-            evolved = convolve(image, kernel, bias, layer)
+        if kernel is not None:
+            kernel, bias = fold(kernel, layer, mixed.dtype), fold(bias, layer, mixed.dtype)
+            evolved = convolve(block_cells(mixed, blocked), kernel, bias, layer)
             if not memory_efficient:
                 positive = evolved > 0
-            evolved.add_(image, alpha=1 - layer.conv_weight)
+            evolved.add_(mixed, alpha=1 - layer.conv_weight)
         weights = softmax(evolved, attention_mask)
         kept = None
         if dropout > 0:
@@ -191,13 +192,13 @@ class EvolvingAttention(torch.autograd.Function):
         ctx.bias_shape = None if position_bias is None else position_bias.shape
         ctx.had_previous = previous is not None
         # Scores alone are cheaper to compute again than to keep.
-        saved_image = None if kernel is None and (previous is None or not memory_efficient) else image
+        saved = None if kernel is None and (previous is None or not memory_efficient) else mixed
         ctx.save_for_backward(
             query,
             key,
             value,
-            saved_image,
-            position_bias if memory_efficient and saved_image is None else None,
+            saved,
+            position_bias if memory_efficient and saved is None else None,
             None if memory_efficient else weights,
             positive,
             kept,
@@ -211,18 +212,18 @@ class EvolvingAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor, grad_evolved: torch.Tensor | None) -> tuple:
-        query, key, value, image, position_bias, weights, positive, kept, kernel, bias, attention_mask, blocked = (
+        query, key, value, mixed, position_bias, weights, positive, kept, kernel, bias, attention_mask, blocked = (
             ctx.saved_tensors
         )
         layer, dropout = ctx.layer, ctx.dropout
         if weights is None:
-            if image is None:
-                image = mix(query, key, None, position_bias, layer)
-            evolved = image
+            if mixed is None:
+                mixed = mix(query, key, None, position_bias, layer)
+            evolved = mixed
             if kernel is not None:
-                evolved = convolve(image, kernel, bias, layer)
+                evolved = convolve(block_cells(mixed, blocked), kernel, bias, layer)
                 positive = evolved > 0
-                evolved.add_(image, alpha=1 - layer.conv_weight)
+                evolved.add_(mixed, alpha=1 - layer.conv_weight)
             weights = softmax(evolved, attention_mask)
             del evolved
 
@@ -239,10 +240,12 @@ class EvolvingAttention(torch.autograd.Function):
         # Equation (2).
         grad_kernel = grad_bias = None
         if kernel is not None:
-            padded = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0)) if layer.is_causal else image
+            image = block_cells(mixed, blocked)
+            if layer.is_causal:
+                image = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0))
             grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
                 grad * positive,
-                padded,
+                image,
                 kernel,
                 [kernel.shape[0]],
                 (1, 1),
@@ -255,9 +258,7 @@ class EvolvingAttention(torch.autograd.Function):
             )
             if layer.is_causal:
                 grad_image = grad_image[:, :, layer.kernel_size - 1 :]
-            grad = grad.mul_(1 - layer.conv_weight).add_(grad_image)
-            if blocked is not None:
-                grad.masked_fill_(blocked, 0.0)
+            grad = grad.mul_(1 - layer.conv_weight).add_(block_cells(grad_image, blocked))
             grad_kernel = None if grad_kernel is None else grad_kernel * layer.conv_weight
             grad_bias = None if grad_bias is None else grad_bias * layer.conv_weight
 
