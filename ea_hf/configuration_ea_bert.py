@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """EA-BERT configuration."""
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
@@ -12,7 +10,7 @@ from .evolution import EvolvingConfig
 
 @strict
 class EABertConfig(EvolvingConfig, BertConfig):
-    """Configuration of EA-BERT: `BertConfig` with the four fields of `EvolvingConfig`.
+    """Configuration of EA-BERT: `BertConfig` with the fields of `EvolvingConfig`.
 
     `EABertConfig.from_pretrained` also reads the configuration of a vanilla BERT checkpoint.
 
@@ -28,9 +26,10 @@ class EABertConfig(EvolvingConfig, BertConfig):
     ea_conv_weight: float | int = 0.1
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
+    ea_memory_efficient: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
                 raise ValueError(f"`{name}` is True, but EA-BERT is an encoder. Set {name}=False.")

@@ -18,6 +18,7 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,6 +29,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.activations import ACT2FN
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+from .evolution_fast import EvolvingAttention, Layer, infer
 
 
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
@@ -65,6 +68,7 @@ class AttentionEvolution(nn.Module):
         is_causal: whether a query may see earlier query rows only (a decoder's self- and cross-attention). The
             convolution then has `kernel_size - 1` rows of padding above the map and none below it.
         is_cross_attention: whether the keys belong to another sequence than the queries.
+        memory_efficient: whether training saves less and computes more; see `evolution_fast.EvolvingAttention`.
 
     Raises:
         ValueError: see `check_evolution`.
@@ -80,16 +84,19 @@ class AttentionEvolution(nn.Module):
         activation: str = "relu",
         is_causal: bool = False,
         is_cross_attention: bool = False,
+        memory_efficient: bool = False,
     ):
         super().__init__()
         check_evolution(residual_weight, conv_weight, kernel_size, activation)
         self.layer_index = layer_index
         self.residual_weight = residual_weight
         self.conv_weight = conv_weight
+        self.memory_efficient = memory_efficient
         self.kernel_size = kernel_size
         self.is_causal = is_causal
         self.is_cross_attention = is_cross_attention
         self.activation = ACT2FN[activation]
+        self.is_relu = activation == "relu"
         self.conv = None
         if layer_index > 0 and conv_weight > 0:
             padding = (0 if is_causal else kernel_size // 2, kernel_size // 2)
@@ -135,15 +142,17 @@ class AttentionEvolution(nn.Module):
 class EvolutionState:
     """What one forward pass hands from layer to layer: the maps, and where the convolution must see zeros.
 
-    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Without
-    gradients a map is dropped as soon as the next layer has used it.
+    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Otherwise a
+    map is dropped as soon as the next layer has used it.
 
     Args:
         keep_maps: keep the maps of all layers, for the caller to return.
+        keep_weights: return the attention weights of all layers.
     """
 
-    def __init__(self, keep_maps: bool = False):
+    def __init__(self, keep_maps: bool = False, keep_weights: bool = False):
         self.keep_maps = keep_maps
+        self.keep_weights = keep_weights
         # The first key says whether the chain is one of cross-attention.
         self._maps: dict[tuple[bool, int], torch.Tensor] = {}
         self._blocked: dict[bool, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
@@ -154,51 +163,65 @@ class EvolutionState:
         keys = sorted(key for key in self._maps if key[0] == is_cross_attention)
         return tuple(self._maps[key] for key in keys)
 
-    def advance(
-        self, evolution: AttentionEvolution, scores: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Takes the chain one layer further and returns this layer's map A_l, (batch, heads, query, key)."""
-        key = (evolution.is_cross_attention, evolution.layer_index)
-        previous = None
-        if evolution.layer_index > 0 and evolution.residual_weight > 0:
-            previous = self._previous(evolution, scores)
-        evolved = evolution(scores, previous, self._where_blocked(evolution, scores, attention_mask))
-        # A replay under gradient checkpointing must not replace the map that the graph is built on.
-        self._maps.setdefault(key, evolved)
-        return evolved
-
-    def _previous(self, evolution: AttentionEvolution, scores: torch.Tensor) -> torch.Tensor:
+    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
+        """A_{l-1}, or `None` where the layer takes nothing from the previous one."""
+        if evolution.layer_index == 0 or evolution.residual_weight == 0:
+            return None
         key = (evolution.is_cross_attention, evolution.layer_index - 1)
         if key not in self._maps:
             raise RuntimeError(
                 f"Layer {evolution.layer_index} found no map of layer {evolution.layer_index - 1}. Layers of evolving "
                 "attention must run in order within one forward pass of the model."
             )
-        previous = self._maps[key] if self.keep_maps or torch.is_grad_enabled() else self._maps.pop(key)
+        keep = self.keep_maps or _may_be_replayed()
         # Where layers are on different devices, the map follows the hidden states.
-        return previous.to(scores.device)
+        return (self._maps[key] if keep else self._maps.pop(key)).to(device)
 
-    def _where_blocked(
-        self, evolution: AttentionEvolution, scores: torch.Tensor, attention_mask: torch.Tensor | None
+    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
+        """Takes A_l for the next layer."""
+        if self.keep_maps or evolution.residual_weight > 0:
+            # A replay under gradient checkpointing gives the same map again; the first is the one in the graph.
+            self._maps.setdefault((evolution.is_cross_attention, evolution.layer_index), evolved)
+
+    def where_blocked(
+        self, evolution: AttentionEvolution, queries: int, keys: int, attention_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries."""
         cached = self._blocked.get(evolution.is_cross_attention)
         if cached is not None and cached[0] is attention_mask:
             return cached[1]
-        blocked = None if attention_mask is None else _is_blocked(attention_mask)
-        if evolution.is_causal and not evolution.is_cross_attention and blocked is None and scores.shape[-2] > 1:
-            raise RuntimeError(
-                "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not change the "
-                "model's attention implementation, and do not call its layers on their own."
-            )
+        blocked = None
+        if attention_mask is not None:
+            blocked = _is_blocked(attention_mask)
+            blocked = blocked.expand(*blocked.shape[:-2], queries, keys)
         if not evolution.is_cross_attention:
+            if evolution.is_causal and blocked is None and queries > 1:
+                raise RuntimeError(
+                    "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not "
+                    "change the model's attention implementation, and do not call its layers on their own."
+                )
             # Queries are the last of the keys. A query that may not attend to itself is padding.
-            offset = scores.shape[-1] - scores.shape[-2]
-            self._padded_queries = None if blocked is None else blocked.diagonal(offset, -2, -1).unsqueeze(-1)
+            self._padded_queries = None if blocked is None else blocked.diagonal(keys - queries, -2, -1).unsqueeze(-1)
         if self._padded_queries is not None:
             blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
         self._blocked[evolution.is_cross_attention] = (attention_mask, blocked)
         return blocked
+
+
+def _may_be_replayed() -> bool:
+    """Whether a layer may run again in the backward pass: gradient checkpointing hooks into what autograd saves."""
+    return torch.is_grad_enabled() and (
+        _is_traced() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    )
+
+
+def _is_traced() -> bool:
+    """Whether the operations are recorded (compile, export, trace, function transforms) rather than just run."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -216,7 +239,7 @@ def evolving_attention_forward(
     position_bias: torch.Tensor | None = None,
     evolution_state: EvolutionState | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The attention function that Transformers finds under the name "evolving": equations (1) to (3).
 
     Args:
@@ -233,7 +256,7 @@ def evolving_attention_forward(
 
     Returns:
         The attention output, (batch, query, heads, head_dim), and the attention weights P_l,
-        (batch, heads, query, key).
+        (batch, heads, query, key), or `None` where a faster path never holds them whole and nobody asked for them.
 
     Raises:
         RuntimeError: the module has no `evolution`, or the model handed down no state.
@@ -245,10 +268,61 @@ def evolving_attention_forward(
             f'{type(module).__name__} runs with attn_implementation="evolving" but has {missing}. Use a model of '
             "`ea_hf`, such as `EABertModel`, and call the model, not its layers."
         )
-    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dropout = dropout if module.training else 0.0
+    previous = evolution_state.previous(evolution, query.device)
+    blocked = evolution_state.where_blocked(evolution, query.shape[-2], key.shape[-2], attention_mask)
+    tensors = (query, key, value, previous, position_bias, attention_mask, blocked)
+    if _needs_reference(evolution, evolution_state, *tensors):
+        output, evolved, weights = _reference_attention(evolution, *tensors, scaling, dropout)
+    else:
+        output, evolved = _fast_attention(evolution, *tensors, scaling, dropout)
+        weights = None
+    evolution_state.store(evolution, evolved)
+    return output, weights
+
+
+def _needs_reference(
+    evolution: AttentionEvolution,
+    state: EvolutionState,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+) -> bool:
+    """The one place that decides which path runs: whether these equations as they stand, or `evolution_fast`."""
+    return (
+        _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        or state.keep_maps
+        or state.keep_weights
+        or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
+        or evolution.residual_weight == evolution.conv_weight == 0  # vanilla attention, to the last bits
+        or (attention_mask is not None and attention_mask.dtype != torch.bool)
+        or any(tensor is not None and tensor.dtype != query.dtype for tensor in (key, value, previous, position_bias))
+    )
+
+
+def _reference_attention(
+    evolution: AttentionEvolution,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The output, A_l and P_l, as the equations say."""
+    scores = torch.matmul(query, key.transpose(-2, -1)) * scaling
     if position_bias is not None:
         scores = scores + position_bias
-    logits = evolution_state.advance(evolution, scores, attention_mask)
+    evolved = evolution(scores, previous, blocked)
+    logits = evolved
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             # The lowest finite number: a row that may attend nowhere becomes uniform, not NaN, as in eager attention.
@@ -257,8 +331,34 @@ def evolving_attention_forward(
             logits = logits + attention_mask
     softmax_dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = nn.functional.softmax(logits, dim=-1, dtype=softmax_dtype).to(value.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    weights = nn.functional.dropout(weights, p=dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), evolved, weights
+
+
+def _fast_attention(
+    evolution: AttentionEvolution,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output and A_l, by `evolution_fast`."""
+    layer = Layer(
+        scaling, evolution.residual_weight, evolution.conv_weight, evolution.kernel_size, evolution.is_causal
+    )
+    kernel, bias = (None, None) if evolution.conv is None else (evolution.conv.weight, evolution.conv.bias)
+    with torch.autocast(query.device.type, enabled=False):
+        if torch.is_grad_enabled():
+            return EvolvingAttention.apply(
+                query, key, value, previous, position_bias, kernel, bias, attention_mask, blocked,
+                layer, dropout, evolution.memory_efficient,
+            )  # fmt: skip
+        return infer(query, key, value, previous, position_bias, attention_mask, blocked, kernel, bias, layer)
 
 
 def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -296,6 +396,7 @@ def attach_evolution(config: "EvolvingConfig", attentions: Iterable[nn.Module], 
             conv_weight=config.ea_conv_weight,
             kernel_size=config.ea_kernel_size,
             activation=config.ea_activation,
+            memory_efficient=config.ea_memory_efficient,
             **kwargs,
         )
 
@@ -314,7 +415,10 @@ def evolving_forward(forward: Callable) -> Callable:
             return forward(self, *args, evolution_state=evolution_state, **kwargs)
         if output_attention_maps is None:
             output_attention_maps = getattr(self.config, "output_attention_maps", False)
-        state = EvolutionState(keep_maps=output_attention_maps)
+        keep_weights = kwargs.get("output_attentions")
+        if keep_weights is None:
+            keep_weights = self.config.output_attentions
+        state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
         outputs = forward(self, *args, evolution_state=state, **kwargs)
         if not output_attention_maps:
             return outputs
@@ -341,11 +445,13 @@ def _check_attn_implementation(attn_implementation: str | None) -> str:
 class EvolvingConfig:
     """What the configuration of every family has beside its vanilla fields.
 
-    A family lists the four fields itself, as dataclass fields:
+    A family lists the five fields itself, as dataclass fields:
         ea_residual_weight (`float`, default 0.1): share of the previous layer's map, equation (1), in [0, 1].
         ea_conv_weight (`float`, default 0.1): share of the convolution, equation (2), in [0, 1].
         ea_kernel_size (`int`, default 3): side of the kernel, odd.
         ea_activation (`str`, default "relu"): activation after the convolution.
+        ea_memory_efficient (`bool`, default False): save about one map per layer for the backward pass instead of two
+            and a half, and compute the rest again.
 
     With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
     convolves each layer's own scores only.
@@ -359,7 +465,18 @@ class EvolvingConfig:
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Checks the values, also those that were set after the configuration was made."""
         check_evolution(self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # Transformers sets overriding values only after it has checked the configuration.
+        names = {field.name for field in dataclasses.fields(cls)}
+        overrides = {name: value for name, value in kwargs.items() if name in names}
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -391,6 +508,10 @@ class EvolvingPreTrainedModel:
     # Vanilla classes of models or stacks with attention layers, each with the evolving class that takes its place. The
     # evolving class has a method `make_chains`, which calls `attach_evolution`.
     evolving_classes: dict[type, type] = {}
+
+    def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
+        config.check()
+        super().__init__(config, *args, **kwargs)
 
     def post_init(self) -> None:
         """Makes what the vanilla constructor has built evolving, before new weights are initialized.
@@ -439,11 +560,12 @@ class EvolvingPreTrainedModel:
     ) -> str:
         return _check_attn_implementation(attn_implementation)
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        checkpoint = kwargs.get("gradient_checkpointing_func")
-        if getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        # torch.utils.checkpoint takes a missing value for True.
+        keywords = getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {})
+        if enable and keywords.get("use_reentrant", True):
             raise ValueError(
                 "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
                 'gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
-        super()._set_gradient_checkpointing(*args, **kwargs)
+        super()._set_gradient_checkpointing(enable, **kwargs)

@@ -1,0 +1,301 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of EA-BERT beside Transformers' BERT with eager and sdpa attention, in one run.
+
+    python benchmarks/attention.py                    # the table of the README, on one thread
+    python benchmarks/attention.py --scaling          # how time and memory grow with length, heads and layers
+
+Time: runs are interleaved, so that a change of the machine's speed meets all implementations; medians, and ratios to
+eager. Peak memory: of one inference or training step, beyond what the process held before it, in a fresh process.
+Saved bytes: distinct storages that autograd keeps for the backward pass, without parameters. Weights are random.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import BertConfig, BertModel
+
+from ea_hf import EABertConfig, EABertModel
+
+
+MODELS = {
+    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+    "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+}
+IMPLEMENTATIONS = ("eager", "sdpa", "evolving", "evolving, memory-saving")
+MODES = ("inference", "training")
+
+
+def build(implementation: str, fields: dict, mode: str, device: str, dropout: float) -> torch.nn.Module:
+    fields = {
+        **fields,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "vocab_size": 1000,
+        "max_position_embeddings": 4096,
+    }
+    if implementation.startswith("evolving"):
+        config = EABertConfig(**fields, ea_memory_efficient=implementation != "evolving")
+        model = EABertModel(config, add_pooling_layer=False)
+    else:
+        model = BertModel(BertConfig(**fields, attn_implementation=implementation), add_pooling_layer=False)
+    return model.to(device).train(mode == "training")
+
+
+def make_inputs(batch: int, length: int, device: str, padding: bool) -> dict[str, torch.Tensor]:
+    input_ids = torch.randint(5, 1000, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
+    mask = torch.ones_like(input_ids)
+    if padding:
+        mask[0, length // 2 :] = 0
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def step(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str) -> None:
+    if mode == "inference":
+        with torch.no_grad():
+            model(**inputs)
+    else:
+        model(**inputs).last_hidden_state.sum().backward()
+        model.zero_grad()
+
+
+def time_step(run: Callable[[], None], device: str) -> float:
+    """Seconds."""
+    if device == "cpu":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def compare_times(models: dict[str, torch.nn.Module], inputs: dict, mode: str, repeats: int, device: str) -> dict:
+    """Median seconds of each implementation."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for repeat in range(repeats + 1):
+        for name, model in models.items():
+            seconds = time_step(lambda model=model: step(model, inputs, mode), device)
+            if repeat > 0:  # the first round warms up
+                times[name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def saved_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> int:
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(**inputs).last_hidden_state.sum()
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def peak_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str, device: str) -> int:
+    """Of one step after a warm-up on a short input, beyond what was held before."""
+    step(model, {name: tensor[:1, :8] for name, tensor in inputs.items()}, mode)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(model, inputs, mode)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = memory_status("VmRSS")
+    step(model, inputs, mode)
+    return memory_status("VmHWM") - before
+
+
+def memory_status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}; peak memory on the CPU can be measured on Linux only.")
+
+
+def peak_in_fresh_process(args: argparse.Namespace, implementation: str, fields: dict, mode: str, shape: str) -> int:
+    request = {"implementation": implementation, "fields": fields, "mode": mode, "shape": shape}
+    command = [sys.executable, __file__, "--peak_of", json.dumps(request), "--threads", str(args.threads)]
+    command += ["--device", args.device, "--dropout", str(args.dropout), *(["--padding"] if args.padding else [])]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def measure(args: argparse.Namespace, name: str, fields: dict, shape: str, mode: str, with_memory: bool) -> list[dict]:
+    """A row per implementation."""
+    batch, length = parse_shape(shape)
+    inputs = make_inputs(batch, length, args.device, args.padding)
+    names = [n for n in args.implementations if mode == "training" or n != "evolving, memory-saving"]
+    models = {n: build(n, fields, mode, args.device, args.dropout) for n in names}
+    times = compare_times(models, inputs, mode, args.repeats, args.device)
+    rows = []
+    for implementation, model in models.items():
+        row = {"model": name, "shape": shape, "mode": mode, "implementation": implementation}
+        row["seconds"] = times[implementation]
+        if with_memory:
+            row["peak_bytes"] = peak_in_fresh_process(args, implementation, fields, mode, shape)
+            if mode == "training":
+                row["saved_bytes"] = saved_bytes(model, inputs)
+        rows.append(row)
+    for row in rows:
+        for figure in ("seconds", "peak_bytes", "saved_bytes"):
+            if figure in row and "eager" in times:
+                row[f"{figure}_to_eager"] = row[figure] / rows[names.index("eager")][figure]
+    return rows
+
+
+def parse_shape(shape: str) -> tuple[int, int]:
+    batch, _, length = shape.partition("x")
+    if not (batch.isdigit() and length.isdigit()):
+        raise argparse.ArgumentTypeError(f"{shape!r} is not BATCHxLENGTH, such as 8x128")
+    return int(batch), int(length)
+
+
+def environment(args: argparse.Namespace) -> dict[str, str | int]:
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    device = cpu if args.device == "cpu" else torch.cuda.get_device_name()
+    versions = (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    )
+    return {
+        "device": device,
+        "threads": args.threads,
+        "dtype": "float32",
+        "versions": versions,
+        "dropout": args.dropout,
+    }
+
+
+def format_table(rows: list[dict]) -> str:
+    lines = [
+        "| | implementation | ms | to eager | peak MB | to eager | saved MB | to eager |",
+        "|---|---|" + "---:|" * 6,
+    ]
+    for row in rows:
+        cells = [f"{row['model']} {row['shape']} {row['mode']}", row["implementation"], f"{row['seconds'] * 1000:.0f}"]
+        cells.append(f"{row['seconds_to_eager']:.2f}" if "seconds_to_eager" in row else "")
+        for figure in ("peak_bytes", "saved_bytes"):
+            cells.append(f"{row[figure] / 2**20:.0f}" if figure in row else "")
+            cells.append(f"{row[f'{figure}_to_eager']:.2f}" if f"{figure}_to_eager" in row else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def flop_ratio(fields: dict, length: int) -> float:
+    """Multiply-adds of a layer with evolving attention, to those of a plain one: what no implementation can beat."""
+    width, heads = fields["hidden_size"], fields["num_attention_heads"]
+    plain = length * (4 * width**2 + 2 * width * fields["intermediate_size"]) + 2 * length**2 * width
+    layers = fields["num_hidden_layers"]
+    return 1 + 9 * heads**2 * length**2 * (layers - 1) / layers / plain
+
+
+def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: argparse.Namespace) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(sweeps), figsize=(5 * len(sweeps), 8), sharey="row", squeeze=False)
+    for column, (sweep, points) in enumerate(sweeps.items()):
+        for row_index, (mode, figure_name) in enumerate((("inference", "seconds"), ("training", "seconds"))):
+            axis = axes[row_index, column]
+            for implementation in args.implementations:
+                values = [
+                    (row["at"], row[f"{figure_name}_to_eager"])
+                    for row in rows
+                    if row["sweep"] == sweep and row["mode"] == mode and row["implementation"] == implementation
+                ]
+                if values:
+                    axis.plot(*zip(*values, strict=True), marker="o", label=implementation)
+            limits = [(at, flop_ratio(fields, length)) for at, fields, length in points]
+            axis.plot(*zip(*limits, strict=True), "k--", label="multiply-adds of evolving attention")
+            axis.set_xscale("log", base=2)
+            axis.set_xlabel({"length": "sequence length (tokens)"}.get(sweep, f"number of {sweep}"))
+            axis.set_xticks([at for at, _, _ in points], [str(at) for at, _, _ in points])
+            axis.grid(alpha=0.3)
+            if column == 0:
+                axis.set_ylabel(f"time of {mode}, ratio to eager attention")
+    axes[0, 0].legend()
+    figure.suptitle(f"BERT with evolving attention: {environment(args)['device']}, {args.threads} thread(s), float32")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def scaling(args: argparse.Namespace) -> list[dict]:
+    base = {**MODELS["base"], "num_hidden_layers": 4}
+    sweeps = {
+        "length": [(length, base, length) for length in (64, 128, 256, 512, 1024, 2048)],
+        "heads": [(heads, {**base, "num_attention_heads": heads}, 256) for heads in (1, 2, 4, 8, 12, 16, 24)],
+        "layers": [(layers, {**base, "num_hidden_layers": layers}, 256) for layers in (2, 4, 8, 12)],
+    }
+    rows = []
+    for sweep, points in sweeps.items():
+        for at, fields, length in points:
+            for mode in args.modes:
+                for row in measure(args, sweep, fields, f"1x{length}", mode, with_memory=sweep == "length"):
+                    rows.append({**row, "sweep": sweep, "at": at})
+            print(format_table(rows[-len(args.modes) * len(args.implementations) :]), flush=True)
+    draw_scaling(rows, sweeps, args.output.with_suffix(".png"), args)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--shapes", nargs="+", default=["8x128", "2x512"], help="BATCHxLENGTH.")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dropout", type=float, default=0.1, help="In training.")
+    parser.add_argument("--padding", action="store_true", help="Half of the first sequence is padding.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--scaling", action="store_true", help="Sweep length, heads and layers, and draw a picture.")
+    parser.add_argument("--output", type=Path, default=Path("output/benchmark/attention.json"))
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        request = json.loads(args.peak_of)
+        model = build(request["implementation"], request["fields"], request["mode"], args.device, args.dropout)
+        inputs = make_inputs(*parse_shape(request["shape"]), args.device, args.padding)
+        print(peak_bytes(model, inputs, request["mode"], args.device))
+        return
+    print(", ".join(f"{name}: {value}" for name, value in environment(args).items()), flush=True)
+    if args.scaling:
+        rows = scaling(args)
+    else:
+        rows = []
+        for name in args.models:
+            for shape in args.shapes:
+                for mode in args.modes:
+                    rows += measure(args, name, MODELS[name], shape, mode, with_memory=True)
+        print(format_table(rows))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps({"environment": environment(args), "rows": rows}, indent=2) + "\n")
+    print(f"\nAll figures: {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+import logging
+
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+
+# Tiny tensors gain nothing from threads, and the workers of pytest-xdist already use every core.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def transformers_log():
+    """What Transformers tells the user at its default verbosity, as a list of messages."""
+    messages = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record):
+            messages.append(record.getMessage())
+
+    logger = transformers_logging.get_logger("transformers")
+    recorder = Recorder(level=logging.WARNING)
+    verbosity = transformers_logging.get_verbosity()
+    # Messages that another test has provoked already must be heard again.
+    transformers_logging.warning_once.cache_clear()
+    transformers_logging.set_verbosity_warning()
+    logger.addHandler(recorder)
+    yield messages
+    logger.removeHandler(recorder)
+    transformers_logging.set_verbosity(verbosity)

@@ -1,0 +1,241 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The models under test. A class joins the whole suite with one line in `CASES`.
+
+A family brings a dictionary of tiny configuration values and says which kind of inputs it takes. Inputs are made as
+examples of different lengths, which a batch then pads; a kind of inputs without padding (images) stacks them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch.export import Dim
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+import ea_hf
+
+
+Example = dict[str, torch.Tensor]
+
+
+@dataclass
+class Batch:
+    """Padded examples.
+
+    `positions` holds, for each example, where its real tokens are along every padded axis. An axis is known by its
+    width, so an input with several padded axes must pad them to different widths.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    positions: list[dict[int, torch.Tensor]]
+
+
+class TokenSequences:
+    """Token sequences of different lengths, for the encoders of text.
+
+    Args:
+        choices: number of sequences in one example of multiple choice.
+        first_position: position number of a sequence's first token.
+    """
+
+    # Inputs that need no padding have ("none",) here and False there.
+    paddings = ("right", "left", "mixed")
+    takes_mask = True
+
+    def __init__(self, choices: int | None = None, first_position: int = 0):
+        self.choices = choices
+        self.first_position = first_position
+
+    def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
+        generator = torch.Generator().manual_seed(seed)
+        return [self._tokens(config, (length,), generator) for length in lengths]
+
+    def batch(
+        self, config: PreTrainedConfig, examples: Sequence[Example], padding: str = "right", width: int | None = None
+    ) -> Batch:
+        """Padding is noise: nothing may depend on what stands there."""
+        lengths = [example["input_ids"].shape[-1] for example in examples]
+        width = width or max(lengths)
+        inputs = self._tokens(config, (width,), torch.Generator().manual_seed(99), batch_size=len(examples))
+        inputs["attention_mask"] = torch.zeros_like(inputs["input_ids"])
+        inputs["position_ids"] = torch.full_like(inputs["input_ids"], self.first_position)
+        positions = []
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            missing = width - length
+            start = {"right": 0, "left": missing, "mixed": (0, missing, missing // 2)[row % 3]}[padding]
+            real = torch.arange(start, start + length)
+            for name, values in example.items():
+                inputs[name][row, ..., real] = values
+            inputs["attention_mask"][row, ..., real] = 1
+            inputs["position_ids"][row, ..., real] = torch.arange(length) + self.first_position
+            positions.append({width: real})
+        return Batch(inputs, positions)
+
+    def dynamic_shapes(self, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Dim]]:
+        """The axes that an exported model must leave open."""
+        batch, length = Dim("batch", max=64), Dim("length", max=32)
+        return {name: {0: batch, values.ndim - 1: length} for name, values in inputs.items()}
+
+    def _tokens(
+        self,
+        config: PreTrainedConfig,
+        shape: tuple[int, ...],
+        generator: torch.Generator,
+        batch_size: int | None = None,
+    ) -> Example:
+        if self.choices is not None:
+            shape = (self.choices, *shape)
+        if batch_size is not None:
+            shape = (batch_size, *shape)
+        tokens = torch.randint(config.vocab_size - 1, shape, generator=generator)
+        return {
+            # All tokens but the one for padding, whose embedding takes no gradient.
+            "input_ids": tokens + (tokens >= config.pad_token_id),
+            "token_type_ids": torch.randint(config.type_vocab_size, shape, generator=generator),
+        }
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model class under test.
+
+    Args:
+        model_class: the evolving class.
+        vanilla_class: the class of Transformers that it extends.
+        auto_class: the Auto class that must find it.
+        config_values: tiny configuration, valid for both classes; every dropout is listed, as 0.
+        inputs: makes the inputs.
+        pooled: outputs that the model reads from the first position, so that they mean nothing where padding is.
+        weight_std: standard deviation of the weights, such that raw scores are of order 1 to 10.
+    """
+
+    model_class: type[PreTrainedModel]
+    vanilla_class: type[PreTrainedModel]
+    auto_class: type
+    config_values: dict[str, Any]
+    inputs: TokenSequences
+    pooled: tuple[str, ...] = ()
+    weight_std: float = 0.4
+
+    def __str__(self) -> str:
+        return self.model_class.__name__
+
+    def config(self, **values: Any) -> PreTrainedConfig:
+        evolution = {"ea_residual_weight": 0.5, "ea_conv_weight": 0.5}
+        return self.model_class.config_class(**{**self.config_values, **evolution, **values})
+
+    def vanilla_config(self, **values: Any) -> PreTrainedConfig:
+        return self.vanilla_class.config_class(**{**self.config_values, **values})
+
+    def model(self, **values: Any) -> PreTrainedModel:
+        """The evolving model with large weights, in evaluation mode."""
+        return randomize(self.model_class(self.config(**values)), self.weight_std).eval()
+
+    def vanilla_model(self, **values: Any) -> PreTrainedModel:
+        """The vanilla model with large weights and eager attention, in evaluation mode."""
+        config = self.vanilla_config(**values, attn_implementation="eager")
+        return randomize(self.vanilla_class(config), self.weight_std).eval()
+
+    def dropout(self, probability: float) -> dict[str, float]:
+        """Configuration values that set every dropout."""
+        return {name: probability for name in self.config_values if "dropout" in name}
+
+    def vanilla_base_model(self) -> PreTrainedModel:
+        """The vanilla model without head, as most checkpoints hold it."""
+        return randomize(AutoModel.from_config(self.vanilla_config()), self.weight_std).eval()
+
+    def batch(self, lengths: Sequence[int] = (9, 1, 4, 6), padding: str = "right", width: int = 11) -> Batch:
+        """Padded examples; every row is padded, and no length is the width."""
+        config = self.config()
+        return self.inputs.batch(config, self.inputs.examples(config, lengths), padding, width)
+
+
+def randomize(model: PreTrainedModel, weight_std: float) -> PreTrainedModel:
+    """Weights so large that a wrong attention map shows; Transformers initializes with 0.02, where it hardly does."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:  # biases around 0 and normalization around 1
+                parameter.add_(0.3 * noise)
+            elif parameter.ndim == 4:  # convolutions keep the size of what they see
+                parameter.copy_(1.5 * noise * parameter[0].numel() ** -0.5)
+            else:
+                parameter.copy_(weight_std * noise)
+    return model
+
+
+TINY_BERT = {
+    "vocab_size": 67,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+TOKENS = TokenSequences()
+CHOICES = TokenSequences(choices=2)
+
+CASES = [
+    Case(ea_hf.EABertModel, BertModel, AutoModel, TINY_BERT, TOKENS, ("pooler_output",)),
+    Case(
+        ea_hf.EABertForPreTraining,
+        BertForPreTraining,
+        AutoModelForPreTraining,
+        TINY_BERT,
+        TOKENS,
+        ("seq_relationship_logits",),
+    ),
+    Case(ea_hf.EABertForMaskedLM, BertForMaskedLM, AutoModelForMaskedLM, TINY_BERT, TOKENS),
+    Case(
+        ea_hf.EABertForSequenceClassification,
+        BertForSequenceClassification,
+        AutoModelForSequenceClassification,
+        {**TINY_BERT, "num_labels": 5},
+        TOKENS,
+        ("logits",),
+    ),
+    Case(
+        ea_hf.EABertForTokenClassification,
+        BertForTokenClassification,
+        AutoModelForTokenClassification,
+        {**TINY_BERT, "num_labels": 5},
+        TOKENS,
+    ),
+    Case(ea_hf.EABertForQuestionAnswering, BertForQuestionAnswering, AutoModelForQuestionAnswering, TINY_BERT, TOKENS),
+    Case(
+        ea_hf.EABertForMultipleChoice,
+        BertForMultipleChoice,
+        AutoModelForMultipleChoice,
+        TINY_BERT,
+        CHOICES,
+        ("logits",),
+    ),
+]
+# One for each family, for what does not depend on the head.
+BASE_CASES = [case for case in CASES if case.auto_class is AutoModel]
+
+every_model = pytest.mark.parametrize("case", CASES, ids=str)
+every_family = pytest.mark.parametrize("case", BASE_CASES, ids=str)

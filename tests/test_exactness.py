@@ -1,0 +1,686 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every model must keep to the last digits: independence of padding, the vanilla limit, gradients, checkpoints."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from models import BASE_CASES, CASES, every_family, every_model
+from torch.testing import assert_close
+from transformers import AutoConfig
+
+from ea_hf.evolution import EvolutionState
+
+
+every_kernel = pytest.mark.parametrize("kernel_size", [1, 3, 5], ids="kernel{}".format)
+
+
+def parametrize_paddings(cases):
+    cases_and_paddings = [(case, padding) for case in cases for padding in case.inputs.paddings]
+    return pytest.mark.parametrize(("case", "padding"), cases_and_paddings, ids=str)
+
+
+every_padding = parametrize_paddings(CASES)
+every_padding_of_a_mask = parametrize_paddings([case for case in CASES if case.inputs.takes_mask])
+every_padding_of_a_family_s_mask = parametrize_paddings([case for case in BASE_CASES if case.inputs.takes_mask])
+
+
+def run(model, inputs, **kwargs):
+    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    with torch.no_grad():
+        return model(**inputs, **kwargs)
+
+
+def without_mask(inputs):
+    return {name: value for name, value in inputs.items() if name != "attention_mask"}
+
+
+def tensors(outputs):
+    """The tensors of a model's output by name, those of a tuple as `attentions.0` and so on."""
+    found = {}
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, tuple):
+            found.update({f"{name}.{index}": item for index, item in enumerate(value)})
+    return found
+
+
+def assert_same_outputs(actual, expected, atol=0.0):
+    actual, expected = tensors(actual), tensors(expected)
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert_close(actual[name], expected[name], atol=atol, rtol=0, msg=f"{name}: ".__add__)
+
+
+def pick(value, positions):
+    """The real tokens along each axis that has the width of a padded one."""
+    for axis, width in enumerate(value.shape):
+        if width in positions:
+            value = value.index_select(axis, positions[width])
+    return value
+
+
+def assert_rows_equal_alone(case, model, examples, batch, tolerance=1e-5, **kwargs):
+    """Each row's real tokens get from a padded batch what they get alone, without any mask."""
+    together = tensors(run(model, batch.inputs, **kwargs))
+    for row, (example, positions) in enumerate(zip(examples, batch.positions, strict=True)):
+        alone = run(model, {name: values[None] for name, values in example.items()}, **kwargs)
+        for name, expected in tensors(alone).items():
+            if name in case.pooled and any(real[0] > 0 for real in positions.values()):
+                continue
+            # Multiple choice folds its choices into the batch of hidden states and attention maps.
+            actual = pick(together[name].unflatten(0, (len(examples), -1))[row], positions)
+            expected = expected.unflatten(0, (1, -1))[0]
+            note = f"row {row}, {name}: "
+            assert_close(actual, expected, atol=tolerance, rtol=tolerance, msg=note.__add__)
+
+
+def objective(outputs):
+    """A number that every element of every output changes, by a different amount."""
+    return sum((value * torch.arange(value.numel()).sin().view_as(value)).sum() for value in tensors(outputs).values())
+
+
+def gradients(model, inputs):
+    model.zero_grad()
+    objective(model(**inputs)).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(actual, expected):
+    assert actual.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name in expected:
+        # The gradient of a key's bias is zero but for rounding, so what counts there is the scale of all of them.
+        own_scale = max(expected[name].norm(), 1e-3 * scale)
+        assert (actual[name] - expected[name]).norm() <= 1e-6 * own_scale, name
+
+
+# The suite itself
+
+
+@every_model
+def test_scores_are_large_and_the_mechanism_matters(case):
+    inputs = case.batch().inputs
+    raw_scores = run(case.model(), inputs, output_attention_maps=True).attention_maps[0]
+    assert 1 < raw_scores.std() < 10
+    expected = tensors(run(case.model(), inputs))
+    for change in ({"ea_residual_weight": 0.0}, {"ea_conv_weight": 0.0}, {"ea_kernel_size": 1}):
+        for name, value in tensors(run(case.model(**change), inputs)).items():
+            assert (value - expected[name]).abs().max() > 0.05
+
+
+# Padding invariance
+
+
+@every_kernel
+@every_padding
+def test_padding_changes_nothing(case, padding, kernel_size):
+    model = case.model(ea_kernel_size=kernel_size)
+    examples = case.inputs.examples(model.config, [9, 1, 4, 6, 2])
+    batch = case.inputs.batch(model.config, examples, padding, width=11)
+    assert_rows_equal_alone(case, model, examples, batch, output_hidden_states=True)
+    # In double precision rounding can hide nothing.
+    assert_rows_equal_alone(case, model.double(), examples, batch, tolerance=1e-10, output_hidden_states=True)
+
+
+@every_padding
+def test_padding_changes_no_attention(case, padding):
+    model = case.model()
+    examples = case.inputs.examples(model.config, [9, 1, 4])
+    batch = case.inputs.batch(model.config, examples, padding, width=11)
+    assert_rows_equal_alone(case, model, examples, batch, output_attentions=True, output_attention_maps=True)
+
+
+@every_model
+def test_batch_composition_changes_nothing(case):
+    model = case.model(ea_kernel_size=5)
+    pool = case.inputs.examples(model.config, [7, 2, 6, 1, 7, 12])
+    for rows in ([0], [3], [0, 4], [1, 1, 2], [5, 3], [4, 2, 0, 1, 5, 3, 2]):
+        examples = [pool[row] for row in rows]
+        batch = case.inputs.batch(model.config, examples)
+        assert_rows_equal_alone(case, model, examples, batch, output_hidden_states=True)
+
+
+@every_padding
+def test_padding_changes_no_gradient(case, padding):
+    model = case.model()
+    examples = case.inputs.examples(model.config, [8])
+    batches = [case.inputs.batch(model.config, examples), case.inputs.batch(model.config, examples, padding, width=11)]
+    results = []
+    for batch in batches:
+        outputs = tensors(model(**batch.inputs, output_hidden_states=True))
+        # Pooled outputs have no gradient to compare where the first position is padding.
+        real = {name: pick(value, batch.positions[0]) for name, value in outputs.items() if name not in case.pooled}
+        model.zero_grad()
+        objective(real).backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    expected, actual = results
+    assert actual.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in actual.items():
+        assert_close(gradient, expected[name], atol=1e-5 * scale, rtol=0, msg=f"{name}: ".__add__)
+
+
+@every_padding_of_a_mask
+def test_what_stands_in_the_padding_changes_nothing(case, padding):
+    model = case.model()
+    batch = case.batch(padding=padding)
+    noisy = {**batch.inputs, "input_ids": batch.inputs["input_ids"].clone()}
+    padded = batch.inputs["attention_mask"] == 0
+    noisy["input_ids"][padded] = (noisy["input_ids"][padded] + 1) % model.config.vocab_size
+    expected, actual = (tensors(run(model, inputs, output_hidden_states=True)) for inputs in (batch.inputs, noisy))
+    assert not torch.equal(expected["hidden_states.0"], actual["hidden_states.0"])
+    for row, positions in enumerate(batch.positions):
+        for name in expected.keys() - set(case.pooled):
+            rows = (outputs[name].unflatten(0, (len(batch.positions), -1))[row] for outputs in (expected, actual))
+            assert torch.equal(*(pick(values, positions) for values in rows)), name
+
+
+@every_padding_of_a_family_s_mask
+def test_every_form_of_a_mask_means_the_same(case, padding):
+    model = case.model()
+    batch = case.batch(padding=padding)
+    allowed = batch.inputs["attention_mask"][:, None, None, :].bool()
+    additive = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    width = allowed.shape[-1]
+    expected = run(model, batch.inputs)
+    for mask in (allowed, additive, allowed.expand(-1, -1, width, -1), additive.expand(-1, -1, width, -1)):
+        outputs = run(model, {**batch.inputs, "attention_mask": mask})
+        for row, positions in enumerate(batch.positions):
+            for name in outputs.keys() - set(case.pooled):
+                values = (pick(result[name][row], positions) for result in (outputs, expected))
+                assert_close(*values, atol=1e-5, rtol=0, msg=f"row {row}, {name}: ".__add__)
+
+
+# Vanilla limit
+
+
+@every_padding
+def test_both_weights_zero_is_the_vanilla_model(case, padding):
+    model = case.model(ea_residual_weight=0.0, ea_conv_weight=0.0)
+    vanilla = case.vanilla_model()
+    vanilla.load_state_dict(model.state_dict())  # strict: the limit has no parameter of its own
+    batch = case.batch(padding=padding)
+    for inputs in (batch.inputs, without_mask(batch.inputs)):
+        options = {"output_attentions": True, "output_hidden_states": True}
+        # At every position, the padded ones included.
+        assert_same_outputs(run(model, inputs, **options), run(vanilla, inputs, **options), atol=1e-6)
+
+
+@every_model
+def test_both_weights_zero_is_the_vanilla_model_where_a_row_is_all_padding(case):
+    inputs = case.batch().inputs
+    if "attention_mask" in inputs:
+        inputs["attention_mask"][1] = 0
+    model = case.model(ea_residual_weight=0.0, ea_conv_weight=0.0)
+    vanilla = case.vanilla_model()
+    vanilla.load_state_dict(model.state_dict())
+    outputs = run(model, inputs, output_attentions=True)
+    assert_same_outputs(outputs, run(vanilla, inputs, output_attentions=True), atol=1e-6)
+    assert all(torch.isfinite(value).all() for value in tensors(run(case.model(), inputs)).values())
+
+
+@every_model
+def test_both_weights_zero_trains_as_the_vanilla_model(case):
+    dropout = case.dropout(0.1)
+    model = case.model(ea_residual_weight=0.0, ea_conv_weight=0.0, **dropout).train()
+    vanilla = case.vanilla_model(**dropout).train()
+    vanilla.load_state_dict(model.state_dict())
+    inputs = case.batch().inputs
+    torch.manual_seed(1)
+    actual = gradients(model, inputs)
+    torch.manual_seed(1)
+    assert_same_gradients(actual, gradients(vanilla, inputs))
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids="dropout{}".format)
+@every_model
+def test_activation_checkpointing_changes_no_gradient(case, dropout, monkeypatch):
+    model = case.model(**case.dropout(dropout)).train()
+    inputs = case.batch().inputs
+    calls = []
+    store = EvolutionState.store
+    monkeypatch.setattr(EvolutionState, "store", lambda *args: (calls.append(1), store(*args)))
+    torch.manual_seed(1)
+    expected = gradients(model, inputs)
+    without = len(calls)
+    for options in ({}, {"activation_checkpointing_kwargs": {"use_reentrant": False}}, {"every_n_layers": 2}):
+        calls.clear()
+        model.activation_checkpointing_enable(**options)
+        torch.manual_seed(1)
+        assert_same_gradients(gradients(model, inputs), expected)
+        assert without < len(calls) <= 2 * without  # layers were replayed
+    calls.clear()
+    model.activation_checkpointing_disable()
+    torch.manual_seed(1)
+    assert_same_gradients(gradients(model, inputs), expected)
+    assert len(calls) == without
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@every_model
+def test_gradients_are_those_of_the_outputs(case, checkpointing):
+    """Against a difference quotient along a random direction, so a gradient that is cut anywhere shows."""
+    model = case.model(ea_activation="gelu").double().train()
+    inputs = case.batch().inputs
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    slope = 0.0
+    direction = {}
+    for name, gradient in gradients(model, inputs).items():
+        direction[name] = torch.randn(gradient.shape, dtype=gradient.dtype)
+        slope += (direction[name] * gradient).sum().item()
+
+    def value_at(step):
+        moved = {name: value + step * direction[name] for name, value in model.named_parameters()}
+        with torch.no_grad():
+            return objective(torch.func.functional_call(model, moved, kwargs=inputs)).item()
+
+    step = 1e-6
+    assert slope == pytest.approx((value_at(step) - value_at(-step)) / (2 * step), rel=1e-5)
+
+
+@every_family
+def test_deprecated_gradient_checkpointing_enable_changes_no_gradient(case):
+    model = case.model().train()
+    inputs = case.batch().inputs
+    expected = gradients(model, inputs)
+    with pytest.warns(FutureWarning, match="activation_checkpointing_enable"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert_same_gradients(gradients(model, inputs), expected)
+
+
+@every_family
+def test_a_second_backward_pass_gives_the_same_gradients(case):
+    model = case.model().train()
+    model.activation_checkpointing_enable()
+    loss = objective(model(**case.batch().inputs))
+    first, second = (
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True) for _ in range(2)
+    )
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("residual_weight", "conv_weight"),
+    [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.1, 0.1), (0.5, 1.0), (1.0, 1.0)],
+)
+@every_model
+def test_every_parameter_gets_a_gradient(case, residual_weight, conv_weight):
+    model = case.model(ea_residual_weight=residual_weight, ea_conv_weight=conv_weight).train()
+    objective(model(**case.batch().inputs)).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    evolution = {name: parameter for name, parameter in model.named_parameters() if ".evolution." in name}
+    assert bool(evolution) == (conv_weight > 0)
+    assert [name for name, parameter in evolution.items() if not parameter.grad.any()] == []
+
+
+# Checkpoints
+
+
+@every_model
+def test_save_and_load_is_bit_equal(case, tmp_path):
+    values = {"ea_residual_weight": 0.3, "ea_conv_weight": 0.7, "ea_kernel_size": 5, "ea_activation": "gelu"}
+    model = case.model(**values)
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model_type"] == case.model_class.config_class.model_type
+    assert {name: saved[name] for name in values} == values
+    inputs = case.batch().inputs
+    expected = run(model, inputs, output_attentions=True, output_attention_maps=True)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is case.model_class.config_class
+    for loader in (case.model_class, case.auto_class):
+        loaded, info = loader.from_pretrained(tmp_path, output_loading_info=True)
+        assert type(loaded) is case.model_class
+        assert not any(info.values()), info
+        expected_config = {**model.config.to_dict(), "_name_or_path": str(tmp_path)}
+        assert loaded.config.to_dict() == expected_config
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+        for name, values in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], values), name
+        assert_same_outputs(run(loaded, inputs, output_attentions=True, output_attention_maps=True), expected)
+
+
+@pytest.mark.parametrize("source", ["same-head", "without-head"])
+@every_model
+def test_vanilla_checkpoint_loads_and_only_evolution_is_new(case, source, tmp_path, transformers_log):
+    vanilla = case.vanilla_model() if source == "same-head" else case.vanilla_base_model()
+    vanilla.save_pretrained(tmp_path)
+    _, vanilla_info = case.vanilla_class.from_pretrained(tmp_path, output_loading_info=True)
+    vanilla_messages = [message for message in transformers_log if "LOAD REPORT" not in message]
+    config_class = case.model_class.config_class
+    values = {"ea_residual_weight": 0.3, "ea_conv_weight": 0.6}
+    if "num_labels" in case.config_values:
+        values["num_labels"] = case.config_values["num_labels"]
+
+    def load(loader, **kwargs):
+        transformers_log.clear()
+        return loader.from_pretrained(tmp_path, output_loading_info=True, **kwargs)
+
+    def check(model, info):
+        assert type(model) is case.model_class
+        assert model.config.model_type == config_class.model_type
+        assert (model.config.ea_residual_weight, model.config.ea_conv_weight) == (0.3, 0.6)
+        state = model.state_dict()
+        evolution = {name for name in state if ".evolution." in name}
+        assert evolution
+        assert set(info["missing_keys"]) == evolution | set(vanilla_info["missing_keys"])
+        assert set(info["unexpected_keys"]) == set(vanilla_info["unexpected_keys"])
+        assert not info["mismatched_keys"] and not info["error_msgs"]
+        for name, expected in vanilla.state_dict().items():
+            if name not in info["unexpected_keys"]:
+                # A checkpoint without head has no prefix either.
+                candidates = (name, f"{model.base_model_prefix}.{name}")
+                assert torch.equal(next(state[candidate] for candidate in candidates if candidate in state), expected)
+        # The report names the new modules; beside it there is nothing that the vanilla class would not say.
+        reports = [message for message in transformers_log if "LOAD REPORT" in message]
+        assert len(reports) == 1
+        assert reports[0].count(".evolution.") == 2  # a line for the weights and one for the biases
+        assert not any("model of type" in message for message in transformers_log)
+        assert [message for message in transformers_log if message not in reports] == vanilla_messages
+
+    check(*load(case.model_class, **values))
+    check(*load(case.model_class, config=config_class.from_pretrained(tmp_path, **values)))
+    check(*load(case.auto_class, config=config_class.from_pretrained(tmp_path, **values)))
+
+
+@every_family
+def test_new_evolution_modules_are_initialized(case, tmp_path):
+    """Not left as the memory happened to be, and in reach of the seed."""
+    case.vanilla_model().save_pretrained(tmp_path)
+    models = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        models.append(case.model_class.from_pretrained(tmp_path, ea_conv_weight=0.5))
+    states = [
+        {name: values for name, values in model.state_dict().items() if ".evolution." in name} for model in models
+    ]
+    for name, values in states[0].items():
+        assert torch.equal(values, states[1][name])
+        if name.endswith("bias"):
+            assert not values.any()
+        else:
+            assert 0 < values.std() < 0.1 and values.abs().max() < 1
+            assert not torch.equal(values, states[2][name])
+
+
+@every_model
+def test_base_model_of_a_head_is_evolving_and_runs_alone(case, tmp_path):
+    model = case.model()
+    base_case = next(other for other in BASE_CASES if type(other.config()) is type(model.config))
+    base_class = base_case.model_class
+    assert type(model.base_model) is base_class
+    model.save_pretrained(tmp_path)
+    loaded, info = base_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(".evolution." in name for name in info["missing_keys"] | info["unexpected_keys"])
+    inputs = base_case.batch().inputs
+    for name in ("last_hidden_state", "attention_maps"):
+        actual = run(model.base_model, inputs, output_attention_maps=True)[name]
+        assert_close(actual, run(loaded, inputs, output_attention_maps=True)[name], atol=0, rtol=0)
+
+
+@every_family
+def test_both_weights_zero_reports_nothing_new(case, tmp_path, transformers_log):
+    vanilla = case.vanilla_model()
+    vanilla.save_pretrained(tmp_path)
+    model, info = case.model_class.from_pretrained(
+        tmp_path, ea_residual_weight=0.0, ea_conv_weight=0.0, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert transformers_log == []
+    inputs = case.batch().inputs
+    assert_same_outputs(run(model, inputs), run(vanilla, inputs), atol=1e-6)
+
+
+@every_family
+def test_a_foreign_checkpoint_still_warns(case, tmp_path, transformers_log):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    case.model_class.config_class.from_pretrained(tmp_path)
+    assert any("model of type `gpt2`" in message for message in transformers_log)
+
+
+# torch.compile and torch.export
+
+
+@every_model
+def test_compiles_without_graph_breaks(case):
+    # The backend "eager" records the graph as the default does, and leaves out the C++ compiler.
+    model = case.model()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    for lengths, width in (((9, 1, 4), 11), ((3, 12), 13)):
+        inputs = case.batch(lengths, width=width).inputs
+        options = {"output_attentions": True, "output_attention_maps": True}
+        # First without compilation: Transformers installs the hooks for attentions at the first request, under a lock.
+        expected = run(model, inputs, **options)
+        assert_same_outputs(run(compiled, inputs, **options), expected, atol=1e-5)
+    torch.compiler.reset()
+
+
+@every_family
+def test_default_compiler_agrees(case):
+    model = case.model()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for lengths, width in (((9, 1, 4), 11), ((3, 12), 13)):
+        inputs = case.batch(lengths, width=width).inputs
+        assert_same_outputs(run(compiled, inputs), run(model, inputs), atol=1e-5)
+    torch.compiler.reset()
+
+
+@every_family
+def test_compiled_training_step_has_the_same_gradients(case):
+    model = case.model().train()
+    inputs = case.batch().inputs
+    expected = gradients(model, inputs)
+    model.zero_grad()
+    objective(torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)).backward()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, parameter in model.named_parameters():
+        assert_close(parameter.grad, expected[name], atol=1e-5 * scale, rtol=0)
+    torch.compiler.reset()
+
+
+@every_model
+def test_exports_with_dynamic_batch_and_length(case):
+    model = case.model()
+    example = case.batch([9, 4], width=11).inputs
+    exported = torch.export.export(
+        model, (), kwargs=example, dynamic_shapes=case.inputs.dynamic_shapes(example), strict=False
+    ).module()
+    for lengths, padding, width in (((9, 4), "right", 11), ((5, 1, 7, 2, 3), "left", 8), ((16, 17, 2), "mixed", 19)):
+        inputs = case.batch(lengths, padding, width).inputs
+        assert_same_outputs(exported(**inputs), run(model, inputs), atol=1e-5)
+
+
+# Outputs
+
+
+@every_model
+def test_attention_maps_are_what_the_attentions_come_from(case):
+    model = case.model()
+    inputs = case.batch().inputs
+    outputs = run(model, inputs, output_attentions=True, output_attention_maps=True)
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    assert len(outputs.attentions) == len(outputs.attention_maps) == layers
+    mask = inputs.get("attention_mask")
+    for attentions, maps in zip(outputs.attentions, outputs.attention_maps, strict=True):
+        assert attentions.shape == maps.shape and maps.shape[1] == heads
+        assert torch.isfinite(maps).all() and maps.abs().max() < 1e3  # no mask has leaked in
+        if mask is not None:
+            maps = maps.masked_fill(mask.flatten(0, -2)[:, None, None] == 0, -torch.inf)
+        assert_close(maps.softmax(dim=-1), attentions, atol=1e-6, rtol=0)
+    assert_close(outputs.attentions[-1].sum(-1), torch.ones_like(outputs.attentions[-1].sum(-1)))
+
+
+@every_model
+def test_attention_outputs_by_argument_and_by_config(case, tmp_path):
+    inputs = case.batch().inputs
+    model = case.model()
+    plain = run(model, inputs)
+    assert plain.get("attentions") is None and "attention_maps" not in plain
+    expected = run(model, inputs, output_attentions=True, output_attention_maps=True)
+    # Another path computes where nothing is recorded.
+    assert_same_outputs(plain, {name: expected[name] for name in plain}, atol=1e-5)
+
+    model.config.output_attentions = True
+    model.config.output_attention_maps = True
+    assert_same_outputs(run(model, inputs), expected)
+    switched_off = run(model, inputs, output_attentions=False, output_attention_maps=False)
+    assert_same_outputs(switched_off, plain)
+
+    configured = case.model(output_attentions=True, output_attention_maps=True)
+    assert_same_outputs(run(configured, inputs), expected)
+    configured.save_pretrained(tmp_path)
+    assert_same_outputs(run(case.model_class.from_pretrained(tmp_path), inputs), expected)
+    # Transformers allows attention outputs with "eager" only.
+    explicit = case.model(output_attentions=True, output_attention_maps=True, attn_implementation="evolving")
+    assert_same_outputs(run(explicit, inputs), expected)
+
+
+@every_model
+def test_attention_outputs_with_and_without_return_dict(case):
+    inputs = case.batch().inputs
+    model = case.model()
+    options = {"output_attentions": True, "output_attention_maps": True, "output_hidden_states": True}
+    expected = run(model, inputs, **options)
+    assert expected.attention_maps is expected["attention_maps"]
+    as_tuple = run(model, inputs, return_dict=False, **options)
+    assert isinstance(as_tuple, tuple)
+    # `attention_maps` comes last, so it moves no element that callers of the vanilla model know by its place.
+    assert list(expected)[-1] == "attention_maps"
+    assert_same_outputs(dict(zip(expected, as_tuple, strict=True)), expected)
+    vanilla = case.vanilla_model()
+    del options["output_attention_maps"]
+    assert list(run(model, inputs, **options)) == list(run(vanilla, inputs, **options))
+    assert len(run(model, inputs, return_dict=False)) == len(run(vanilla, inputs, return_dict=False))
+
+
+@every_family
+def test_attention_maps_carry_gradients(case):
+    model = case.model().train()
+    maps = model(**case.batch().inputs, output_attention_maps=True).attention_maps
+    maps[-1].sum().backward()
+    last_evolution = [module for module in model.modules() if type(module).__name__ == "AttentionEvolution"][-1]
+    assert last_evolution.conv.weight.grad.any()
+
+
+@every_padding
+def test_attention_called_eager_evolves_as_well(case, padding):
+    """Transformers itself asks for "eager" where attentions are to be returned."""
+    inputs = case.batch(padding=padding).inputs
+    expected = run(case.model(), inputs)
+    switched = case.model()
+    switched.set_attn_implementation("eager")
+    for model in (
+        switched,
+        case.model(attn_implementation="eager"),
+        case.model(attn_implementation="evolving"),
+        case.model(attn_implementation=None),
+    ):
+        assert_same_outputs(run(model, inputs), expected, atol=1e-5)
+
+
+# Numerics and state
+
+
+@every_model
+def test_bfloat16_autocast_stays_within_its_precision(case):
+    """As close to float32 as the vanilla model is, but for a factor that the two more operations may cost."""
+    inputs = case.batch().inputs
+
+    def error(model):
+        expected = tensors(run(model, inputs))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = tensors(run(model, inputs))
+        return {
+            name: ((actual[name].float() - values).norm() / values.norm()).item() for name, values in expected.items()
+        }
+
+    vanilla = error(case.vanilla_model())
+    for name, value in error(case.model()).items():
+        assert value <= max(3 * vanilla[name], 0.05), name
+
+
+@every_family
+def test_bfloat16_autocast_trains(case):
+    model = case.model().train()
+    inputs = case.batch().inputs
+    expected = gradients(model, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = gradients(model, inputs)
+    for name, gradient in actual.items():
+        assert gradient.dtype == torch.float32 and torch.isfinite(gradient).all(), name
+    actual, expected = (torch.cat([value.flatten() for value in grads.values()]) for grads in (actual, expected))
+    assert torch.cosine_similarity(actual, expected, dim=0) > 0.95
+
+
+@every_family
+def test_bfloat16_weights_keep_their_type(case):
+    model = case.model().to(torch.bfloat16)
+    outputs = run(model, case.batch().inputs, output_attentions=True, output_attention_maps=True)
+    for name, value in tensors(outputs).items():
+        assert value.dtype == torch.bfloat16 and torch.isfinite(value).all(), name
+
+
+@every_model
+def test_runs_repeat_bit_for_bit_and_leave_no_trace(case):
+    model = case.model()
+    inputs, others = case.batch().inputs, case.batch([3, 12], "left", 13).inputs
+    expected = run(model, inputs)
+    run(model, others, output_attention_maps=True)
+    objective(model(**others)).backward()
+    assert_same_outputs(run(model, inputs), expected)
+    with_gradients = model(**inputs)
+    assert_same_outputs({name: value.detach() for name, value in tensors(with_gradients).items()}, expected)
+    with torch.inference_mode():
+        assert_same_outputs(model(**inputs), expected)
+
+
+@every_family
+def test_dropout_repeats_under_the_same_seed(case):
+    model = case.model(**case.dropout(0.1)).train()
+    inputs = case.batch().inputs
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(tensors(run(model, inputs)))
+    for name in runs[0]:
+        assert torch.equal(runs[0][name], runs[1][name])
+        assert not torch.equal(runs[0][name], runs[2][name])
+
+
+@every_family
+def test_dropout_stays_out_of_the_maps(case):
+    """With dropout on the attention weights alone, the first two maps are those without."""
+    model = case.model()
+    inputs = case.batch().inputs
+    expected = run(model, inputs, output_attention_maps=True).attention_maps
+    for module in model.modules():
+        if hasattr(module, "evolution"):
+            module.train()
+            module.dropout.p = 0.5
+    maps = run(model, inputs, output_attention_maps=True).attention_maps
+    assert torch.equal(maps[0], expected[0])
+    assert not torch.equal(maps[1], expected[1])  # the second layer's scores have seen dropped outputs of the first
+
+
+@every_model
+def test_copy_and_pickle_are_bit_equal(case):
+    model = case.model()
+    inputs = case.batch().inputs
+    expected = run(model, inputs)
+    pickled = pickle.loads(pickle.dumps(model))
+    run(model, inputs, output_attentions=True)  # installs hooks, which a copy takes along
+    for other in (pickled, copy.deepcopy(model)):
+        assert type(other) is case.model_class
+        assert_same_outputs(run(other, inputs), expected)
+        with torch.no_grad():
+            next(other.parameters()).add_(1)
+    assert_same_outputs(run(model, inputs), expected)

@@ -1,0 +1,290 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every path gives what the reference path gives, saves what it promises, and runs when it should."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from ea_hf import AttentionEvolution, EABertConfig, EABertModel, evolution, evolution_fast
+from ea_hf.evolution import EvolutionState, evolving_attention_forward
+
+
+@dataclasses.dataclass
+class Case:
+    heads: int = 3
+    queries: int = 7
+    kernel_size: int = 3
+    residual_weight: float = 0.3
+    conv_weight: float = 0.6
+    is_causal: bool = False
+    padding: bool = True
+    dropout: float = 0.0
+    position_bias: bool = False
+    batch: int = 2
+
+    def __str__(self) -> str:
+        defaults = Case()
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return ",".join(f"{k}={v}" for k, v in changed.items() if v != getattr(defaults, k)) or "default"
+
+
+CASES = [
+    Case(),
+    Case(padding=False),
+    Case(dropout=0.3),
+    Case(position_bias=True),
+    Case(is_causal=True, position_bias=True, dropout=0.2),
+    Case(is_causal=True, kernel_size=5, padding=False),
+    Case(kernel_size=1, heads=2),
+    Case(kernel_size=5, queries=2),
+    Case(heads=1, queries=1, padding=False),
+    Case(residual_weight=0.0, position_bias=True),
+    Case(conv_weight=0.0, position_bias=True, dropout=0.1),
+    Case(residual_weight=1.0, conv_weight=1.0),
+    Case(batch=0, padding=False),
+]
+
+
+class Chain:
+    """Three layers of attention with random inputs, queries that see padding or the future blocked."""
+
+    def __init__(self, case: Case, dtype: torch.dtype, memory_efficient: bool = False):
+        torch.manual_seed(0)
+        self.case = case
+        self.modules = []
+        for layer_index in range(3):
+            module = nn.Module()
+            module.evolution = AttentionEvolution(
+                case.heads,
+                layer_index,
+                case.residual_weight,
+                case.conv_weight,
+                case.kernel_size,
+                memory_efficient=memory_efficient,
+                is_causal=case.is_causal,
+            ).to(dtype)
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.4)
+            self.modules.append(module)
+        shape = (case.batch, case.heads, case.queries, 4)
+        self.inputs = [(3 * torch.randn(shape, dtype=dtype)).requires_grad_() for _ in range(9)]
+        self.bias = None
+        if case.position_bias:
+            self.bias = torch.randn(1, case.heads, case.queries, case.queries, dtype=dtype, requires_grad=True)
+        self.mask = None
+        if case.padding or case.is_causal:
+            mask = torch.ones(case.batch, 1, case.queries, case.queries, dtype=torch.bool)
+            if case.padding:
+                mask[0, ..., -2:] = False
+                mask[1, ..., 0] = False
+            self.mask = mask.tril() if case.is_causal else mask
+        parameters = [parameter for module in self.modules for parameter in module.parameters()]
+        self.differentiable = [*self.inputs, *parameters, *([self.bias] if case.position_bias else [])]
+
+    def __call__(self, *_, training: bool = True) -> torch.Tensor:
+        torch.manual_seed(1)
+        state, outputs = EvolutionState(), []
+        for i, module in enumerate(self.modules):
+            module.train(training)
+            output, _ = evolving_attention_forward(
+                module,
+                *self.inputs[3 * i : 3 * i + 3],
+                self.mask,
+                dropout=self.case.dropout,
+                position_bias=self.bias,
+                evolution_state=state,
+            )
+            outputs.append(output)
+        return torch.cat(outputs)
+
+    def gradients(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        output = self()
+        weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(2))
+        return output, torch.autograd.grad((output * weights).sum(), self.differentiable)
+
+
+@pytest.fixture
+def force_reference(monkeypatch):
+    """A function that makes the reference path run from then on."""
+    return lambda: monkeypatch.setattr(evolution, "_needs_reference", lambda *_: True)
+
+
+def assert_equal(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Within 1e-10 (float64) or 1e-5 (float32) of the largest element, or of 1 if that is smaller."""
+    scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    limit = (1e-10 if actual.dtype == torch.float64 else 1e-5) * scale
+    torch.testing.assert_close(actual, expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_training_path_equals_reference(case, memory_efficient, dtype, force_reference):
+    chain = Chain(case, dtype, memory_efficient)
+    output, gradients = chain.gradients()
+    force_reference()
+    expected, expected_gradients = chain.gradients()
+    assert_equal(output, expected)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert_equal(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("block_bytes", [1, 300, 2000, 10**9])
+@pytest.mark.parametrize("case", [*CASES, Case(batch=5, queries=13, kernel_size=5)], ids=str)
+def test_inference_by_blocks_equals_reference(case, block_bytes, dtype, monkeypatch, force_reference):
+    monkeypatch.setattr(evolution_fast, "BLOCK_BYTES_PER_THREAD", block_bytes)
+    chain = Chain(case, dtype)
+    with torch.no_grad():
+        output = chain(training=False)
+        force_reference()
+        assert_equal(output, chain(training=False))
+
+
+@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
+@pytest.mark.parametrize(
+    "case",
+    [Case(queries=4, heads=2), Case(queries=4, heads=2, is_causal=True, dropout=0.2, position_bias=True)],
+    ids=str,
+)
+def test_training_path_passes_gradcheck(case, memory_efficient):
+    chain = Chain(case, torch.float64, memory_efficient)
+    # The third layer's kernel, the first layer's inputs and all between: the chain as a whole.
+    assert torch.autograd.gradcheck(chain, chain.differentiable)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_near_float32(dtype):
+    chain = Chain(Case(position_bias=False), torch.float32)
+    half = Chain(Case(position_bias=False), dtype)
+    half.inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in chain.inputs]
+    for ours, theirs in zip(half.modules, chain.modules, strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    precision = torch.finfo(dtype).eps * 64
+    torch.testing.assert_close(half().float(), chain(), rtol=precision, atol=precision)
+    with torch.no_grad():
+        torch.testing.assert_close(half(training=False).float(), chain(training=False), rtol=precision, atol=precision)
+
+
+def tiny_bert(**fields) -> EABertModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    config = EABertConfig(**{**sizes, "vocab_size": 99, "ea_residual_weight": 0.5, "ea_conv_weight": 0.5, **fields})
+    model = EABertModel(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def run_counting_paths(monkeypatch, model: EABertModel, **kwargs) -> set[str]:
+    """Which paths the layers of a model take."""
+    taken = set()
+    for name in ("_reference_attention", "_fast_attention"):
+        original = getattr(evolution, name)
+
+        def count(*args, name=name, original=original):
+            taken.add(name)
+            return original(*args)
+
+        monkeypatch.setattr(evolution, name, count)
+    model(torch.arange(1, 13).view(2, 6), attention_mask=torch.tensor([[1] * 6, [1] * 4 + [0] * 2]), **kwargs)
+    return taken
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_fast_path_runs_by_default(monkeypatch, grad):
+    with torch.set_grad_enabled(grad):
+        assert run_counting_paths(monkeypatch, tiny_bert()) == {"_fast_attention"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments"),
+    [
+        ({"attn_implementation": "eager"}, {}),
+        ({}, {"output_attentions": True}),
+        ({}, {"output_attention_maps": True}),
+    ],
+    ids=["additive mask", "attention weights", "maps"],
+)
+def test_reference_path_runs_where_the_others_cannot(monkeypatch, fields, arguments):
+    with torch.no_grad():
+        assert run_counting_paths(monkeypatch, tiny_bert(**fields), **arguments) == {"_reference_attention"}
+
+
+def test_reference_path_runs_with_another_activation(monkeypatch):
+    model = tiny_bert(ea_activation="gelu")
+    with torch.no_grad():  # the first layer has no activation
+        assert run_counting_paths(monkeypatch, model) == {"_fast_attention", "_reference_attention"}
+
+
+@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
+def test_checkpointed_layers_replay_with_their_maps(memory_efficient):
+    model = tiny_bert(ea_memory_efficient=memory_efficient).train()
+    input_ids = torch.arange(1, 13).view(2, 6)
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        model.zero_grad()
+        model(input_ids).pooler_output.pow(2).sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    expected = gradients()
+    model.activation_checkpointing_enable()
+    for gradient, other in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-6, atol=1e-6 * expected[0].abs().max().item())
+
+
+def saved_bytes(model: nn.Module, input_ids: torch.Tensor) -> int:
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(input_ids)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize(
+    ("memory_efficient", "dropout", "limit"), [(True, 0.0, 1.05), (True, 0.1, 0.75), (False, 0.1, 1.0)]
+)
+def test_saved_bytes_beside_eager_attention(memory_efficient, dropout, limit):
+    """Of the shape of BERT-base at 2 x 512, with two layers instead of twelve."""
+    from transformers import BertConfig, BertModel
+
+    fields = {"num_hidden_layers": 2, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    input_ids = torch.ones(2, 512, dtype=torch.long)
+    eager = BertModel(BertConfig(**fields, attn_implementation="eager"), add_pooling_layer=False).train()
+    config = EABertConfig(**fields, ea_memory_efficient=memory_efficient)
+    evolving = EABertModel(config, add_pooling_layer=False).train()
+    assert saved_bytes(evolving, input_ids) <= limit * saved_bytes(eager, input_ids)
+
+
+def test_results_do_not_depend_on_threads_and_repeat_exactly():
+    model, input_ids = tiny_bert(), torch.arange(1, 61).view(3, 20)
+    threads = torch.get_num_threads()
+    outputs = []
+    try:
+        for number in (1, 2, 1):
+            torch.set_num_threads(number)
+            with torch.no_grad():
+                outputs.append(model(input_ids).last_hidden_state)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(outputs[2], outputs[0])
+
+
+def test_deterministic_algorithms_are_supported():
+    model = tiny_bert().train()
+    torch.use_deterministic_algorithms(True)
+    try:
+        model(torch.arange(1, 13).view(2, 6)).pooler_output.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
