@@ -29,7 +29,7 @@ lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-figures: install  ## Draw the pictures of the README.
+figures: install  ## Draw the picture of the README, of the model that `make glue` made.
 	$(PYTHON) docs/draw_map_flow.py
 
 clean:  ## Delete what the other targets made, but for data and models.

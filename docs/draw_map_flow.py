@@ -42,7 +42,7 @@ def record_maps(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list
     evolutions = [module for module in model.modules() if isinstance(module, ea_hf.AttentionEvolution)]
     hooks = [evolution.register_forward_hook(record) for evolution in evolutions]
     with torch.no_grad():
-        model(**inputs)
+        model(**inputs, output_attention_maps=True)  # asked for its maps, it calls the modules
     for hook in hooks:
         hook.remove()
     return layers
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("checkpoint", nargs="?", default="output/film_sentiment")
     parser.add_argument("sentence", nargs="?", default="A film that never quite finds its feet.")
-    parser.add_argument("--head", type=int, default=1, help="From 1.")
+    parser.add_argument("--head", type=int, default=3, help="From 1.")
     parser.add_argument("--first_layer", type=int, default=1, help="From 1; three layers are shown.")
     parser.add_argument("--output", type=Path, default=Path("docs/map_flow.png"))
     args = parser.parse_args()
