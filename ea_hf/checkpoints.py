@@ -41,6 +41,12 @@ def checkpoint_steps(output_dir: Path) -> list[int]:
     return sorted(int(name.group(1)) for name in names if name)
 
 
+def delete_leftovers(output_dir: Path) -> None:
+    """Deletes what a run that was killed has half written or half deleted."""
+    for path in output_dir.glob(".*.incomplete"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
@@ -59,7 +65,7 @@ def save_checkpoint(
     name = f"checkpoint-{state['global_step']}"
     aside = output_dir / f".{name}.incomplete"
     if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
+        delete_leftovers(output_dir)
         aside.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(aside))
@@ -78,7 +84,7 @@ def save_checkpoint(
             shutil.rmtree(final)
         aside.rename(final)
         _sync(output_dir)
-        _delete_oldest(output_dir, limit, keep=state["best_checkpoint"])
+        _delete_oldest(output_dir, state["global_step"], limit, keep=state["best_checkpoint"])
     accelerator.wait_for_everyone()
 
 
@@ -90,14 +96,16 @@ def find_fault(checkpoint: Path) -> str | None:
         return f"it has no {MANIFEST}, so it was not written by this project or not completely"
     except ValueError as error:
         return f"its {MANIFEST} cannot be read ({error})"
+    if not isinstance(manifest, dict) or TRAINER_STATE not in manifest:
+        return f"its {MANIFEST} does not list {TRAINER_STATE}, so it was not written by this project"
     for name, expected in manifest.items():
         path = checkpoint / name
         if not path.is_file():
             return f"its file {name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"its file {name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+        if isinstance(expected, dict) and expected.get("bytes") != path.stat().st_size:
+            return f"its file {name} has {path.stat().st_size} bytes instead of {expected.get('bytes')}"
         if _fingerprint(path) != expected:
-            return f"its file {name} was altered: the SHA-256 sum differs"
+            return f"its file {name} is not the one that {MANIFEST} lists: the SHA-256 sum differs"
     return None
 
 
@@ -150,8 +158,9 @@ def _find_checkpoint(output_dir: Path, requested: str) -> Path | None:
     )
 
 
-def _delete_oldest(output_dir: Path, limit: int | None, keep: str | None) -> None:
-    names = [f"checkpoint-{step}" for step in checkpoint_steps(output_dir)]
+def _delete_oldest(output_dir: Path, newest: int, limit: int | None, keep: str | None) -> None:
+    # Checkpoints beyond the newest are from before the run went back: damaged, or not asked for.
+    names = [f"checkpoint-{step}" for step in checkpoint_steps(output_dir) if step <= newest]
     for name in names[:-limit] if limit else []:
         if name != keep:
             # Renamed first, so that a half-deleted one is not taken for a checkpoint.

@@ -9,6 +9,7 @@ the process. So a run that was killed at any moment and resumed ends with the sa
 
 import argparse
 import fcntl
+import gc
 import hashlib
 import json
 import logging
@@ -24,15 +25,18 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device, set_seed
-from transformers import PreTrainedModel, SchedulerType, get_scheduler
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device, set_seed
+from transformers import PreTrainedModel, get_scheduler
+from transformers.utils import CONFIG_NAME
 
 from .batching import MicroBatch, TrainingBatches, count_labels, data_loader, progress_bar
 from .checkpoints import (
     CHECKPOINT,
     TRAINER_STATE,
     checkpoint_steps,
+    delete_leftovers,
     find_checkpoint,
+    find_fault,
     save_checkpoint,
     write_json,
 )
@@ -43,8 +47,28 @@ logger = logging.getLogger(__name__)
 ARGUMENTS_FILE = "training_args.json"
 RESULTS_FILE = "all_results.json"
 LOCK_FILE = ".lock"
+# Those of Transformers' schedules that need nothing but the steps of the warm-up and of the run.
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 # Differences in these make a resumed run another run; differences in the others are allowed and said.
-IDENTITY = ("model", "train_dataset", "seed", "total_batch_size")
+IDENTITY = (
+    "model",
+    "train_dataset",
+    "seed",
+    "total_batch_size",
+    "group_by_length",
+    "metric_for_best_model",
+    # The optimizer's state holds these two.
+    "learning_rate",
+    "weight_decay",
+)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -74,7 +98,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_train_epochs", type=int, default=3)
     group.add_argument("--max_train_steps", type=int, help="Optimizer steps; overrides --num_train_epochs.")
     group.add_argument(
-        "--lr_scheduler_type", type=SchedulerType, default="linear", help="As in `transformers.get_scheduler`."
+        "--lr_scheduler_type", choices=SCHEDULES, default="linear", help="As in `transformers.get_scheduler`."
     )
     group.add_argument("--num_warmup_steps", type=int, default=0)
     group.add_argument("--seed", type=int, default=42, help="Of new weights, shuffling and dropout.")
@@ -120,9 +144,18 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for name in ("num_train_epochs", "max_train_steps", "logging_steps", "save_total_limit"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
-    for name in ("learning_rate", "weight_decay", "max_grad_norm", "num_warmup_steps", "seed"):
+    for name in (
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "num_warmup_steps",
+        "seed",
+        "dataloader_num_workers",
+    ):
         if not (math.isfinite(getattr(args, name)) and getattr(args, name) >= 0):
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be a finite number, at least 0.")
+    if args.seed >= 2**32:  # NumPy's limit
+        raise ValueError(f"--seed is {args.seed}; it must be less than {2**32}.")
     if args.load_best_model_at_end and args.eval_steps == "no":
         raise ValueError('--load_best_model_at_end needs evaluations, but --eval_steps is "no".')
 
@@ -131,11 +164,15 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
     """Sets up devices, processes, mixed precision, trackers, logging and the seed."""
     check_training_arguments(args)
     accelerator = Accelerator(
+        # Accelerate lets several processes on CPUs know of each other (by gloo) only if it is told to use the CPU.
+        cpu=not torch.accelerator.is_available(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to if args.with_tracking else None,
         project_dir=str(args.output_dir),
     )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("On a CPU, fp16 would quietly be float32. Choose --mixed_precision bf16 or no.")
     if accelerator.state.deepspeed_plugin is not None:
         # The engine usually reads it off a prepared data loader; ours shards by itself.
         config = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -166,23 +203,27 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
         args.output_dir.mkdir(parents=True, exist_ok=True)
         lock = (args.output_dir / LOCK_FILE).open("w")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Unlike flock, it is not inherited by the processes that load data, which outlive a killed run for a while.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             fault = [f"Another run is using {args.output_dir}. Wait for it, or choose another --output_dir."]
-        holds_run = (args.output_dir / ARGUMENTS_FILE).exists() or checkpoint_steps(args.output_dir)
+        # A configuration is the sign of a model, of whatever program.
+        holds_run = any((args.output_dir / name).exists() for name in (ARGUMENTS_FILE, CONFIG_NAME))
+        holds_run = holds_run or checkpoint_steps(args.output_dir)
         if fault[0] is None and holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
             fault = ["--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."]
         elif fault[0] is None and holds_run and args.overwrite_output_dir:
             _delete_run(args.output_dir)
         elif fault[0] is None and holds_run and not args.resume_from_checkpoint:
             fault = [
-                f"{args.output_dir} already holds a run. Go on with it (--resume_from_checkpoint latest), delete it "
+                f"{args.output_dir} already holds a run or a model. Go on with it (--resume_from_checkpoint latest), delete it "
                 "(--overwrite_output_dir), or choose another --output_dir."
             ]
     fault = [message for message in gather_object(fault) if message]
     if fault:
         raise ValueError(fault[0])
     if accelerator.is_main_process:
+        delete_leftovers(args.output_dir)
         arguments = {name: value for name, value in vars(args).items() if name != "hub_token"}
         write_json(args.output_dir / ARGUMENTS_FILE, json.loads(json.dumps(arguments, default=str)))
     if args.with_tracking:
@@ -194,8 +235,6 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
 def _delete_run(output_dir: Path) -> None:
     for step in checkpoint_steps(output_dir):
         shutil.rmtree(output_dir / f"checkpoint-{step}")
-    for path in output_dir.glob(".*.incomplete"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(output_dir / "logs", ignore_errors=True)
     for name in (ARGUMENTS_FILE, RESULTS_FILE):
         (output_dir / name).unlink(missing_ok=True)
@@ -244,6 +283,16 @@ def describe_model(model: PreTrainedModel) -> str:
     shapes = repr([(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()])
     evolution = {name: value for name, value in model.config.to_dict().items() if name.startswith("ea_")}
     return f"{type(model).__name__} {evolution} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}"
+
+
+def copy_weights_from_file(model: torch.nn.Module) -> None:
+    """Gives a loaded model weights of its own.
+
+    Transformers maps a checkpoint's file into memory, or copies it, as the circumstances are (`torchrun` is one). The
+    last bits of a product depend on where its factors begin in memory, and with them the metrics of an evaluation.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -302,9 +351,10 @@ def train(
             "train_dataset": describe_dataset(train_dataset),
             "total_batch_size": batches.total_batch_size,
             "max_train_steps": max_train_steps,
+            "mixed_precision": accelerator.mixed_precision,
+            "metric_for_best_model": metric_for_best_model,
             **{name: getattr(args, name) for name in ("seed", "learning_rate", "weight_decay", "max_grad_norm")},
-            "num_warmup_steps": args.num_warmup_steps,
-            "lr_scheduler_type": SchedulerType(args.lr_scheduler_type).value,
+            **{name: getattr(args, name) for name in ("num_warmup_steps", "lr_scheduler_type", "group_by_length")},
         }
     )
     if args.gradient_checkpointing:
@@ -380,10 +430,12 @@ def train(
     model.zero_grad(set_to_none=True)
 
     seconds, steps_done = time.perf_counter() - started, state.global_step - first_step
+    # A run that was resumed with fewer steps may end without a report.
+    losses = state.recent_losses or [state.log_history[-1]["loss"]]
     metrics = {
         "epoch": epochs(state),
         "global_step": state.global_step,
-        "train_loss": state.log_history[-1]["loss"],
+        "train_loss": sum(losses) / len(losses),
         "train_runtime": seconds,
         "train_samples_per_second": steps_done * batches.total_batch_size / seconds,
     }
@@ -393,6 +445,18 @@ def train(
         accelerator.load_state(str(args.output_dir / state.best_checkpoint))
         step_of_weights = int(CHECKPOINT.fullmatch(state.best_checkpoint).group(1))
     return TrainingResult(model, metrics, state.evaluations.get(str(step_of_weights)))
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Closes the trackers and the connection of the processes. The caller holds no prepared model any more.
+
+    Gloo hangs if a prepared model is what holds its process group last: the group then dies under Python's global
+    lock, and waits for a thread that wants this lock to free what it sent last.
+    """
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
@@ -443,8 +507,8 @@ def _note_best(
             f"--metric_for_best_model is {metric_for_best_model!r}, but the evaluation gives {', '.join(metrics)}."
         )
     value = metrics[metric_for_best_model]
-    better = state.best_metric is None or (
-        value > state.best_metric if greater_is_better else value < state.best_metric
+    better = not math.isnan(value) and (
+        state.best_metric is None or (value > state.best_metric if greater_is_better else value < state.best_metric)
     )
     if better:
         state.best_metric = value
@@ -493,15 +557,15 @@ def _optimizer_step(
             f"from 0). Nothing was updated with it; checkpoints in {args.output_dir} are as they were. Look at these "
             f"examples, or lower --learning_rate (now {args.learning_rate}).{advice}"
         )
-    if args.max_grad_norm > 0:
-        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        # With float16, Accelerate's scaler skips such a step by itself.
-        if norm is not None and accelerator.scaler is None and not torch.isfinite(norm):
-            raise NonFiniteLossError(
-                f"The gradient's norm is {norm.item()} at step {global_step + 1}, in the training examples "
-                f"{sorted(gather_object([index for part in step for index in part.indices]))} (counted from 0). "
-                f"Nothing was updated with it; checkpoints in {args.output_dir} are as they were."
-            )
+    # An infinite limit clips nothing, but the norm is still looked at.
+    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+    # With float16, Accelerate's scaler skips such a step by itself.
+    if norm is not None and accelerator.scaler is None and not torch.isfinite(norm):
+        raise NonFiniteLossError(
+            f"The gradient's norm is {norm.item()} at step {global_step + 1}, in the training examples "
+            f"{sorted(gather_object([index for part in step for index in part.indices]))} (counted from 0). "
+            f"Nothing was updated with it; checkpoints in {args.output_dir} are as they were."
+        )
     optimizer.step()
     optimizer.zero_grad()
     if not accelerator.optimizer_step_was_skipped:
@@ -520,11 +584,22 @@ def _resume(accelerator: Accelerator, args: argparse.Namespace, fresh: TrainerSt
         if name in changes:
             raise ValueError(
                 f"{checkpoint} belongs to another run: its {name} is {changes[name][0]!r}, now it is "
-                f"{changes[name][1]!r}. Resume with the same data, model, --seed and total batch size, or start anew."
+                f"{changes[name][1]!r}. Resume with what it had, or start anew in another --output_dir."
             )
     for name, (before, now) in changes.items():
         logger.warning(f"Resuming with {name} {now!r}; until now it was {before!r}.")
     accelerator.load_state(str(checkpoint))
+    # Accelerate counts micro-batches, and this run may have another number of them in a step.
+    accelerator.step = 0
+    if state.best_checkpoint is not None:
+        fault = find_fault(args.output_dir / state.best_checkpoint) if accelerator.is_main_process else None
+        fault = broadcast_object_list([fault])[0]
+        if fault is not None:
+            logger.warning(
+                f"The best checkpoint so far, {state.best_checkpoint}, cannot be used: {fault}. The best one will be "
+                "chosen among those to come."
+            )
+            state.best_metric = state.best_checkpoint = None
     logger.info(f"Resuming from {checkpoint}: step {state.global_step}, epoch {state.epoch}.")
     state.run = fresh.run
     return state

@@ -3,7 +3,8 @@
 """Fine-tunes an evolving-attention model on a GLUE task, or on local files of sentences or pairs of sentences.
 
     python glue/run_glue.py --model_name_or_path google-bert/bert-base-uncased --task_name mrpc --output_dir output/mrpc
-    accelerate launch glue/run_glue.py ...        # several processes, mixed precision, ...
+    torchrun --nproc_per_node 2 glue/run_glue.py ...      # several processes, on GPUs or on CPUs
+    accelerate launch glue/run_glue.py ...                # as `accelerate config` says
 
 A vanilla BERT becomes an EA-BERT on the fly; an evolving checkpoint is loaded as it is.
 """
@@ -12,7 +13,7 @@ import argparse
 import csv
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from ea_hf.publishing import push_to_hub, save_model_card
 from ea_hf.training import (
     RESULTS_FILE,
     add_training_arguments,
+    copy_weights_from_file,
     create_accelerator,
+    end_training,
     format_metrics,
     prepare_output_dir,
     save_model,
@@ -67,7 +70,9 @@ NAMED_LABELS = ("mnli", "qnli", "rte")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
     )
     group = parser.add_argument_group("data")
     group.add_argument("--task_name", choices=sorted(TASK_COLUMNS), help="A task of GLUE.")
@@ -114,11 +119,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
     if args.do_predict and args.task_name is None and args.test_file is None:
         parser.error("--do_predict needs --test_file")
-    if args.load_best_model_at_end and args.task_name is None and args.validation_file is None:
-        parser.error("--load_best_model_at_end needs --validation_file")
+    for name in ("load_best_model_at_end", "metric_for_best_model"):
+        if getattr(args, name) and args.task_name is None and args.validation_file is None:
+            parser.error(f"--{name} needs --validation_file")
+    model, output_dir = Path(args.model_name_or_path).resolve(), args.output_dir.resolve()
+    if (args.overwrite_output_dir or args.eval_only) and output_dir in (model, *model.parents) and model.exists():
+        parser.error(f"--output_dir {args.output_dir} holds the model to start from; choose another --output_dir")
     for name in ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    if args.task_name is None:
+        args.dataset_name = None
     return args
 
 
@@ -184,7 +195,9 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         config=config,
         ignore_mismatched_sizes=args.ignore_mismatched_sizes,
         trust_remote_code=args.trust_remote_code,
+        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
+    copy_weights_from_file(model)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ValueError(
             f"The tokenizer of {args.model_name_or_path} has {len(tokenizer)} tokens, but the model only "
@@ -233,20 +246,28 @@ def tokenize(
     return splits
 
 
-def collator(tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Callable[[list[dict]], dict]:
-    # Multiples of 8 suit the tensor cores of mixed precision.
-    pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if accelerator.mixed_precision != "no" else None)
+class Collator:
+    """Makes a batch; a class and not a function in a function, because spawned data workers get it pickled."""
 
-    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-        return dict(pad([{key: value for key, value in example.items() if key != "length"} for example in examples]))
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator):
+        # Multiples of 8 suit the tensor cores of mixed precision.
+        multiple = 8 if accelerator.mixed_precision != "no" else None
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
 
-    return collate
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return dict(self.pad([{name: row[name] for name in row if name != "length"} for row in examples]))
 
 
 def predict_logits(
-    args: argparse.Namespace, accelerator: Accelerator, model: torch.nn.Module, split: Any, collate: Callable
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    splits: dict[str, Any],
+    name: str,
+    collate: Callable,
 ) -> np.ndarray:
     """(examples, labels), in the order of the split."""
+    split = splits[name]
 
     def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
         batch.pop("labels", None)
@@ -262,32 +283,49 @@ def predict_logits(
         lengths=split["length"],
         num_workers=args.dataloader_num_workers,
     )
-    return np.stack(rows)
+    logits = np.stack(rows)
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(wrong) > 0:
+        raise ValueError(
+            f"The model gives NaN or infinity for {len(wrong)} of {len(logits)} examples of {name}, first for example "
+            f"{wrong[0]} (counted from 0)."
+        )
+    return logits
 
 
-def to_predictions(logits: np.ndarray, is_regression: bool) -> np.ndarray:
-    return logits[:, 0].astype(np.float64) if is_regression else logits.argmax(axis=1)
+def to_predictions(logits: np.ndarray, data: TaskData) -> np.ndarray:
+    """Values, or indices of `data.task_labels`."""
+    if data.labels is None:
+        return logits[:, 0].astype(np.float64)
+    return to_task_labels(logits.argmax(axis=1), data)
+
+
+def to_task_labels(indices: Sequence[int], data: TaskData) -> np.ndarray:
+    """From the model's order of the labels to the task's, in which GLUE's metrics and its server count."""
+    return np.array([data.task_labels.index(label) for label in data.labels])[indices]
 
 
 def make_evaluation(
-    args: argparse.Namespace, accelerator: Accelerator, splits: dict[str, Any], collate: Callable, is_regression: bool
+    args: argparse.Namespace, accelerator: Accelerator, data: TaskData, splits: dict[str, Any], collate: Callable
 ) -> Callable[[torch.nn.Module], dict[str, float]] | None:
     """A function that scores a model on all validation splits.
 
     MNLI's two splits give `accuracy` (matched) and `accuracy_mismatched`.
     """
-    names = [name for name in splits if name.startswith("validation")]
-    if not names:
+    metric = load_metric(args, data)
+    references = {
+        name: splits[name]["labels"] if data.labels is None else to_task_labels(splits[name]["labels"], data)
+        for name in splits
+        if name.startswith("validation")
+    }
+    if not references:
         return None
-    metric = evaluate.load(METRIC_MODULE, args.task_name or ("regression" if is_regression else "classification"))
 
     def score(model: torch.nn.Module) -> dict[str, float]:
         metrics = {}
-        for name in names:
-            predictions = to_predictions(
-                predict_logits(args, accelerator, model, splits[name], collate), is_regression
-            )
-            values = metric.compute(predictions=predictions, references=splits[name]["labels"])
+        for name in references:
+            predictions = to_predictions(predict_logits(args, accelerator, model, splits, name, collate), data)
+            values = metric.compute(predictions=predictions, references=references[name])
             suffix = "_mismatched" if name.endswith("_mismatched") else ""
             metrics |= {key + suffix: value for key, value in values.items()}
         return metrics
@@ -295,25 +333,43 @@ def make_evaluation(
     return score
 
 
+def find_best_metric(args: argparse.Namespace, data: TaskData) -> str | None:
+    """Which metric tells the best checkpoint; `None` if there is nothing to evaluate on."""
+    if not any(name.startswith("validation") for name in data.splits):
+        return None
+    names = list(load_metric(args, data).compute(predictions=[0, 1], references=[0, 1]))
+    names += [f"{name}_mismatched" for name in names if "validation_mismatched" in data.splits]
+    if args.metric_for_best_model not in (None, *names):
+        raise ValueError(
+            f"--metric_for_best_model is {args.metric_for_best_model!r}, but the evaluation gives {', '.join(names)}."
+        )
+    return args.metric_for_best_model or names[0]
+
+
+def load_metric(args: argparse.Namespace, data: TaskData) -> evaluate.EvaluationModule:
+    local_files = "regression" if data.labels is None else "classification"
+    return evaluate.load(METRIC_MODULE, args.task_name or local_files)
+
+
 def write_predictions(
     args: argparse.Namespace,
     accelerator: Accelerator,
     model: torch.nn.Module,
+    data: TaskData,
     splits: dict[str, Any],
     collate: Callable,
-    labels: list[str] | None,
 ) -> None:
     """Writes a tab-separated file per test split: `index`, `prediction`; for GLUE's tasks as the server takes them."""
-    for name, split in splits.items():
+    for name in splits:
         if not name.startswith("test") and name != "ax":
             continue
-        predictions = to_predictions(predict_logits(args, accelerator, model, split, collate), labels is None)
-        if labels is None and args.task_name == "stsb":
+        predictions = to_predictions(predict_logits(args, accelerator, model, splits, name, collate), data)
+        if data.labels is None and args.task_name == "stsb":
             rows = [f"{min(max(value, 0.0), 5.0):.3f}" for value in predictions]
-        elif labels is None:
+        elif data.labels is None:
             rows = [repr(float(value)) for value in predictions]
         elif args.task_name is None or args.task_name in NAMED_LABELS:
-            rows = [labels[index] for index in predictions]
+            rows = [data.task_labels[index] for index in predictions]
         else:
             rows = [str(index) for index in predictions]
         path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), "predictions.tsv")
@@ -332,11 +388,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with accelerator.local_main_process_first():
         data = load_data(args)
     model, tokenizer = load_model(args, data)
+    best_metric = find_best_metric(args, data)
     lock = prepare_output_dir(accelerator, args)
     splits = tokenize(args, accelerator, data, tokenizer)
-    collate = collator(tokenizer, accelerator)
-    is_regression = data.labels is None
-    score = make_evaluation(args, accelerator, splits, collate, is_regression)
+    collate = Collator(tokenizer, accelerator)
+    score = make_evaluation(args, accelerator, data, splits, collate)
     base_model = model.config.name_or_path
 
     def save_assets(directory: Path) -> None:
@@ -348,9 +404,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if args.eval_only:
         model = accelerator.prepare_model(model, evaluation_mode=True)
     else:
-        metric = args.metric_for_best_model
-        if metric is None and score is not None:
-            metric = {"cola": "matthews_correlation"}.get(args.task_name, "pearson" if is_regression else "accuracy")
         trained = train(
             accelerator,
             args,
@@ -359,13 +412,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             collate,
             score,
             save_assets,
-            metric_for_best_model=metric,
-            greater_is_better=metric not in ("mse",),
+            metric_for_best_model=best_metric,
+            greater_is_better=best_metric != "mse",
             lengths=splits["train"]["length"],
         )
-        model = trained.model
+        model, scores = trained.model, trained.evaluation
         results |= trained.metrics
-        scores = trained.evaluation
+        del trained
         save_model(accelerator, model, args.output_dir)
         if accelerator.is_main_process:
             tokenizer.save_pretrained(args.output_dir)
@@ -375,7 +428,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if scores:
         logger.info(f"Final evaluation: {format_metrics(scores)}")
     if args.do_predict:
-        write_predictions(args, accelerator, model, splits, collate, data.labels)
+        write_predictions(args, accelerator, model, data, splits, collate)
     if accelerator.is_main_process:
         write_json(args.output_dir / RESULTS_FILE, results)
         if not args.eval_only:
@@ -390,7 +443,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 base_model=base_model,
                 metrics=scores,
             )
-    accelerator.end_training()
+    model = accelerator.unwrap_model(model)
+    end_training(accelerator)
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     if lock is not None:

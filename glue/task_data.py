@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the data of a GLUE task or of local files, and finds what is wrong with it before anything is trained."""
 
+import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
 
@@ -38,6 +40,7 @@ class TaskData:
             columns, and `label` (label's index or value) where the split has labels.
         text_columns: one or two names.
         labels: the names of the classes in order of their index; `None` for regression.
+        task_labels: the same in the task's own order, whichever order a model has given `labels`.
         sources: where each split is from, for messages and the model card.
     """
 
@@ -45,10 +48,14 @@ class TaskData:
     text_columns: Sequence[str]
     labels: list[str] | None
     sources: dict[str, str]
+    task_labels: list[str] | None = field(init=False)
+
+    def __post_init__(self):
+        self.task_labels = self.labels
 
 
 def load_task(dataset_name: str, task_name: str) -> TaskData:
-    """Loads a GLUE task from the Hub, or from a local copy of the Hub's repository.
+    """Loads a GLUE task, or "ax", the diagnostic set of MNLI, from the Hub or from a local copy of its repository.
 
     Raises:
         ConnectionError: the Hub cannot be reached.
@@ -62,11 +69,12 @@ def load_task(dataset_name: str, task_name: str) -> TaskData:
         ) from error
     feature = next(iter(raw.values())).features["label"]
     labels = feature.names if isinstance(feature, ClassLabel) else None
+    text_columns = TASK_COLUMNS["mnli" if task_name == "ax" else task_name]
     splits = {}
     for name, split in raw.items():
-        columns = [*TASK_COLUMNS[task_name], "label"] if not name.startswith("test") else TASK_COLUMNS[task_name]
+        columns = [*text_columns, "label"] if not name.startswith("test") else text_columns
         splits[name] = split.select_columns(list(columns))
-    return TaskData(splits, TASK_COLUMNS[task_name], labels, dict.fromkeys(splits, dataset_name))
+    return TaskData(splits, text_columns, labels, dict.fromkeys(splits, dataset_name))
 
 
 def load_files(
@@ -112,7 +120,7 @@ def load_files(
     is_regression = problem_type == "regression" or (
         problem_type is None
         and reference != "test"
-        and raw[reference].features[label_column_name].dtype.startswith("float")
+        and _type_name(raw[reference], label_column_name).startswith("float")
     )
     labels = None
     if not is_regression:
@@ -162,14 +170,13 @@ def read_file(path: str) -> Dataset:
         raise ValueError(f"{path} ends with {file.suffix!r}; known are {', '.join(READERS)}.")
     if file.stat().st_size == 0:
         raise ValueError(f"{path} is empty.")
-    options = {}
-    if READERS[file.suffix] == "csv":
-        # Words such as "null" and "NA" are text.
-        options = {"keep_default_na": False, "na_values": [""]}
-        if file.suffix == ".tsv":
-            options |= {"sep": "\t", "quoting": 3}
     try:
-        dataset = load_dataset(READERS[file.suffix], data_files=str(file), split="train", **options)
+        if READERS[file.suffix] == "csv":
+            dataset = _read_csv(file)
+        else:
+            if READERS[file.suffix] == "json":
+                _check_encoding(file)
+            dataset = load_dataset(READERS[file.suffix], data_files=str(file))["train"]
     except Exception as error:  # the readers of pandas and Arrow raise many kinds
         cause = error
         while cause.__cause__ is not None:
@@ -178,6 +185,34 @@ def read_file(path: str) -> Dataset:
     if len(dataset) == 0:
         raise ValueError(f"{path} has no rows.")
     return dataset
+
+
+def _read_csv(file: Path) -> Dataset:
+    _check_encoding(file)
+    options = {"sep": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
+    # Words such as "null" and "NA" are text. A column's type is found from all of its rows.
+    frame = pd.read_csv(file, keep_default_na=False, na_values=[""], low_memory=False, **options)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the surplus for names of the rows
+        raise ValueError(
+            f"its rows have more fields than its header, which names {', '.join(map(repr, frame.columns))}; is a text "
+            "with a separator in it not quoted?"
+        )
+    return Dataset.from_pandas(frame)
+
+
+def _check_encoding(file: Path) -> None:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {number} is not UTF-8: {line[max(0, error.start - 20) :][:40]!r}") from None
+
+
+def _type_name(dataset: Dataset, column: str) -> str:
+    """Such as "string" or "float64"; nested values have the name of their class."""
+    feature = dataset.features[column]
+    return getattr(feature, "dtype", type(feature).__name__)
 
 
 def _find_text_columns(
@@ -193,7 +228,7 @@ def _find_text_columns(
     for columns in sorted(KNOWN_COLUMNS, key=len, reverse=True):
         if all(column in others for column in columns):
             return columns
-    texts = tuple(name for name in others if dataset.features[name].dtype in ("string", "large_string"))
+    texts = tuple(name for name in others if _type_name(dataset, name) in ("string", "large_string"))
     if len(texts) in (1, 2):
         return texts
     raise ValueError(
@@ -220,6 +255,8 @@ def _check_texts(values: Sequence, path: str, column: str, allow_empty: bool) ->
 
 
 def _check_classes(values: Sequence, path: str, column: str) -> list[str]:
+    # Integers are read as decimal numbers where one is missing.
+    values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
     wrong = [row for row, value in enumerate(values, 1) if not isinstance(value, str | int)]
     if wrong:
         raise ValueError(
