@@ -16,7 +16,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 install: $(VENV)/installed  ## Install the package and all that its scripts and tests need into .venv.
 
-glue: install  ## Fine-tune EA-BERT on film reviews, about ten minutes on two cores.
+glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two cores.
 	$(PYTHON) glue/offline.py
 
 test: install  ## Run all tests.

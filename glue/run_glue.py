@@ -102,6 +102,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
     group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
     group.add_argument("--ea_activation", help='Default: the checkpoint\'s, or "relu".')
+    group.add_argument(
+        "--ea_memory_efficient",
+        action="store_true",
+        default=None,
+        help="Save less for the backward pass, and compute more.",
+    )
     group.add_argument("--use_slow_tokenizer", action="store_true")
     group.add_argument("--trust_remote_code", action="store_true")
     group.add_argument("--ignore_mismatched_sizes", action="store_true", help="Take a new head if the sizes differ.")
@@ -171,7 +177,13 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
     """The evolving model with a head for the task, and its tokenizer. Reorders the labels to a checkpoint's own."""
     overrides = {
         name: getattr(args, name)
-        for name in ("ea_residual_weight", "ea_conv_weight", "ea_kernel_size", "ea_activation")
+        for name in (
+            "ea_residual_weight",
+            "ea_conv_weight",
+            "ea_kernel_size",
+            "ea_activation",
+            "ea_memory_efficient",
+        )
         if getattr(args, name) is not None
     }
     config = evolving_config_from_pretrained(
