@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The equations of `evolution.py`, with less memory traffic. `evolution.py` says when they run instead of its own.
 
-What is saved, beside temporary maps: the scores are added to the previous map within the matrix product; conv_weight
-is folded into the kernel (c * relu(conv(x)) = relu(conv'(x)) for c >= 0), so these paths are for ReLU only; blocked
-cells are overwritten in place, since the next layer blocks them anyway.
+The scores are added to the previous map within the matrix product; conv_weight is folded into the kernel
+(c * relu(conv(x)) = relu(conv'(x)) for c >= 0), so these paths are for ReLU only; the cells of a map that the mask hides
+are overwritten in place, since the next layer blocks and hides them again.
 """
 
 from typing import Any, NamedTuple
