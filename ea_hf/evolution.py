@@ -34,9 +34,7 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 from .evolution_cache import (
     CROPPABLE_ROWS,
     EvolvingCacheLayer,
-    evolve_cache,
     evolving_cache_layer,
-    self_attention_cache,
 )
 from .evolution_fast import EvolvingAttention, Layer, infer
 
@@ -633,15 +631,6 @@ class EvolvingPreTrainedModel:
                     f"with `{type(model.config).__name__}.from_pretrained({str(pretrained_model_name_or_path)!r})`."
                 )
         return loaded
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> None:
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
-        if cache is None or self_attention_cache(cache).get_seq_length() > 0:  # a filled one was checked at first use
-            return
-        evolve_cache(cache, self.config.get_text_config(decoder=True).num_hidden_layers)
-        if generation_config.is_assistant:  # Transformers has asked the vanilla layers
-            cache.activate_past_recording()
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         return _check_attn_implementation(requested_attention)
