@@ -612,6 +612,12 @@ class EvolvingPreTrainedModel:
                 module.has_chains = True
         super().post_init()
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For custom code Transformers leaves out modules that have no parameter of their own, in case it initializes
+        # weights by other means. T5's heads and feed-forward layers are such modules, and would get std 1.
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
