@@ -7,6 +7,7 @@ Importing this package registers its configurations and models with Transformers
 
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_t5 import EAT5Config
 from .evolution import AttentionEvolution
 from .modeling_ea_bert import (
     EABertForMaskedLM,
@@ -17,6 +18,13 @@ from .modeling_ea_bert import (
     EABertForTokenClassification,
     EABertModel,
     EABertPreTrainedModel,
+)
+from .modeling_ea_t5 import (
+    EAT5EncoderModel,
+    EAT5ForConditionalGeneration,
+    EAT5ForSequenceClassification,
+    EAT5Model,
+    EAT5PreTrainedModel,
 )
 
 
@@ -35,5 +43,11 @@ __all__ = [
     "EABertForTokenClassification",
     "EABertModel",
     "EABertPreTrainedModel",
+    "EAT5Config",
+    "EAT5EncoderModel",
+    "EAT5ForConditionalGeneration",
+    "EAT5ForSequenceClassification",
+    "EAT5Model",
+    "EAT5PreTrainedModel",
     "evolving_config_from_pretrained",
 ]

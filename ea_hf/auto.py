@@ -11,13 +11,17 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoModelForTextEncoding,
     AutoTokenizer,
     BertTokenizer,
+    T5Tokenizer,
 )
 
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_t5 import EAT5Config
 from .evolution import EvolvingConfig
 from .modeling_ea_bert import (
     EABertForMaskedLM,
@@ -28,10 +32,16 @@ from .modeling_ea_bert import (
     EABertForTokenClassification,
     EABertModel,
 )
+from .modeling_ea_t5 import (
+    EAT5EncoderModel,
+    EAT5ForConditionalGeneration,
+    EAT5ForSequenceClassification,
+    EAT5Model,
+)
 
 
 # Configuration class, tokenizer class.
-FAMILIES = ((EABertConfig, BertTokenizer),)
+FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
 
 MODELS = (
     (AutoModel, EABertModel),
@@ -41,6 +51,11 @@ MODELS = (
     (AutoModelForTokenClassification, EABertForTokenClassification),
     (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
     (AutoModelForMultipleChoice, EABertForMultipleChoice),
+    (AutoModel, EAT5Model),
+    (AutoModelForPreTraining, EAT5ForConditionalGeneration),
+    (AutoModelForSeq2SeqLM, EAT5ForConditionalGeneration),
+    (AutoModelForTextEncoding, EAT5EncoderModel),
+    (AutoModelForSequenceClassification, EAT5ForSequenceClassification),
 )
 
 
