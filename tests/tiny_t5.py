@@ -27,7 +27,7 @@ TINY_T5 = {
     "d_ff": 32,
     "num_layers": 3,
     "num_decoder_layers": 2,
-    "initializer_factor": 3.0,
+    "initializer_factor": 1.5,
     "dropout_rate": 0.0,
 }
 
