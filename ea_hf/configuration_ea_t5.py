@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
 from .evolution import EvolvingConfig
+from .evolution_cache import EvolvingDynamicLayer
 
 
 @strict
@@ -39,11 +40,12 @@ class EAT5Config(EvolvingConfig, T5Config):
     ea_cross_attention: bool = True
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "EAT5Config":
-        # Transformers makes a cache for as many layers as this says, and T5's has the encoder's number.
         config = super().get_text_config(decoder=decoder, encoder=encoder)
-        if decoder and not encoder and self.num_decoder_layers != self.num_layers:
+        if decoder and not encoder:
+            # From this Transformers makes caches: one layer for each of the decoder, of the kind that holds map rows.
             config = copy.deepcopy(config)
             config.num_layers = self.num_decoder_layers
+            config.layer_types = [EvolvingDynamicLayer._layer_type] * config.num_layers
         return config
 
 

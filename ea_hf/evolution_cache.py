@@ -65,10 +65,11 @@ class EvolvingCacheLayer(CacheLayerMixin):
 class EvolvingDynamicLayer(EvolvingCacheLayer, DynamicLayer):
     """`DynamicLayer` with the rows of the maps.
 
-    It keeps the rows that the next call needs, and those of the last call, up to 32 of them, so that so many tokens can
-    be cropped. After `activate_past_recording`, as in assisted decoding, it keeps all rows until the next crop.
+    It keeps the rows that the next call needs, and those of the last call, up to `CROPPABLE_ROWS` of them, so that as
+    many tokens can be cropped. After `activate_past_recording`, as in assisted decoding, it keeps all rows until the next crop.
     """
 
+    _layer_type = "evolving_attention"  # under which `DynamicCache(config=...)` finds it
     record_past = False
     _rows_above = 0
 
@@ -134,6 +135,8 @@ class EvolvingDynamicLayer(EvolvingCacheLayer, DynamicLayer):
 class EvolvingStaticLayer(EvolvingCacheLayer, StaticLayer):
     """`StaticLayer` with the rows of the maps, as many as the next call needs, in tensors that never move."""
 
+    _layer_type = "evolving_attention"
+
     def holds_rows(self, queries: int) -> bool:
         return True
 
@@ -158,42 +161,18 @@ class EvolvingStaticLayer(EvolvingCacheLayer, StaticLayer):
 EVOLVING_LAYERS = {DynamicLayer: EvolvingDynamicLayer, StaticLayer: EvolvingStaticLayer}
 
 
-def self_attention_cache(past_key_values: Cache) -> Cache:
-    return (
-        past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else past_key_values
-    )
-
-
-def evolve_cache(past_key_values: Cache, num_layers: int) -> None:
-    """Makes a cache hold the rows of attention maps, in place, before a model has filled it.
-
-    A model does so by itself with the cache that it is given. Calling this first is needed only where
-    `activate_past_recording` is to take effect from the first token, or where the first call is compiled.
-
-    Args:
-        num_layers: number of layers of the decoder.
-
-    Raises:
-        ValueError: a layer of the cache is of a kind that cannot hold them, or the cache has tokens already.
-    """
-    cache = self_attention_cache(past_key_values)
-    if cache.layer_class_to_replicate is not None:
-        while len(cache.layers) < num_layers:
-            cache.layers.append(cache.layer_class_to_replicate())
-    for layer_idx in range(len(cache.layers)):
-        evolving_cache_layer(past_key_values, layer_idx, 0)
-
-
 def evolving_cache_layer(past_key_values: Cache, layer_idx: int, queries: int) -> EvolvingCacheLayer:
-    """The layer of the self-attention cache, which becomes an evolving one if it is not.
+    """The layer of the self-attention cache, which becomes an evolving one if it is vanilla.
 
     Args:
         queries: number of tokens that this call has put into the cache.
 
     Raises:
-        ValueError: see `evolve_cache`.
+        ValueError: the layer is of a kind that cannot hold rows of maps, or another model has filled it.
     """
-    layer = self_attention_cache(past_key_values).layers[layer_idx]
+    is_encoder_decoder = isinstance(past_key_values, EncoderDecoderCache)
+    cache = past_key_values.self_attention_cache if is_encoder_decoder else past_key_values
+    layer = cache.layers[layer_idx]
     if isinstance(layer, EvolvingCacheLayer):
         return layer
     if type(layer) not in EVOLVING_LAYERS:
@@ -201,10 +180,11 @@ def evolving_cache_layer(past_key_values: Cache, layer_idx: int, queries: int) -
             f"The cache has a {type(layer).__name__}, which cannot hold the rows of attention maps. Use a `DynamicCache` "
             "or a `StaticCache`, or leave `past_key_values` and `cache_implementation` out."
         )
-    if int(layer.get_seq_length()) > queries:
+    earlier = int(layer.get_seq_length()) - queries
+    if earlier > 0:
         raise ValueError(
-            f"The cache holds {int(layer.get_seq_length()) - queries} tokens without the rows of their attention maps. Fill "
-            "it with this model from its first token on."
+            f"The cache holds {earlier} tokens without the rows of their attention maps. Fill it with this model from its "
+            "first token on."
         )
     layer.__class__ = EVOLVING_LAYERS[type(layer)]
     return layer
