@@ -31,7 +31,7 @@ ARGUMENTS = [
     *("--config_overrides", MODEL),
     *("--per_device_train_batch_size", "32"),
     *("--per_device_eval_batch_size", "64"),
-    *("--learning_rate", "1e-3"),
+    *("--learning_rate", "3e-3"),
     *("--lr_scheduler_type", "cosine"),
     *("--num_warmup_steps", "300"),
     *("--label_smoothing_factor", "0.1"),
