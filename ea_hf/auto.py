@@ -22,7 +22,7 @@ from transformers import (
 
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_t5 import EAT5Config
-from .evolution import EvolvingConfig
+from .configuration_evolving import EvolvingConfig
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
