@@ -7,6 +7,8 @@ Importing this package registers its configurations and models with Transformers
 
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
 from .modeling_ea_bert import (
     EABertForMaskedLM,
@@ -17,6 +19,18 @@ from .modeling_ea_bert import (
     EABertForTokenClassification,
     EABertModel,
     EABertPreTrainedModel,
+)
+from .modeling_ea_resnet import (
+    EAResNetBackbone,
+    EAResNetForImageClassification,
+    EAResNetModel,
+    EAResNetPreTrainedModel,
+)
+from .modeling_ea_vit import (
+    EAViTForImageClassification,
+    EAViTForMaskedImageModeling,
+    EAViTModel,
+    EAViTPreTrainedModel,
 )
 
 
@@ -35,5 +49,15 @@ __all__ = [
     "EABertForTokenClassification",
     "EABertModel",
     "EABertPreTrainedModel",
+    "EAResNetBackbone",
+    "EAResNetConfig",
+    "EAResNetForImageClassification",
+    "EAResNetModel",
+    "EAResNetPreTrainedModel",
+    "EAViTConfig",
+    "EAViTForImageClassification",
+    "EAViTForMaskedImageModeling",
+    "EAViTModel",
+    "EAViTPreTrainedModel",
     "evolving_config_from_pretrained",
 ]

@@ -70,7 +70,7 @@ def assert_rows_equal_alone(case, model, examples, batch, tolerance=1e-5, **kwar
     for row, (example, positions) in enumerate(zip(examples, batch.positions, strict=True)):
         alone = run(model, {name: values[None] for name, values in example.items()}, **kwargs)
         for name, expected in tensors(alone).items():
-            if name in case.pooled and any(real[0] > 0 for real in positions.values()):
+            if name in case.means or (name in case.pooled and any(real[0] > 0 for real in positions.values())):
                 continue
             # Multiple choice folds its choices into the batch of hidden states and attention maps.
             actual = pick(together[name].unflatten(0, (len(examples), -1))[row], positions)
@@ -665,7 +665,10 @@ def test_dropout_stays_out_of_the_maps(case):
     for module in model.modules():
         if hasattr(module, "evolution"):
             module.train()
-            module.dropout.p = 0.5
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.5
+            else:
+                module.dropout.p = 0.5
     maps = run(model, inputs, output_attention_maps=True).attention_maps
     assert torch.equal(maps[0], expected[0])
     assert not torch.equal(maps[1], expected[1])  # the second layer's scores have seen dropped outputs of the first

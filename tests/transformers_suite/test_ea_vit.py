@@ -1,0 +1,59 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+
+import unittest
+
+import torch
+
+from ea_hf import EAViTConfig, EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
+
+from .common import EvolvingModelTesterMixin, ImageModelTester
+
+
+class EAViTModelTester(ImageModelTester):
+    config_class = EAViTConfig
+    patch_size = 4
+    hidden_size = 32
+    num_hidden_layers = 2
+    num_attention_heads = 4
+
+    @property
+    def seq_length(self):
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    def config_fields(self):
+        return {
+            **super().config_fields(),
+            "patch_size": self.patch_size,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": 37,
+            "encoder_stride": self.patch_size,
+            "initializer_range": 0.2,
+        }
+
+
+class EAViTModelTest(EvolvingModelTesterMixin, unittest.TestCase):
+    model_tester_class = EAViTModelTester
+    all_model_classes = (EAViTModel, EAViTForImageClassification, EAViTForMaskedImageModeling)
+    lacks = (
+        "a decoder",
+        "a sliding window",
+        "a tensor-parallel plan",
+        "experts",
+        "modules kept in float32",
+        "rotary positions",
+        "sub-configurations",
+    )
+
+    test_resize_embeddings = False
+
+    _torch_compile_train_cls = EAViTForImageClassification
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if model_class is EAViTForMaskedImageModeling:
+            patches = self.model_tester.seq_length - 1
+            inputs["bool_masked_pos"] = torch.arange(self.model_tester.batch_size * patches).view(-1, patches) % 3 == 0
+        return inputs
