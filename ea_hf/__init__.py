@@ -8,6 +8,7 @@ Importing this package registers its configurations and models with Transformers
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
 from .modeling_ea_bert import (
@@ -25,6 +26,13 @@ from .modeling_ea_resnet import (
     EAResNetForImageClassification,
     EAResNetModel,
     EAResNetPreTrainedModel,
+)
+from .modeling_ea_t5 import (
+    EAT5EncoderModel,
+    EAT5ForConditionalGeneration,
+    EAT5ForSequenceClassification,
+    EAT5Model,
+    EAT5PreTrainedModel,
 )
 from .modeling_ea_vit import (
     EAViTForImageClassification,
@@ -54,6 +62,12 @@ __all__ = [
     "EAResNetForImageClassification",
     "EAResNetModel",
     "EAResNetPreTrainedModel",
+    "EAT5Config",
+    "EAT5EncoderModel",
+    "EAT5ForConditionalGeneration",
+    "EAT5ForSequenceClassification",
+    "EAT5Model",
+    "EAT5PreTrainedModel",
     "EAViTConfig",
     "EAViTForImageClassification",
     "EAViTForMaskedImageModeling",

@@ -15,15 +15,19 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
+    T5Tokenizer,
     ViTImageProcessorPil,
 )
 
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import EvolvingConfig
 from .modeling_ea_bert import (
@@ -36,11 +40,17 @@ from .modeling_ea_bert import (
     EABertModel,
 )
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
+from .modeling_ea_t5 import (
+    EAT5EncoderModel,
+    EAT5ForConditionalGeneration,
+    EAT5ForSequenceClassification,
+    EAT5Model,
+)
 from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
 
 
 # Configuration class, tokenizer class.
-TEXT_FAMILIES = ((EABertConfig, BertTokenizer),)
+TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
 # Configuration class, image processor class.
 IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
 FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
@@ -53,6 +63,11 @@ MODELS = (
     (AutoModelForTokenClassification, EABertForTokenClassification),
     (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
     (AutoModelForMultipleChoice, EABertForMultipleChoice),
+    (AutoModel, EAT5Model),
+    (AutoModelForPreTraining, EAT5ForConditionalGeneration),
+    (AutoModelForSeq2SeqLM, EAT5ForConditionalGeneration),
+    (AutoModelForTextEncoding, EAT5EncoderModel),
+    (AutoModelForSequenceClassification, EAT5ForSequenceClassification),
     (AutoModel, EAViTModel),
     (AutoModelForImageClassification, EAViTForImageClassification),
     (AutoModelForMaskedImageModeling, EAViTForMaskedImageModeling),

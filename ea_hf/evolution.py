@@ -25,11 +25,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
+from .evolution_cache import (
+    CROPPABLE_ROWS,
+    EvolvingCacheLayer,
+    evolving_cache_layer,
+)
 from .evolution_fast import EvolvingAttention, Layer, infer
 
 
@@ -68,6 +74,7 @@ class AttentionEvolution(nn.Module):
         is_causal: whether a query may see earlier query rows only (a decoder's self- and cross-attention). The
             convolution then has `kernel_size - 1` rows of padding above the map and none below it.
         is_cross_attention: whether the keys belong to another sequence than the queries.
+        chain: name of the chain, for models that have several; "cross" or "self" if `None`.
         memory_efficient: whether training saves less and computes more; see `evolution_fast.EvolvingAttention`.
 
     Raises:
@@ -84,6 +91,7 @@ class AttentionEvolution(nn.Module):
         activation: str = "relu",
         is_causal: bool = False,
         is_cross_attention: bool = False,
+        chain: str | None = None,
         memory_efficient: bool = False,
     ):
         super().__init__()
@@ -95,6 +103,7 @@ class AttentionEvolution(nn.Module):
         self.kernel_size = kernel_size
         self.is_causal = is_causal
         self.is_cross_attention = is_cross_attention
+        self.chain = chain or ("cross" if is_cross_attention else "self")
         self.activation = ACT2FN[activation]
         self.is_relu = activation == "relu"
         self.conv = None
@@ -107,35 +116,45 @@ class AttentionEvolution(nn.Module):
         scores: torch.Tensor,
         previous: torch.Tensor | None = None,
         blocked: torch.Tensor | None = None,
-        past_rows: torch.Tensor | None = None,
+        cache: EvolvingCacheLayer | None = None,
     ) -> torch.Tensor:
         """
         Args:
             scores: S_l, (batch, heads, query, key).
             previous: A_{l-1}, same shape; `None` in the first layer, and where `residual_weight` is 0.
             blocked: boolean, broadcastable to (batch, 1, query, key); True where the convolution must see zeros.
-            past_rows: the last `kernel_size - 1` rows of M_l before this call, zeros where blocked, of shape
-                (batch, heads, kernel_size - 1, key). Only for a causal layer that decodes step by step.
+            cache: holds the rows of M_l before this call, where a causal layer decodes step by step.
 
         Returns:
             A_l, (batch, heads, query, key).
         """
-        mixed = scores  # M_l
-        if previous is not None:
-            mixed = self.residual_weight * previous + (1 - self.residual_weight) * scores
+        mixed = self.mix(scores, previous)
         if self.conv is None:
             return mixed
         image = mixed if blocked is None else mixed.masked_fill(blocked, 0.0)
         if self.is_causal:
-            if past_rows is None:
-                image = nn.functional.pad(image, (0, 0, self.kernel_size - 1, 0))
+            rows_above = self.kernel_size - 1
+            if cache is None:
+                image = nn.functional.pad(image, (0, 0, rows_above, 0))
             else:
-                image = torch.cat([past_rows, image], dim=-2)
+                image = cache.prepend_rows(self.chain, image, rows_above)
         return self.conv_weight * self.activation(self.conv(image)) + (1 - self.conv_weight) * mixed
+
+    def mix(self, scores: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
+        """M_l, equation (1); arguments as for `forward`."""
+        if previous is None:
+            return scores
+        return self.residual_weight * previous + (1 - self.residual_weight) * scores
+
+    @property
+    def needs_cache(self) -> bool:
+        """Whether a step of decoding needs rows of the steps before it."""
+        return self.is_causal and self.conv is not None and self.kernel_size > 1
 
     def extra_repr(self) -> str:
         return (
-            f"layer_index={self.layer_index}, residual_weight={self.residual_weight}, conv_weight={self.conv_weight}"
+            f"{self.chain}, layer_index={self.layer_index}, residual_weight={self.residual_weight}, "
+            f"conv_weight={self.conv_weight}"
         )
 
 
@@ -153,21 +172,22 @@ class EvolutionState:
     def __init__(self, keep_maps: bool = False, keep_weights: bool = False):
         self.keep_maps = keep_maps
         self.keep_weights = keep_weights
-        # The first key says whether the chain is one of cross-attention.
-        self._maps: dict[tuple[bool, int], torch.Tensor] = {}
-        self._blocked: dict[bool, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        # By chain and layer.
+        self._maps: dict[tuple[str, int], torch.Tensor] = {}
+        # By chain: the mask, and what follows from it.
+        self._blocked: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
         self._padded_queries: torch.Tensor | None = None
 
-    def maps(self, is_cross_attention: bool = False) -> tuple[torch.Tensor, ...]:
+    def maps(self, chain: str = "self") -> tuple[torch.Tensor, ...]:
         """The maps A_l of a chain from its first to its last layer, each (batch, heads, query, key)."""
-        keys = sorted(key for key in self._maps if key[0] == is_cross_attention)
+        keys = sorted(key for key in self._maps if key[0] == chain)
         return tuple(self._maps[key] for key in keys)
 
     def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
         """A_{l-1}, or `None` where the layer takes nothing from the previous one."""
         if evolution.layer_index == 0 or evolution.residual_weight == 0:
             return None
-        key = (evolution.is_cross_attention, evolution.layer_index - 1)
+        key = (evolution.chain, evolution.layer_index - 1)
         if key not in self._maps:
             raise RuntimeError(
                 f"Layer {evolution.layer_index} found no map of layer {evolution.layer_index - 1}. Layers of evolving "
@@ -181,13 +201,22 @@ class EvolutionState:
         """Takes A_l for the next layer."""
         if self.keep_maps or evolution.residual_weight > 0:
             # A replay under gradient checkpointing gives the same map again; the first is the one in the graph.
-            self._maps.setdefault((evolution.is_cross_attention, evolution.layer_index), evolved)
+            self._maps.setdefault((evolution.chain, evolution.layer_index), evolved)
 
     def where_blocked(
-        self, evolution: AttentionEvolution, queries: int, keys: int, attention_mask: torch.Tensor | None
+        self,
+        evolution: AttentionEvolution,
+        queries: int,
+        keys: int,
+        attention_mask: torch.Tensor | None,
+        past_length: int | torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries."""
-        cached = self._blocked.get(evolution.is_cross_attention)
+        """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries.
+
+        Args:
+            past_length: number of keys before the first query; `keys - queries` if `None`.
+        """
+        cached = self._blocked.get(evolution.chain)
         if cached is not None and cached[0] is attention_mask:
             return cached[1]
         blocked = None
@@ -200,11 +229,15 @@ class EvolutionState:
                     "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not "
                     "change the model's attention implementation, and do not call its layers on their own."
                 )
-            # Queries are the last of the keys. A query that may not attend to itself is padding.
-            self._padded_queries = None if blocked is None else blocked.diagonal(keys - queries, -2, -1).unsqueeze(-1)
+            # A query that may not attend to itself is padding.
+            self._padded_queries = None
+            if blocked is not None:
+                query_index = torch.arange(queries, device=blocked.device)
+                key_index = query_index + (keys - queries if past_length is None else past_length)
+                self._padded_queries = blocked[..., query_index, key_index].unsqueeze(-1)
         if self._padded_queries is not None:
             blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
-        self._blocked[evolution.is_cross_attention] = (attention_mask, blocked)
+        self._blocked[evolution.chain] = (attention_mask, blocked)
         return blocked
 
 
@@ -238,6 +271,7 @@ def evolving_attention_forward(
     dropout: float = 0.0,
     position_bias: torch.Tensor | None = None,
     evolution_state: EvolutionState | None = None,
+    evolution_cache: Cache | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The attention function that Transformers finds under the name "evolving": equations (1) to (3).
@@ -253,6 +287,7 @@ def evolving_attention_forward(
         dropout: probability of dropping an attention weight in training.
         position_bias: added to the scores, and so part of the map, (batch or 1, heads, query, key).
         evolution_state: what this forward pass carries; see `evolving_forward`.
+        evolution_cache: the cache of a model that decodes step by step, already updated with this call's keys.
 
     Returns:
         The attention output, (batch, query, heads, head_dim), and the attention weights P_l,
@@ -270,12 +305,21 @@ def evolving_attention_forward(
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     dropout = dropout if module.training else 0.0
+    queries, keys = query.shape[-2], key.shape[-2]
+    cache = past_length = None
+    if evolution_cache is not None and (evolution.needs_cache or not evolution.is_cross_attention):
+        cache = evolving_cache_layer(evolution_cache, module.layer_idx, queries)
+        past_length = cache.get_seq_length() - queries
     previous = evolution_state.previous(evolution, query.device)
-    blocked = evolution_state.where_blocked(evolution, query.shape[-2], key.shape[-2], attention_mask)
+    blocked = evolution_state.where_blocked(evolution, queries, keys, attention_mask, past_length)
+    if not evolution.needs_cache:
+        cache = None
     tensors = (query, key, value, previous, position_bias, attention_mask, blocked)
-    if _needs_reference(evolution, evolution_state, *tensors):
-        output, evolved, weights = _reference_attention(evolution, *tensors, scaling, dropout)
+    if _needs_reference(evolution, evolution_state, cache, *tensors):
+        output, evolved, weights = _reference_attention(evolution, cache, *tensors, scaling, dropout)
     else:
+        if cache is not None:
+            _fill_cache(evolution, cache, query, key, previous, position_bias, blocked, scaling)
         output, evolved = _fast_attention(evolution, *tensors, scaling, dropout)
         weights = None
     evolution_state.store(evolution, evolved)
@@ -285,6 +329,7 @@ def evolving_attention_forward(
 def _needs_reference(
     evolution: AttentionEvolution,
     state: EvolutionState,
+    cache: EvolvingCacheLayer | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -298,6 +343,7 @@ def _needs_reference(
         _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
         or state.keep_maps
         or state.keep_weights
+        or (cache is not None and cache.holds_rows(query.shape[-2]))  # a step of decoding has few rows
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or evolution.residual_weight == evolution.conv_weight == 0  # vanilla attention, to the last bits
         or (attention_mask is not None and attention_mask.dtype != torch.bool)
@@ -307,6 +353,7 @@ def _needs_reference(
 
 def _reference_attention(
     evolution: AttentionEvolution,
+    cache: EvolvingCacheLayer | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -321,7 +368,7 @@ def _reference_attention(
     scores = torch.matmul(query, key.transpose(-2, -1)) * scaling
     if position_bias is not None:
         scores = scores + position_bias
-    evolved = evolution(scores, previous, blocked)
+    evolved = evolution(scores, previous, blocked, cache)
     logits = evolved
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
@@ -361,6 +408,28 @@ def _fast_attention(
         return infer(query, key, value, previous, position_bias, attention_mask, blocked, kernel, bias, layer)
 
 
+def _fill_cache(
+    evolution: AttentionEvolution,
+    cache: EvolvingCacheLayer,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    scaling: float,
+) -> None:
+    """Puts the last rows of M_l into an empty cache; the fast paths do not hand them out."""
+    rows_above = evolution.kernel_size - 1
+    last = slice(max(0, query.shape[-2] - rows_above - CROPPABLE_ROWS), None)
+    scores = torch.matmul(query[:, :, last], key.transpose(-2, -1)) * scaling
+    if position_bias is not None:
+        scores = scores + position_bias[:, :, last]
+    image = evolution.mix(scores, None if previous is None else previous[:, :, last])
+    if blocked is not None:
+        image = image.masked_fill(blocked[..., last, :], 0.0)
+    cache.keep_rows(evolution.chain, image, rows_above)
+
+
 def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """The mask function under the name "evolving": boolean, (batch, 1, query, key), True where a query may attend.
 
@@ -375,13 +444,16 @@ AttentionInterface.register("evolving", evolving_attention_forward)
 AttentionMaskInterface.register("evolving", evolving_mask)
 
 
-def attach_evolution(config: "EvolvingConfig", attentions: Iterable[nn.Module], **kwargs: Any) -> None:
+def attach_evolution(
+    config: "EvolvingConfig", attentions: Iterable[nn.Module], is_on: bool = True, **kwargs: Any
+) -> None:
     """Makes a chain: gives each attention module its `AttentionEvolution`, as `module.evolution`.
 
     Args:
         config: holds the weights, the kernel size and the activation.
         attentions: the attention modules of one chain, first layer first.
-        kwargs: `is_causal` and `is_cross_attention` of `AttentionEvolution`.
+        is_on: whether its maps evolve; otherwise its attention is plain.
+        kwargs: `is_causal`, `is_cross_attention` and `chain` of `AttentionEvolution`.
     """
     # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
     # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
@@ -392,8 +464,8 @@ def attach_evolution(config: "EvolvingConfig", attentions: Iterable[nn.Module], 
         attention.evolution = AttentionEvolution(
             config.num_attention_heads,
             layer_index,
-            residual_weight=config.ea_residual_weight,
-            conv_weight=config.ea_conv_weight,
+            residual_weight=config.ea_residual_weight if is_on else 0.0,
+            conv_weight=config.ea_conv_weight if is_on else 0.0,
             kernel_size=config.ea_kernel_size,
             activation=config.ea_activation,
             memory_efficient=config.ea_memory_efficient,
@@ -406,7 +478,8 @@ def evolving_forward(forward: Callable) -> Callable:
 
     Each call gets a fresh `EvolutionState`, which reaches the attention modules through the keyword arguments that
     Transformers' models pass down. With `output_attention_maps=True` (argument, or attribute of the config) the output
-    also has `attention_maps`: a tuple with A_l of each layer, before mask and softmax, (batch, heads, query, key).
+    also has the maps of each chain under the name that the class gives it in `attention_map_names`, `attention_maps` if
+    there is but one chain: a tuple with A_l of each layer, before mask and softmax, (batch, heads, query, key).
     """
 
     @functools.wraps(forward)
@@ -422,9 +495,12 @@ def evolving_forward(forward: Callable) -> Callable:
         outputs = forward(self, *args, evolution_state=state, **kwargs)
         if not output_attention_maps:
             return outputs
+        maps = {name: state.maps(chain) for chain, name in self.attention_map_names.items()}
+        maps = {name: chain_maps for name, chain_maps in maps.items() if chain_maps}
         if isinstance(outputs, tuple):
-            return (*outputs, state.maps())
-        outputs["attention_maps"] = state.maps()
+            return (*outputs, *maps.values())
+        for name, chain_maps in maps.items():
+            outputs[name] = chain_maps
         return outputs
 
     return forward_with_state
@@ -505,9 +581,12 @@ class EvolvingPreTrainedModel:
     _supports_flash_attn = False
     _supports_flex_attn = False
 
-    # Vanilla classes of models or stacks with attention layers, each with the evolving class that takes its place. The
-    # evolving class has a method `make_chains`, which calls `attach_evolution`.
+    # Vanilla classes, each with the evolving class that takes its place. That of a model or stack with attention layers
+    # has a method `make_chains`, which calls `attach_evolution`.
     evolving_classes: dict[type, type] = {}
+
+    # Under which name the maps of a chain are returned.
+    attention_map_names: dict[str, str] = {"self": "attention_maps"}
 
     def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
         config.check()
@@ -522,8 +601,9 @@ class EvolvingPreTrainedModel:
         for module in list(self.modules()):
             if type(module) in self.evolving_classes:
                 module.__class__ = self.evolving_classes[type(module)]
-                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
-            if isinstance(module, tuple(self.evolving_classes.values())) and not getattr(module, "has_chains", False):
+                if isinstance(module, PreTrainedModel):
+                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+            if hasattr(module, "make_chains") and not getattr(module, "has_chains", False):
                 module.make_chains()
                 module.has_chains = True
         super().post_init()

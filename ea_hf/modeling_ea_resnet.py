@@ -64,7 +64,6 @@ class EAResNetAttention(nn.Module):
         self.stride = stride
         # Layers of the same stride with respect to the image make a chain.
         self.total_stride = config.stage_stride(stage) * 2**poolings
-        self.chain = 0
         key_dim = key_channels // self.num_heads
         self.scaling = key_dim**-0.5
         self.pool = nn.Sequential(
@@ -80,12 +79,12 @@ class EAResNetAttention(nn.Module):
         self.projection = nn.Conv2d(value_channels, value_channels, kernel_size=1, bias=False)
 
     def forward(
-        self, hidden_states: torch.Tensor, evolution_states: list[EvolutionState]
+        self, hidden_states: torch.Tensor, evolution_state: EvolutionState
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: (batch, channels, height, width).
-            evolution_states: one for each chain of the model.
+            evolution_state: what this forward pass carries from layer to layer.
 
         Returns:
             The output, (batch, value_channels, ceil(height / stride), ceil(width / stride)), and the attention weights,
@@ -107,7 +106,7 @@ class EAResNetAttention(nn.Module):
             attention_mask=None,
             scaling=self.scaling,
             position_bias=self.position_logits(query * self.scaling, *grid),
-            evolution_state=evolution_states[self.chain],
+            evolution_state=evolution_state,
         )
         output = self.projection(output.flatten(2).transpose(1, 2).unflatten(2, grid))
         if grid != (height, width):
@@ -155,9 +154,9 @@ class EAResNetConvLayer(ResNetConvLayer):
         self.normalization = nn.BatchNorm2d(plain.out_channels)
 
     def forward(
-        self, hidden_states: torch.Tensor, evolution_states: list[EvolutionState]
+        self, hidden_states: torch.Tensor, evolution_state: EvolutionState
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended, weights = self.attention(hidden_states, evolution_states)
+        attended, weights = self.attention(hidden_states, evolution_state)
         hidden_states = torch.cat([self.convolution(hidden_states), attended], dim=1)
         return self.activation(self.normalization(hidden_states)), weights
 
@@ -187,12 +186,12 @@ class EAResNetLayer(nn.Module):
             self.layer[augmented] = EAResNetConvLayer(config, stage, plain.layer[augmented].convolution)
 
     def forward(
-        self, hidden_states: torch.Tensor, evolution_states: list[EvolutionState]
+        self, hidden_states: torch.Tensor, evolution_state: EvolutionState
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         residual, weights = self.shortcut(hidden_states), None
         for layer in self.layer:
             if isinstance(layer, EAResNetConvLayer):
-                hidden_states, weights = layer(hidden_states, evolution_states)
+                hidden_states, weights = layer(hidden_states, evolution_state)
             else:
                 hidden_states = layer(hidden_states)
         return self.activation(hidden_states + residual), weights
@@ -235,22 +234,21 @@ class EAResNetEncoder(nn.Module):
         for attention in (module for module in self.modules() if isinstance(module, EAResNetAttention)):
             if not chains or chains[-1][-1].total_stride != attention.total_stride:
                 chains.append([])
-            attention.chain = len(chains) - 1
             chains[-1].append(attention)
-        for chain in chains:
-            attach_evolution(config, chain)
-        self.num_chains = len(chains)
+        self.chains = [f"chain{index}" for index in range(len(chains))]
+        for name, attentions in zip(self.chains, chains, strict=True):
+            attach_evolution(config, attentions, chain=name)
 
     def forward(self, hidden_states: torch.Tensor, keep_weights: bool, keep_maps: bool) -> EncoderOutput:
-        evolution_states = [EvolutionState(keep_maps, keep_weights) for _ in range(self.num_chains)]
+        state = EvolutionState(keep_maps, keep_weights)
         features, attentions = [hidden_states], []
         for stage in self.stages:
             for layer in stage.layers:
-                hidden_states, weights = layer(hidden_states, evolution_states)
+                hidden_states, weights = layer(hidden_states, state)
                 if weights is not None:
                     attentions.append(weights)
             features.append(hidden_states)
-        maps = tuple(evolved for state in evolution_states for evolved in state.maps())
+        maps = tuple(evolved for chain in self.chains for evolved in state.maps(chain))
         return EncoderOutput(tuple(features), tuple(attentions) if keep_weights else None, maps if keep_maps else None)
 
 

@@ -17,6 +17,7 @@ from ea_hf.evolution import (
     evolving_attention_forward,
     evolving_mask,
 )
+from ea_hf.evolution_cache import EvolvingDynamicLayer, EvolvingStaticLayer
 
 
 HEAD_DIM = 4
@@ -142,7 +143,7 @@ def run_chain(chain, projections, mask, state=None, **kwargs):
         for module, projection in zip(chain, projections, strict=True)
     ]
     outputs, weights = zip(*results, strict=True)
-    return outputs, weights, state.maps(chain[0].evolution.is_cross_attention)
+    return outputs, weights, state.maps(chain[0].evolution.chain)
 
 
 def assert_chain_matches_reference(config, chain, projections, results, allowed, real_queries):
@@ -265,7 +266,7 @@ def test_decoder_with_cross_attention_follows_the_equations(
         ):
             results.append(evolving_attention_forward(chain[layer], *projections[layer], mask, evolution_state=state))
     own_results = (*zip(*own_results, strict=True), state.maps())
-    cross_results = (*zip(*cross_results, strict=True), state.maps(is_cross_attention=True))
+    cross_results = (*zip(*cross_results, strict=True), state.maps("cross"))
     assert_chain_matches_reference(config, own, own_projections, own_results, own_allowed, real_queries)
     assert_chain_matches_reference(config, cross, cross_projections, cross_results, cross_allowed, real_queries)
 
@@ -327,11 +328,17 @@ def test_causal_chain_without_a_mask_is_refused():
     run_chain(chain, make_projections(2, 1, 1), None)  # a single row has nothing to hide
 
 
+def fill(cache, tokens):
+    """Puts so many tokens into a cache layer, as an attention module does before it calls the attention function."""
+    cache.update(*(torch.zeros(2, 1, tokens, 1) for _ in range(2)))
+
+
 @every_kernel
 @pytest.mark.parametrize("padding", [None, "left"], ids="padding-{}".format)
 @pytest.mark.parametrize("chunk", [1, 2, 4], ids="rows{}".format)
 @pytest.mark.parametrize("is_cross_attention", [False, True], ids=["self", "cross"])
-def test_decoding_with_past_rows_equals_the_full_pass(is_cross_attention, chunk, padding, kernel_size):
+@pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
+def test_decoding_with_a_cache_equals_the_full_pass(is_static, is_cross_attention, chunk, padding, kernel_size):
     heads, length = 2, 7
     config = Config(heads, kernel_size=kernel_size)
     chain = make_chain(config, is_causal=True, is_cross_attention=is_cross_attention)
@@ -347,22 +354,17 @@ def test_decoding_with_past_rows_equals_the_full_pass(is_cross_attention, chunk,
         previous = module.evolution(raw, previous, blocked)
         full.append(previous)
 
-    kept = kernel_size - 1
-    # M_l up to now of every layer, with the columns of all keys.
-    seen = [torch.zeros(2, heads, kept, length, dtype=torch.float64) for _ in chain]
+    caches = [EvolvingStaticLayer(length) if is_static else EvolvingDynamicLayer() for _ in chain]
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
-        keys = length if is_cross_attention else end
+        keys = length if is_cross_attention or is_static else end
         previous = None
         for layer, module in enumerate(chain):
+            fill(caches[layer], end - start)
             raw = scores[layer][:, :, start:end, :keys]
             hidden = blocked[:, :, start:end, :keys]
-            past_rows = seen[layer][:, :, seen[layer].shape[2] - kept :, :keys] if start > 0 else None
-            mixed = raw if previous is None else 0.3 * previous + 0.7 * raw
-            previous = module.evolution(raw, previous, hidden, past_rows)
+            previous = module.evolution(raw, previous, hidden, caches[layer])
             assert_close(previous, full[layer][:, :, start:end, :keys], atol=1e-10, rtol=0)
-            image = nn.functional.pad(mixed.masked_fill(hidden, 0.0), (0, length - keys))
-            seen[layer] = torch.cat([seen[layer], image], dim=2)
 
 
 # Gradients
@@ -379,7 +381,10 @@ def test_gradients_of_one_layer():
 
     def step(scores, previous, past_rows, weight, bias):
         parameters = {"conv.weight": weight, "conv.bias": bias}
-        return torch.func.functional_call(evolution, parameters, (scores, previous, blocked, past_rows))
+        cache = EvolvingDynamicLayer()
+        fill(cache, 4)
+        cache.map_rows = {"self": past_rows}
+        return torch.func.functional_call(evolution, parameters, (scores, previous, blocked, cache))
 
     arguments = (draw(2, 2, 2, 3), draw(2, 2, 2, 3), draw(2, 2, 2, 3), draw(2, 2, 3, 3), draw(2))
     assert torch.autograd.gradcheck(step, arguments)

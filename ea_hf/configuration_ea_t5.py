@@ -1,0 +1,52 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""EA-T5 configuration."""
+
+import copy
+
+from huggingface_hub.dataclasses import strict
+from transformers import T5Config
+
+from .evolution import EvolvingConfig
+from .evolution_cache import EvolvingDynamicLayer
+
+
+@strict
+class EAT5Config(EvolvingConfig, T5Config):
+    """Configuration of EA-T5: `T5Config` with the fields of `EvolvingConfig`, and a switch for each of the three chains.
+
+    `EAT5Config.from_pretrained` also reads the configuration of a vanilla T5 (also v1.1, with gated feed-forward
+    layers) or mT5 checkpoint.
+
+    Args:
+        ea_encoder (`bool`, default True): whether the maps of the encoder's self-attention evolve.
+        ea_decoder (`bool`, default True): whether those of the decoder's self-attention do.
+        ea_cross_attention (`bool`, default True): whether those of the cross-attention do.
+
+    Raises:
+        ValueError: see `EvolvingConfig`.
+    """
+
+    model_type = "ea_t5"
+    vanilla_model_types = ("t5", "mt5")
+
+    ea_residual_weight: float | int = 0.1
+    ea_conv_weight: float | int = 0.1
+    ea_kernel_size: int = 3
+    ea_activation: str = "relu"
+    ea_memory_efficient: bool = False
+    ea_encoder: bool = True
+    ea_decoder: bool = True
+    ea_cross_attention: bool = True
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "EAT5Config":
+        config = super().get_text_config(decoder=decoder, encoder=encoder)
+        if decoder and not encoder:
+            # From this Transformers makes caches: one layer for each of the decoder, of the kind that holds map rows.
+            config = copy.deepcopy(config)
+            config.num_layers = self.num_decoder_layers
+            config.layer_types = [EvolvingDynamicLayer._layer_type] * config.num_layers
+        return config
+
+
+__all__ = ["EAT5Config"]

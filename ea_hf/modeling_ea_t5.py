@@ -1,0 +1,103 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""EA-T5: T5 whose attention maps evolve from layer to layer (https://arxiv.org/abs/2102.12895).
+
+There are three chains: the encoder's self-attention, the decoder's self-attention and the cross-attention. T5's position
+bias is part of the scores, and so of the maps. Each class is its vanilla counterpart with an `AttentionEvolution` in every
+attention; inputs, outputs and parameter names are those of Transformers' T5. `output_attention_maps=True` adds the
+pre-softmax maps of every layer, (batch, heads, query, key), to the output: `encoder_attention_maps`,
+`decoder_attention_maps` and `cross_attention_maps`, or `attention_maps` from an encoder alone.
+"""
+
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.models.t5.modeling_t5 import (
+    T5Attention,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+    T5Model,
+    T5PreTrainedModel,
+    T5Stack,
+)
+
+from .configuration_ea_t5 import EAT5Config
+from .evolution import EvolvingPreTrainedModel, attach_evolution, evolving_forward
+
+
+class EAT5Attention(T5Attention):
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, past_key_values: Cache | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, ...]:
+        # T5's attention keeps the cache to itself, but the attention function needs its rows of the maps.
+        kwargs["evolution_cache"] = past_key_values
+        return super().forward(hidden_states, *args, past_key_values=past_key_values, **kwargs)
+
+
+class EAT5PreTrainedModel(EvolvingPreTrainedModel, T5PreTrainedModel):
+    config: EAT5Config
+    attention_map_names = {
+        "encoder": "encoder_attention_maps",
+        "decoder": "decoder_attention_maps",
+        "cross": "cross_attention_maps",
+    }
+
+
+class EAT5Stack(EAT5PreTrainedModel, T5Stack):
+    """The encoder or the decoder."""
+
+    attention_map_names = {"encoder": "attention_maps", "decoder": "attention_maps", "cross": "cross_attention_maps"}
+
+    forward = evolving_forward(T5Stack.forward)
+
+    def make_chains(self) -> None:
+        config, is_decoder = self.config, self.is_decoder
+        self_attentions = [block.layer[0].SelfAttention for block in self.block]
+        if not is_decoder:
+            attach_evolution(config, self_attentions, chain="encoder", is_on=config.ea_encoder)
+            return
+        cross_attentions = [block.layer[1].EncDecAttention for block in self.block]
+        attach_evolution(config, self_attentions, chain="decoder", is_causal=True, is_on=config.ea_decoder)
+        attach_evolution(
+            config, cross_attentions, is_causal=True, is_cross_attention=True, is_on=config.ea_cross_attention
+        )
+
+
+class EAT5Model(EAT5PreTrainedModel, T5Model):
+    """Encoder and decoder without a head."""
+
+    forward = evolving_forward(T5Model.forward)
+
+
+EAT5PreTrainedModel.evolving_classes = {T5Attention: EAT5Attention, T5Stack: EAT5Stack, T5Model: EAT5Model}
+
+
+class EAT5ForConditionalGeneration(EAT5PreTrainedModel, T5ForConditionalGeneration):
+    """Head for text to text, such as translation; `generate` decodes with or without cache to the same result."""
+
+    forward = evolving_forward(T5ForConditionalGeneration.forward)
+
+
+class EAT5EncoderModel(EAT5PreTrainedModel, T5EncoderModel):
+    """The encoder alone."""
+
+    attention_map_names = EAT5Stack.attention_map_names
+
+    forward = evolving_forward(T5EncoderModel.forward)
+
+
+class EAT5ForSequenceClassification(EAT5PreTrainedModel, T5ForSequenceClassification):
+    """Head for classification or regression of a sentence or a pair, read from the decoder's last token."""
+
+    forward = evolving_forward(T5ForSequenceClassification.forward)
+
+
+__all__ = [
+    "EAT5EncoderModel",
+    "EAT5ForConditionalGeneration",
+    "EAT5ForSequenceClassification",
+    "EAT5Model",
+    "EAT5PreTrainedModel",
+]
