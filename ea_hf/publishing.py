@@ -21,7 +21,7 @@ CARD = """---
 
 # {name}
 
-{model_class}, fine-tuned from {base_model} on {dataset}.
+{model_class}, {origin} on {dataset}.
 Its attention maps evolve from layer to layer through a residual and a convolution
 ([Evolving Attention with Residual Convolutions](https://arxiv.org/abs/2102.12895),
 [Convolution-enhanced Evolving Attention Networks](https://arxiv.org/abs/2212.08330)).
@@ -65,11 +65,11 @@ def save_model_card(
     task_type: str,
     task_name: str,
     dataset_name: str,
-    base_model: str,
+    base_model: str | None,
     metrics: dict[str, float],
     processor_class: str = "AutoTokenizer",
     license: str | None = None,
-    language: str | None = None,
+    language: str | list[str] | None = None,
 ) -> None:
     """Writes the README.md of a finished run.
 
@@ -78,12 +78,18 @@ def save_model_card(
         task_type: the Hub's name of the task, such as "text-classification".
         task_name: a person's name of the task, such as "GLUE MRPC".
         dataset_name: the data set on the Hub, or the name of a local file.
-        base_model: what was fine-tuned.
+        base_model: what was fine-tuned; `None` if the model was trained from scratch.
         metrics: the results of the final evaluation.
         license: of the weights; `None` if the base model's is not known.
     """
     name = args.hub_model_id or output_dir.resolve().name
-    is_hub_model = not Path(base_model).exists()
+    is_hub_model = base_model is not None and not Path(base_model).exists()
+    if base_model is None:
+        origin = "trained from scratch"
+    elif is_hub_model:
+        origin = f"fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
+    else:
+        origin = f"fine-tuned from `{base_model}`"
     card_data = ModelCardData(
         model_name=name,
         library_name="transformers",
@@ -115,7 +121,7 @@ def save_model_card(
             card_data=card_data.to_yaml(),
             name=name,
             model_class=config.architectures[0],
-            base_model=f"[{base_model}](https://huggingface.co/{base_model})" if is_hub_model else f"`{base_model}`",
+            origin=origin,
             dataset=task_name,
             auto_class=auto_class,
             processor_class=processor_class,

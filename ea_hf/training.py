@@ -305,6 +305,11 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
     return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
 
 
+def model_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss that a model returns for a batch with labels."""
+    return model(**batch).loss
+
+
 def train(
     accelerator: Accelerator,
     args: argparse.Namespace,
@@ -316,18 +321,19 @@ def train(
     metric_for_best_model: str | None = None,
     greater_is_better: bool = True,
     lengths: Sequence[int] | None = None,
+    compute_loss: Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor] = model_loss,
 ) -> TrainingResult:
     """Fine-tunes a model.
 
     Args:
         args: with the arguments of `add_training_arguments`.
         train_dataset: indexable; its items go to `collate`.
-        collate: makes a batch, a dictionary of tensors with `labels`, which the model takes as keyword arguments and
-            for which it returns a mean loss over the labels.
+        collate: makes a batch, a dictionary of tensors with `labels`.
         evaluate: takes the model and returns metrics; called on all processes. `None` if there is nothing to evaluate.
         save_assets: saves what belongs to the model beside its weights (configuration, tokenizer) into a directory.
         metric_for_best_model: which of `evaluate`'s metrics tells the best checkpoint.
         lengths: of the examples, in tokens, for `--group_by_length`.
+        compute_loss: takes the model and a batch, and returns the mean loss over its labels.
 
     Raises:
         ValueError: the checkpoint to resume from belongs to another run, or the data set is empty.
@@ -398,7 +404,9 @@ def train(
         for step in steps:
             # What is random in a step depends on the step, not on what ran before it.
             set_seed(_step_seed(args.seed, state.global_step, accelerator.process_index))
-            loss = _optimizer_step(accelerator, args, model, optimizer, scheduler, step, loader, state.global_step)
+            loss = _optimizer_step(
+                accelerator, args, model, optimizer, scheduler, step, loader, state.global_step, compute_loss
+            )
             state.recent_losses.append(loss)
             state.global_step += 1
             state.step_in_epoch += 1
@@ -524,6 +532,7 @@ def _optimizer_step(
     step: list[MicroBatch],
     loader: Any,
     global_step: int,
+    compute_loss: Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor],
 ) -> float:
     """One update with the mean loss over all labels of the step; returns that loss."""
     device = accelerator.device
@@ -537,7 +546,7 @@ def _optimizer_step(
     faulty: list[int] = []
     for micro_batch, batch, count in zip(step, inputs, counts, strict=True):
         with accelerator.accumulate(model):
-            loss = model(**send_to_device(batch, device)).loss
+            loss = compute_loss(model, send_to_device(batch, device))
             if count == 0:  # a mean over no label is NaN; the backward pass is still needed on every process
                 loss = torch.nan_to_num(loss)
             share = loss * (count / total)

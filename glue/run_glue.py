@@ -14,6 +14,7 @@ import csv
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,12 @@ from transformers import (
 
 from ea_hf import evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.checkpoints import write_json
-from ea_hf.publishing import push_to_hub, save_model_card
+from ea_hf.script import add_evolution_arguments, check_arguments, check_vocabulary, evolution_overrides, run
 from ea_hf.training import (
-    RESULTS_FILE,
     add_training_arguments,
     copy_weights_from_file,
     create_accelerator,
-    end_training,
-    format_metrics,
     prepare_output_dir,
-    save_model,
-    train,
 )
 
 
@@ -98,16 +93,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
-    group.add_argument("--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
-    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
-    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
-    group.add_argument("--ea_activation", help='Default: the checkpoint\'s, or "relu".')
-    group.add_argument(
-        "--ea_memory_efficient",
-        action="store_true",
-        default=None,
-        help="Save less for the backward pass, and compute more.",
-    )
+    add_evolution_arguments(group)
     group.add_argument("--use_slow_tokenizer", action="store_true")
     group.add_argument("--trust_remote_code", action="store_true")
     group.add_argument("--ignore_mismatched_sizes", action="store_true", help="Take a new head if the sizes differ.")
@@ -128,12 +114,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("load_best_model_at_end", "metric_for_best_model"):
         if getattr(args, name) and args.task_name is None and args.validation_file is None:
             parser.error(f"--{name} needs --validation_file")
-    model, output_dir = Path(args.model_name_or_path).resolve(), args.output_dir.resolve()
-    if (args.overwrite_output_dir or args.eval_only) and output_dir in (model, *model.parents) and model.exists():
-        parser.error(f"--output_dir {args.output_dir} holds the model to start from; choose another --output_dir")
-    for name in ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    check_arguments(parser, args, ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"))
     if args.task_name is None:
         args.dataset_name = None
     return args
@@ -175,19 +156,8 @@ def load_data(args: argparse.Namespace) -> TaskData:
 
 def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTrainedTokenizerBase]:
     """The evolving model with a head for the task, and its tokenizer. Reorders the labels to a checkpoint's own."""
-    overrides = {
-        name: getattr(args, name)
-        for name in (
-            "ea_residual_weight",
-            "ea_conv_weight",
-            "ea_kernel_size",
-            "ea_activation",
-            "ea_memory_efficient",
-        )
-        if getattr(args, name) is not None
-    }
     config = evolving_config_from_pretrained(
-        args.model_name_or_path, trust_remote_code=args.trust_remote_code, **overrides
+        args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
     )
     if data.labels is None:
         config.num_labels, config.problem_type = 1, "regression"
@@ -210,11 +180,7 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
     copy_weights_from_file(model)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ValueError(
-            f"The tokenizer of {args.model_name_or_path} has {len(tokenizer)} tokens, but the model only "
-            f"{model.get_input_embeddings().num_embeddings} embeddings: they do not belong together."
-        )
+    check_vocabulary(model, tokenizer, args.model_name_or_path)
     longest = getattr(config, "max_position_embeddings", args.max_length)
     if args.max_length > longest:
         raise ValueError(f"--max_length is {args.max_length}, but {args.model_name_or_path} ends at {longest} tokens.")
@@ -366,10 +332,10 @@ def load_metric(args: argparse.Namespace, data: TaskData) -> evaluate.Evaluation
 def write_predictions(
     args: argparse.Namespace,
     accelerator: Accelerator,
-    model: torch.nn.Module,
     data: TaskData,
     splits: dict[str, Any],
     collate: Callable,
+    model: torch.nn.Module,
 ) -> None:
     """Writes a tab-separated file per test split: `index`, `prediction`; for GLUE's tasks as the server takes them."""
     for name in splits:
@@ -405,60 +371,26 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     splits = tokenize(args, accelerator, data, tokenizer)
     collate = Collator(tokenizer, accelerator)
     score = make_evaluation(args, accelerator, data, splits, collate)
-    base_model = model.config.name_or_path
-
-    def save_assets(directory: Path) -> None:
-        accelerator.unwrap_model(model).config.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-
-    results: dict[str, float] = {}
-    scores: dict[str, float] | None = None
-    if args.eval_only:
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-    else:
-        trained = train(
-            accelerator,
-            args,
-            model,
-            splits["train"],
-            collate,
-            score,
-            save_assets,
-            metric_for_best_model=best_metric,
-            greater_is_better=best_metric != "mse",
-            lengths=splits["train"]["length"],
-        )
-        model, scores = trained.model, trained.evaluation
-        results |= trained.metrics
-        del trained
-        save_model(accelerator, model, args.output_dir)
-        if accelerator.is_main_process:
-            tokenizer.save_pretrained(args.output_dir)
-    if scores is None:
-        scores = score(model) if score is not None else {}
-    results |= {f"eval_{name}": value for name, value in scores.items()}
-    if scores:
-        logger.info(f"Final evaluation: {format_metrics(scores)}")
-    if args.do_predict:
-        write_predictions(args, accelerator, model, data, splits, collate)
-    if accelerator.is_main_process:
-        write_json(args.output_dir / RESULTS_FILE, results)
-        if not args.eval_only:
-            save_model_card(
-                args.output_dir,
-                args,
-                accelerator.unwrap_model(model).config,
-                auto_class="AutoModelForSequenceClassification",
-                task_type="text-classification",
-                task_name=f"GLUE {args.task_name.upper()}" if args.task_name else data.sources["train"],
-                dataset_name=args.dataset_name if args.task_name else data.sources["train"],
-                base_model=base_model,
-                metrics=scores,
-            )
-    model = accelerator.unwrap_model(model)
-    end_training(accelerator)
-    if accelerator.is_main_process and args.push_to_hub:
-        push_to_hub(args.output_dir, args)
+    results = run(
+        accelerator,
+        args,
+        model,
+        tokenizer,
+        train_dataset=splits.get("train"),
+        collate=collate,
+        evaluate=score,
+        predict=partial(write_predictions, args, accelerator, data, splits, collate) if args.do_predict else None,
+        model_card={
+            "auto_class": "AutoModelForSequenceClassification",
+            "task_type": "text-classification",
+            "task_name": f"GLUE {args.task_name.upper()}" if args.task_name else data.sources.get("train"),
+            "dataset_name": args.dataset_name if args.task_name else data.sources.get("train"),
+            "base_model": model.config.name_or_path,
+        },
+        metric_for_best_model=best_metric,
+        greater_is_better=best_metric != "mse",
+        lengths=splits["train"]["length"] if "train" in splits else None,
+    )
     if lock is not None:
         lock.close()
     return results

@@ -1,0 +1,133 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the fine-tuning scripts share around the training loop: arguments of the model, and a run from end to end."""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .checkpoints import write_json
+from .publishing import push_to_hub, save_model_card
+from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
+
+
+logger = logging.getLogger(__name__)
+
+EVOLUTION_FIELDS = ("ea_residual_weight", "ea_conv_weight", "ea_kernel_size", "ea_activation", "ea_memory_efficient")
+
+
+def add_evolution_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds the fields of `EvolvingConfig` as arguments."""
+    group.add_argument("--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
+    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
+    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
+    group.add_argument("--ea_activation", help='Default: the checkpoint\'s, or "relu".')
+    group.add_argument(
+        "--ea_memory_efficient",
+        action="store_true",
+        default=None,
+        help="Save less for the backward pass, and compute more.",
+    )
+
+
+def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `EvolvingConfig` that were given as arguments."""
+    return {name: getattr(args, name) for name in EVOLUTION_FIELDS if getattr(args, name) is not None}
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:
+    """Ends the program with a message if the output would replace the model to start from, or a number is below 1.
+
+    Args:
+        at_least_one: names of arguments that must be at least 1 if given.
+    """
+    if args.model_name_or_path is not None:
+        model, output_dir = Path(args.model_name_or_path).resolve(), args.output_dir.resolve()
+        if (args.overwrite_output_dir or args.eval_only) and output_dir in (model, *model.parents) and model.exists():
+            parser.error(f"--output_dir {args.output_dir} holds the model to start from; choose another --output_dir")
+    for name in at_least_one:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises ValueError if the tokenizer has tokens that the model has no embedding for.
+
+    Args:
+        name: of the checkpoint, for the message.
+    """
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise ValueError(
+            f"The tokenizer of {name} has {len(tokenizer)} tokens, but the model only {embeddings} embeddings: they do "
+            "not belong together."
+        )
+
+
+def run(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    model: PreTrainedModel,
+    processor: Any,
+    *,
+    train_dataset: Any,
+    collate: Callable[[list], dict[str, torch.Tensor]],
+    evaluate: Callable[[torch.nn.Module], dict[str, float]] | None,
+    predict: Callable[[torch.nn.Module], dict[str, Any] | None] | None,
+    model_card: dict[str, Any],
+    metric_details: dict[str, str] | None = None,
+    **training: Any,
+) -> dict[str, Any]:
+    """Trains unless `--eval_only`, evaluates, predicts, and leaves model, results and model card in `--output_dir`.
+
+    Args:
+        processor: the tokenizer or image processor that is saved beside the model.
+        evaluate: takes the model and returns metrics; `None` if there is nothing to evaluate on.
+        predict: takes the model and writes predictions; may return results. `None` if none are asked for.
+        model_card: as for `save_model_card`, but for what is known here.
+        metric_details: what belongs to the scores in results and model card, such as signatures.
+        training: as for `train`.
+    """
+    config = model.config
+
+    def save_assets(directory: Path) -> None:
+        config.save_pretrained(directory)
+        if getattr(accelerator.unwrap_model(model), "generation_config", None) is not None:
+            accelerator.unwrap_model(model).generation_config.save_pretrained(directory)
+        processor.save_pretrained(directory)
+
+    details = metric_details or {}
+    results: dict[str, Any] = dict(details)
+    scores: dict[str, float] | None = None
+    if args.eval_only:
+        model = accelerator.prepare_model(model, evaluation_mode=True)
+    else:
+        trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
+        model, scores = trained.model, trained.evaluation
+        results |= trained.metrics
+        del trained
+        save_model(accelerator, model, args.output_dir)
+        if accelerator.is_main_process:
+            processor.save_pretrained(args.output_dir)
+    if scores is None:
+        scores = evaluate(model) if evaluate is not None else {}
+    results |= {f"eval_{name}": value for name, value in scores.items()}
+    if scores:
+        logger.info(f"Final evaluation: {format_metrics(scores)}")
+    if predict is not None:
+        results |= predict(model) or {}
+    if accelerator.is_main_process:
+        write_json(args.output_dir / RESULTS_FILE, results)
+        if not args.eval_only:
+            save_model_card(args.output_dir, args, config, metrics=scores | details, **model_card)
+    model = accelerator.unwrap_model(model)
+    end_training(accelerator)
+    if accelerator.is_main_process and args.push_to_hub:
+        push_to_hub(args.output_dir, args)
+    return results

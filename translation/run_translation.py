@@ -1,0 +1,525 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tunes an evolving-attention T5 for translation, or trains one from scratch.
+
+    python translation/run_translation.py --model_name_or_path google-t5/t5-small --dataset_name wmt16 \\
+        --dataset_config_name ro-en --source_lang en --target_lang ro --output_dir output/en-ro
+    python translation/run_translation.py --tokenizer_name output/tokenizer --config_overrides d_model=256,num_layers=3 \\
+        --train_file train.en train.de --validation_file valid.jsonl --source_lang en --target_lang de \\
+        --output_dir output/en-de
+    torchrun --nproc_per_node 2 translation/run_translation.py ...      # several processes, on GPUs or on CPUs
+
+A vanilla T5 becomes an EA-T5 on the fly; an evolving checkpoint is loaded as it is.
+"""
+
+import argparse
+import ast
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Sequence as ListOf
+from parallel_text import FILES_HELP, check_text, load_files, load_hub
+from sacrebleu.metrics import BLEU, CHRF
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ea_hf import EAT5Config, evolving_config_from_pretrained
+from ea_hf.batching import predict
+from ea_hf.script import add_evolution_arguments, check_arguments, check_vocabulary, evolution_overrides, run
+from ea_hf.training import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    format_metrics,
+    model_loss,
+    prepare_output_dir,
+)
+
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("bleu", "chrf", "loss")
+IGNORED = -100
+# What `T5Config` derives from other fields, and saves beside them.
+DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument("--source_lang", required=True, help='Such as "en".')
+    group.add_argument("--target_lang", required=True, help='Such as "de".')
+    group.add_argument("--dataset_name", help='On the Hub, such as "wmt16", or a local copy of its repository.')
+    group.add_argument("--dataset_config_name", help='Such as "ro-en".')
+    group.add_argument("--train_file", nargs="+", help=FILES_HELP)
+    group.add_argument("--validation_file", nargs="+", help="Likewise.")
+    group.add_argument("--test_file", nargs="+", help="Likewise.")
+    group.add_argument(
+        "--source_prefix", help="Put before each source. Default: the checkpoint's for these languages."
+    )
+    group.add_argument("--max_source_length", type=int, default=1024, help="Longer sources are cut; in tokens.")
+    group.add_argument("--max_target_length", type=int, default=128, help="Longer targets are cut; in tokens.")
+    group.add_argument("--val_max_target_length", type=int, help="Of generated text. Default: --max_target_length.")
+    group.add_argument(
+        "--ignore_pad_token_for_loss",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Do not count padding in the loss.",
+    )
+    group.add_argument("--preprocessing_num_workers", type=int, help="Processes that tokenize.")
+    group.add_argument("--overwrite_cache", action="store_true", help="Tokenize anew.")
+    group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
+    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
+    group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
+    group.add_argument("--num_beams", type=int, default=4, help="Of the beam search; 1 is greedy search.")
+    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    group.add_argument("--do_predict", action="store_true", help="Translate the test set, and score it.")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name_or_path", help="To fine-tune. Default: train from scratch.")
+    group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
+    group.add_argument(
+        "--config_overrides",
+        type=parse_config_overrides,
+        default={},
+        help='Changes of it, such as "d_model=256,num_layers=3".',
+    )
+    group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
+    group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="In [0, 1).")
+    add_evolution_arguments(group)
+    group.add_argument("--use_slow_tokenizer", action="store_true")
+    group.add_argument("--trust_remote_code", action="store_true")
+    add_training_arguments(parser)
+    args = parser.parse_args(argv)
+
+    files = (args.train_file, args.validation_file, args.test_file)
+    if args.dataset_name is not None and any(files):
+        parser.error("--dataset_name and local files exclude each other; choose one")
+    if args.dataset_name is None and not any(files):
+        parser.error("pass --dataset_name, or --train_file and --validation_file")
+    if args.dataset_name is None and args.train_file is None and not args.eval_only:
+        parser.error("pass --train_file, or --eval_only")
+    if args.eval_only and args.model_name_or_path is None:
+        parser.error("--eval_only needs --model_name_or_path")
+    if args.eval_only and args.dataset_name is None and args.validation_file is None and not args.do_predict:
+        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
+    if args.do_predict and args.dataset_name is None and args.test_file is None:
+        parser.error("--do_predict needs --test_file")
+    if args.load_best_model_at_end and args.dataset_name is None and args.validation_file is None:
+        parser.error("--load_best_model_at_end needs --validation_file")
+    if args.model_name_or_path is None and args.tokenizer_name is None:
+        parser.error("pass --model_name_or_path, or --tokenizer_name (train_tokenizer.py makes one) for a new model")
+    if args.model_name_or_path is not None and (args.config_name is not None or args.config_overrides):
+        parser.error("--config_name and --config_overrides are for a new model, without --model_name_or_path")
+    if args.metric_for_best_model not in (None, *METRICS):
+        parser.error(f"--metric_for_best_model is {args.metric_for_best_model!r}; choose one of {', '.join(METRICS)}")
+    if not 0 <= args.label_smoothing_factor < 1:
+        parser.error(f"--label_smoothing_factor is {args.label_smoothing_factor}; it must be in [0, 1)")
+    if args.source_lang == args.target_lang:
+        parser.error(f"--source_lang and --target_lang are both {args.source_lang!r}")
+    args.val_max_target_length = args.val_max_target_length or args.max_target_length
+    numbers = ("max_source_length", "max_target_length", "val_max_target_length", "preprocessing_num_workers")
+    numbers += ("max_train_samples", "max_eval_samples", "max_predict_samples", "num_beams")
+    check_arguments(parser, args, numbers)
+    return args
+
+
+def parse_config_overrides(text: str) -> dict[str, Any]:
+    """Parses "d_model=256,feed_forward_proj=gated-gelu"."""
+    overrides = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
+        try:
+            overrides[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            overrides[name] = {"true": True, "false": False}.get(value, value)
+    return overrides
+
+
+def load_data(args: argparse.Namespace) -> DatasetDict:
+    """The splits that are needed, with the columns `source` and `target`."""
+    limits = {
+        "train": None if args.eval_only else args.max_train_samples,
+        "validation": args.max_eval_samples,
+        "test": args.max_predict_samples,
+    }
+    wanted = [*([] if args.eval_only else ["train"]), "validation", *(["test"] if args.do_predict else [])]
+    if args.dataset_name is not None:
+        splits = load_hub(args.dataset_name, args.dataset_config_name, args.source_lang, args.target_lang)
+        missing = [name for name in wanted if name not in splits and name != "validation"]
+        if missing:
+            raise ValueError(f"{args.dataset_name} has no split {missing[0]!r}, but {', '.join(splits)}.")
+    else:
+        files = {name: getattr(args, f"{name}_file") for name in wanted if getattr(args, f"{name}_file") is not None}
+        splits = load_files(files, args.source_lang, args.target_lang)
+    return DatasetDict(
+        {
+            name: splits[name].select(range(min(limits[name] or len(splits[name]), len(splits[name]))))
+            for name in wanted
+            if name in splits
+        }
+    )
+
+
+def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The evolving model with its settings for generation, and its tokenizer."""
+    tokenizer_name = args.tokenizer_name or args.model_name_or_path
+    tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer_name, use_fast=not args.use_slow_tokenizer, trust_remote_code=args.trust_remote_code
+    )
+    for name in ("pad_token", "eos_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(f"The tokenizer of {tokenizer_name} has no {name}, which a T5 needs; choose another one.")
+    if args.model_name_or_path is not None:
+        config = evolving_config_from_pretrained(
+            args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
+        )
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            args.model_name_or_path,
+            config=config,
+            trust_remote_code=args.trust_remote_code,
+            dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
+        )
+        copy_weights_from_file(model)
+    else:
+        model = AutoModelForSeq2SeqLM.from_config(new_config(args, tokenizer))
+    check_vocabulary(model, tokenizer, tokenizer_name)
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(model.config, name) != getattr(tokenizer, name):
+            raise ValueError(
+                f"{name} is {getattr(tokenizer, name)} in the tokenizer of {tokenizer_name}, but "
+                f"{getattr(model.config, name)} in the model: they do not belong together."
+            )
+    if args.source_prefix is None:
+        args.source_prefix = find_task(model.config, args.source_lang, args.target_lang).get("prefix", "")
+        if args.source_prefix:
+            logger.info(f"Source prefix of the checkpoint: {args.source_prefix!r}")
+    # What translate.py takes.
+    settings = {"prefix": args.source_prefix, "max_source_length": args.max_source_length}
+    model.config.task_specific_params = {f"translation_{args.source_lang}_to_{args.target_lang}": settings}
+    model.generation_config.num_beams = args.num_beams
+    model.generation_config.max_length = None
+    model.generation_config.max_new_tokens = args.val_max_target_length
+    return model, tokenizer
+
+
+def find_task(config: Any, source_lang: str, target_lang: str) -> dict[str, Any]:
+    """A checkpoint's own settings for two languages, such as T5's prefix."""
+    return (getattr(config, "task_specific_params", None) or {}).get(f"translation_{source_lang}_to_{target_lang}", {})
+
+
+def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> EAT5Config:
+    """The configuration of a model from scratch; the tokenizer tells its vocabulary."""
+    values: dict[str, Any] = {}
+    if args.config_name is not None:
+        config = evolving_config_from_pretrained(args.config_name, trust_remote_code=args.trust_remote_code)
+        values = {name: value for name, value in config.to_dict().items() if name not in DERIVED_FIELDS}
+    known = EAT5Config()
+    unknown = [name for name in args.config_overrides if not hasattr(known, name)]
+    if unknown:
+        raise ValueError(f"--config_overrides names {unknown[0]!r}, but EAT5Config has no such field.")
+    values |= {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    return EAT5Config(**{**values, **args.config_overrides, **evolution_overrides(args)})
+
+
+def tokenize(
+    args: argparse.Namespace, accelerator: Accelerator, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Dataset]:
+    """The splits as token ids, on disk. Pairs with an empty side are left out; they and what is cut are told.
+
+    Columns: `input_ids`, `labels`; `source_length` and `target_length` before they are cut; for evaluation also `index`
+    in the data, `source` and `reference`.
+    """
+    splits = {}
+    for name, split in data.items():
+        columns = {"input_ids": ListOf(Value("int32")), "labels": ListOf(Value("int32"))}
+        columns |= dict.fromkeys(("source_length", "target_length"), Value("int32"))
+        if name != "train":
+            columns |= {"index": Value("int64"), "source": Value("string"), "reference": Value("string")}
+        with accelerator.main_process_first():
+            splits[name] = split.map(
+                encode,
+                batched=True,
+                with_indices=True,
+                fn_kwargs={
+                    "tokenizer": tokenizer,
+                    "languages": (args.source_lang, args.target_lang),
+                    "source_prefix": args.source_prefix,
+                    "max_source_length": args.max_source_length,
+                    "max_target_length": args.max_target_length,
+                    "split": name,
+                    "columns": list(columns),
+                },
+                features=Features(columns),
+                remove_columns=split.column_names,
+                num_proc=args.preprocessing_num_workers,
+                load_from_cache_file=not (args.overwrite_cache and accelerator.is_main_process),
+                desc=f"Tokenizing {name}",
+            )
+        skipped = len(split) - len(splits[name])
+        if len(splits[name]) == 0:
+            raise ValueError(f"All {skipped} pairs of {name} have an empty side.")
+        if skipped:
+            logger.warning(f"{name}: skipped {skipped} of {len(split)} pairs, which have an empty side.")
+        for column, limit in (("source_length", args.max_source_length), ("target_length", args.max_target_length)):
+            too_long = int((column_of(splits[name], column) > limit).sum())
+            if too_long:
+                side = column.removesuffix("_length")
+                logger.warning(
+                    f"{name}: {too_long} of {len(splits[name])} {side}s have more than {limit} tokens and were cut "
+                    f"(--max_{side}_length)."
+                )
+    return splits
+
+
+def encode(
+    examples: dict[str, list],
+    indices: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    languages: tuple[str, str],
+    source_prefix: str,
+    max_source_length: int,
+    max_target_length: int,
+    split: str,
+    columns: list[str],
+) -> dict[str, list]:
+    """A batch of `tokenize`."""
+    rows: dict[str, list] = {name: [] for name in columns}
+    pairs = []
+    for index, source, target in zip(indices, examples["source"], examples["target"], strict=True):
+        for text, language in zip((source, target), languages, strict=True):
+            check_text(text, language, f"{split}, row {index + 1}")
+        if source.strip() and target.strip():
+            pairs.append((index, source, target))
+    if not pairs:
+        return rows
+    # `verbose=False`: a T5 has no greatest length. Cut here, so that the tokenizer's own state, which is part of the
+    # cache's key, stays as it is.
+    inputs = tokenizer([source_prefix + source for _, source, _ in pairs], verbose=False)["input_ids"]
+    labels = tokenizer(text_target=[target for _, _, target in pairs], verbose=False)["input_ids"]
+    for (index, source, target), input_ids, label_ids in zip(pairs, inputs, labels, strict=True):
+        row = {
+            "input_ids": cut(input_ids, max_source_length),
+            "labels": cut(label_ids, max_target_length),
+            "source_length": len(input_ids),
+            "target_length": len(label_ids),
+            "index": index,
+            "source": source,
+            "reference": target,
+        }
+        for name, values in rows.items():
+            values.append(row[name])
+    return rows
+
+
+def cut(ids: list[int], length: int) -> list[int]:
+    """The first `length` ids, with the last one, the end of the sequence, in place."""
+    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
+def column_of(dataset: Dataset, name: str) -> np.ndarray:
+    """A column of numbers; never a list of Python's."""
+    return dataset.select_columns([name]).with_format("numpy")[:][name]
+
+
+class Collator:
+    """Makes a batch; a class and not a function in a function, because spawned data workers get it pickled."""
+
+    def __init__(self, args: argparse.Namespace, accelerator: Accelerator, model: PreTrainedModel):
+        self.pad_id, self.start_id = model.config.pad_token_id, model.config.decoder_start_token_id
+        self.label_pad_id = IGNORED if args.ignore_pad_token_for_loss else self.pad_id
+        # Multiples of 8 suit the tensor cores of mixed precision.
+        self.multiple = 8 if accelerator.mixed_precision != "no" else 1
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        input_ids = self._pad([row["input_ids"] for row in examples], self.pad_id)
+        labels = self._pad([row["labels"] for row in examples], self.label_pad_id)
+        lengths = torch.tensor([len(row["input_ids"]) for row in examples])
+        decoder_input_ids = labels.roll(1, dims=1)
+        decoder_input_ids[:, 0] = self.start_id
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+            "decoder_input_ids": decoder_input_ids.masked_fill(decoder_input_ids == IGNORED, self.pad_id),
+            "labels": labels,
+        }
+
+    def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+        """(rows, length of the longest)"""
+        width = -(-max(map(len, rows)) // self.multiple) * self.multiple
+        padded = torch.full((len(rows), width), value)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return padded
+
+
+def smoothed_loss(
+    label_smoothing_factor: float, model: torch.nn.Module, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """The mean over all labels of the cross-entropy with smoothed labels."""
+    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    return cross_entropy(
+        logits.float().flatten(0, 1), batch["labels"].flatten(), label_smoothing=label_smoothing_factor
+    )
+
+
+def translate_split(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    split: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    collate: Callable,
+    model: torch.nn.Module,
+) -> tuple[list[str], float]:
+    """The translations in the order of the split, and the mean loss over all its labels, without smoothing."""
+
+    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[list[int], float, int]]:
+        labels = batch.pop("labels")
+        logits = model(**batch).logits.float()
+        losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
+        counts = (labels != IGNORED).sum(1)
+        generated = accelerator.unwrap_model(model).generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        )
+        return list(zip(generated.tolist(), losses.tolist(), counts.tolist(), strict=True))
+
+    rows = predict(
+        accelerator,
+        model,
+        split,
+        collate,
+        args.per_device_eval_batch_size,
+        forward,
+        lengths=column_of(split, "source_length"),
+        num_workers=args.dataloader_num_workers,
+        description="translating",
+    )
+    texts = tokenizer.batch_decode([ids for ids, _, _ in rows], skip_special_tokens=True)
+    loss = sum(loss for _, loss, _ in rows) / sum(count for _, _, count in rows)
+    return texts, loss
+
+
+def make_metrics(target_lang: str) -> dict[str, BLEU | CHRF]:
+    """sacreBLEU's BLEU, with its tokenization for the language, and chrF."""
+    try:
+        metrics = {"bleu": BLEU(trg_lang=target_lang.replace("_", "-").split("-")[0].lower()), "chrf": CHRF()}
+    except RuntimeError as error:  # the tokenization needs a package
+        raise ValueError(f"sacreBLEU cannot tokenize --target_lang {target_lang}: {error}") from error
+    for metric in metrics.values():
+        metric.corpus_score(["text"], [["text"]])  # there is no signature before a score
+    return metrics
+
+
+def score(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    split: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    collate: Callable,
+    metrics: dict[str, BLEU | CHRF],
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    """BLEU, chrF and loss of a model on a split."""
+    texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
+    return compute_scores(split, texts, loss, metrics)
+
+
+def compute_scores(split: Dataset, texts: list[str], loss: float, metrics: dict[str, BLEU | CHRF]) -> dict[str, float]:
+    references = [list(split["reference"])]
+    return {name: metric.corpus_score(texts, references).score for name, metric in metrics.items()} | {"loss": loss}
+
+
+def write_predictions(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    split: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    collate: Callable,
+    metrics: dict[str, BLEU | CHRF],
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    """Writes predictions.jsonl, in the order of the test set; returns its scores."""
+    texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
+    path = args.output_dir / "predictions.jsonl"
+    if accelerator.is_main_process:
+        with path.open("w", encoding="utf-8") as file:
+            for row, text in zip(split.select_columns(["index", "source", "reference"]), texts, strict=True):
+                file.write(json.dumps({**row, "prediction": text}, ensure_ascii=False) + "\n")
+    logger.info(f"Predictions of test: {path}")
+    scores = compute_scores(split, texts, loss, metrics)
+    logger.info(f"Test: {format_metrics(scores)}")
+    return {f"test_{name}": value for name, value in scores.items()}
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    args = parse_args(argv)
+    accelerator = create_accelerator(args)
+    # Bad data and a bad model are told before the output directory is touched.
+    metrics = make_metrics(args.target_lang)
+    with accelerator.local_main_process_first():
+        data = load_data(args)
+    model, tokenizer = load_model(args)
+    splits = tokenize(args, accelerator, data, tokenizer)
+    lock = prepare_output_dir(accelerator, args)
+    collate = Collator(args, accelerator, model)
+    lengths = None
+    if "train" in splits:
+        lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
+    best_metric = (args.metric_for_best_model or METRICS[0]) if "validation" in splits else None
+    smoothing = args.label_smoothing_factor
+    results = run(
+        accelerator,
+        args,
+        model,
+        tokenizer,
+        train_dataset=splits["train"].select_columns(["input_ids", "labels"]) if "train" in splits else None,
+        collate=collate,
+        evaluate=partial(score, args, accelerator, splits["validation"], tokenizer, collate, metrics)
+        if "validation" in splits
+        else None,
+        predict=partial(write_predictions, args, accelerator, splits["test"], tokenizer, collate, metrics)
+        if args.do_predict
+        else None,
+        model_card={
+            "auto_class": "AutoModelForSeq2SeqLM",
+            "task_type": "translation",
+            "task_name": f"translation from {args.source_lang} to {args.target_lang}",
+            "dataset_name": args.dataset_name
+            or Path((args.train_file or args.test_file or args.validation_file)[0]).name,
+            "base_model": args.model_name_or_path,
+            "language": [args.source_lang, args.target_lang],
+        },
+        metric_details={f"{name}_signature": str(metric.get_signature()) for name, metric in metrics.items()},
+        metric_for_best_model=best_metric,
+        greater_is_better=best_metric != "loss",
+        lengths=lengths,
+        compute_loss=partial(smoothed_loss, smoothing) if smoothing else model_loss,
+    )
+    if lock is not None:
+        lock.close()
+    return results
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    sys.exit(0 if main() is not None else 1)

@@ -1,0 +1,171 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Translates a text line by line with a model that run_translation.py made, or any other T5.
+
+    python translation/translate.py output/en-de --input news.en --output news.de
+    echo "Open the file." | python translation/translate.py output/en-de
+
+Lines are read in windows; within one, lines of similar length share a batch. Empty lines stay empty.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from parallel_text import decode_lines, read_lines
+from run_translation import cut, find_task
+from tqdm.auto import tqdm
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import ea_hf  # noqa: F401  (registers the evolving families)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("model_name_or_path", metavar="CHECKPOINT", help="A directory, or a name on the Hub.")
+    parser.add_argument("--input", help="A text file, maybe gzipped. Default: standard input.")
+    parser.add_argument("--output", type=Path, help="Default: standard output.")
+    parser.add_argument("--source_lang", help="Only for a checkpoint that knows several pairs of languages.")
+    parser.add_argument("--target_lang", help="Likewise.")
+    parser.add_argument("--source_prefix", help="Put before each line. Default: the checkpoint's.")
+    parser.add_argument("--num_beams", type=int, help="Default: the checkpoint's; 1 is greedy search.")
+    parser.add_argument("--max_source_length", type=int, help="Default: the checkpoint's, or 1024 tokens.")
+    parser.add_argument("--max_target_length", type=int, help="Default: the checkpoint's, or 128 tokens.")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--window", type=int, help="Lines to read ahead. Default: 32 batches; 1 at a terminal.")
+    parser.add_argument("--device", help='Such as "cpu" or "cuda:1". Default: an accelerator if there is one.')
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--trust_remote_code", action="store_true")
+    args = parser.parse_args(argv)
+    for name in ("num_beams", "max_source_length", "max_target_length", "batch_size", "window"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    return args
+
+
+def find_settings(config: Any, source_lang: str | None, target_lang: str | None) -> dict[str, Any]:
+    """The checkpoint's settings for two languages, or for its only pair of languages; empty if it has none at all.
+
+    Raises:
+        ValueError: it has others, or several.
+    """
+    tasks = getattr(config, "task_specific_params", None) or {}
+    names = [name for name in tasks if name.startswith("translation_")]
+    if source_lang is not None or target_lang is not None:
+        settings = find_task(config, source_lang, target_lang)
+    else:
+        settings = tasks[names[0]] if len(names) == 1 else {}
+    if names and not settings:
+        raise ValueError(
+            f"The checkpoint knows {', '.join(names)}, but --source_lang is {source_lang} and --target_lang "
+            f"{target_lang}. Choose both from these, or pass --source_prefix."
+        )
+    return settings
+
+
+class Translator:
+    """A model with what it takes to translate lines.
+
+    Attributes:
+        lines_cut: how many lines were too long so far.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        source_prefix: str = "",
+        max_source_length: int = 1024,
+        batch_size: int = 32,
+        **generation: Any,
+    ):
+        self.model, self.tokenizer, self.source_prefix = model.eval(), tokenizer, source_prefix
+        self.max_source_length, self.batch_size, self.generation = max_source_length, batch_size, generation
+        self.lines_cut = 0
+
+    def translate(self, lines: Iterable[str], window: int) -> Iterator[str]:
+        """Yields a translation per line, in order; reads at most `window` lines ahead."""
+        lines = iter(lines)
+        while part := list(islice(lines, window)):
+            yield from self._translate_window(part)
+
+    def _translate_window(self, lines: list[str]) -> list[str]:
+        translations = [""] * len(lines)
+        filled = [i for i, line in enumerate(lines) if line.strip()]
+        if not filled:
+            return translations
+        encoded = self.tokenizer([self.source_prefix + lines[i] for i in filled], verbose=False)["input_ids"]
+        self.lines_cut += sum(len(ids) > self.max_source_length for ids in encoded)
+        ids_of = {i: cut(ids, self.max_source_length) for i, ids in zip(filled, encoded, strict=True)}
+        order = sorted(filled, key=lambda i: -len(ids_of[i]))
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            batch = self.tokenizer.pad({"input_ids": [ids_of[i] for i in indices]}, return_tensors="pt")
+            with torch.no_grad():
+                generated = self.model.generate(
+                    input_ids=batch["input_ids"].to(self.model.device),
+                    attention_mask=batch["attention_mask"].to(self.model.device),
+                    **self.generation,
+                )
+            texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+            for i, text in zip(indices, texts, strict=True):
+                translations[i] = " ".join(text.splitlines())
+        return translations
+
+
+def load_translator(args: argparse.Namespace) -> Translator:
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        args.model_name_or_path, dtype=getattr(torch, args.dtype), trust_remote_code=args.trust_remote_code
+    )
+    device = args.device or torch.accelerator.current_accelerator() or "cpu"
+    if args.source_prefix is None:
+        settings = find_settings(model.config, args.source_lang, args.target_lang)
+    else:
+        settings = find_task(model.config, args.source_lang, args.target_lang) | {"prefix": args.source_prefix}
+    length = args.max_target_length or settings.get("max_length") or model.generation_config.max_new_tokens or 128
+    return Translator(
+        model.to(device),
+        tokenizer,
+        settings.get("prefix", ""),
+        args.max_source_length or settings.get("max_source_length", 1024),
+        args.batch_size,
+        num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams,
+        max_new_tokens=length,
+        max_length=None,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    translator = load_translator(args)
+    at_terminal = args.input is None and sys.stdin.isatty()
+    window = args.window or (1 if at_terminal else 32 * args.batch_size)
+    with ExitStack() as stack:
+        output: IO[str] = sys.stdout
+        if args.output is not None:
+            output = stack.enter_context(args.output.open("w", encoding="utf-8"))
+        lines = (
+            line.rstrip("\r\n")
+            for line in (read_lines(args.input) if args.input else decode_lines(sys.stdin.buffer, "standard input"))
+        )
+        disable = True if args.output is None else None  # None: unless it is a terminal
+        for translation in tqdm(translator.translate(lines, window), unit=" lines", disable=disable):
+            print(translation, file=output, flush=True)
+    if translator.lines_cut:
+        print(
+            f"{translator.lines_cut} lines have more than {translator.max_source_length} tokens and were cut "
+            "(--max_source_length).",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()
