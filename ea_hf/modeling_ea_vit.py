@@ -8,6 +8,10 @@ pre-softmax map of every layer, (batch, heads, query, key). An image is a sequen
 row by row, and its map is convolved as that of a sequence.
 """
 
+import copy
+
+import torch
+from torch import nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.vit.modeling_vit import (
     ViTForImageClassification,
@@ -22,6 +26,25 @@ from .evolution import EvolvingPreTrainedModel, attach_evolution, evolving_forwa
 
 class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):
     config: EAViTConfig
+
+    def resize_position_embeddings(self, image_size: int) -> None:
+        """Makes this a model for square images of another size; the position embeddings are interpolated.
+
+        Raises:
+            ValueError: `patch_size` does not divide it.
+        """
+        config = copy.copy(self.config)
+        config.image_size = image_size
+        config.check()
+        self.config.image_size = image_size
+        embeddings = self.base_model.embeddings
+        patches = embeddings.patch_embeddings
+        patches.num_patches = (image_size // patches.patch_size[0]) * (image_size // patches.patch_size[1])
+        tokens = embeddings.position_embeddings.new_empty(1, patches.num_patches + 1, self.config.hidden_size)
+        with torch.no_grad():
+            positions = embeddings.interpolate_pos_encoding(tokens, image_size, image_size).clone()
+        embeddings.position_embeddings = nn.Parameter(positions)
+        embeddings.image_size = patches.image_size = (image_size, image_size)
 
 
 class EAViTModel(EAViTPreTrainedModel, ViTModel):

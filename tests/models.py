@@ -290,13 +290,14 @@ CASES = [
         CHOICES,
         ("logits",),
     ),
-    Case(ea_hf.EAViTModel, ViTModel, AutoModel, TINY_VIT, IMAGES),
+    Case(ea_hf.EAViTModel, ViTModel, AutoModel, TINY_VIT, IMAGES, weight_std=0.3),
     Case(
         ea_hf.EAViTForImageClassification,
         ViTForImageClassification,
         AutoModelForImageClassification,
         {**TINY_VIT, "num_labels": 5},
         IMAGES,
+        weight_std=0.3,
     ),
     Case(
         ea_hf.EAViTForMaskedImageModeling,
@@ -305,6 +306,7 @@ CASES = [
         TINY_VIT,
         MASKED_IMAGES,
         means=("loss",),
+        weight_std=0.3,
     ),
 ]
 # One for each family, for what does not depend on the head.

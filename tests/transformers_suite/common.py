@@ -28,6 +28,9 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
 
     model_tester_class: type
     lacks: tuple[str, ...] = ()  # headings of `skips.LACKS`
+    # What the configuration tests expect of a configuration.
+    has_text_modality = True
+    common_properties: list[str] | None = None
 
     # Transformers excuses models that are older than 2023, and asks the year of a file's copyright line.
     test_can_init_all_missing_weights_before_2023 = True
@@ -53,7 +56,11 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
         super().setUp()
         self.model_tester = self.model_tester_class()
         self.config_tester = ConfigTester(
-            self, config_class=self.all_model_classes[0].config_class, **self.model_tester.config_fields()
+            self,
+            config_class=self.all_model_classes[0].config_class,
+            has_text_modality=self.has_text_modality,
+            common_properties=self.common_properties,
+            **self.model_tester.config_fields(),
         )
 
     def test_config(self):
@@ -77,6 +84,27 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
                 with self.assertRaisesRegex(ValueError, '"use_reentrant": False'):
                     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
                 self.assertFalse(model.is_activation_checkpointing)
+
+
+class EvolvingImageModelTesterMixin(EvolvingModelTesterMixin):
+    """The same for a family that reads pixels, and so has no embeddings of tokens."""
+
+    has_text_modality = False
+    test_resize_embeddings = False
+
+    def test_model_get_set_embeddings(self):
+        """What takes the place of the embeddings of tokens is a convolution, and can be replaced."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                model = model_class(config)
+                self.assertTrue(
+                    any(isinstance(module, torch.nn.Conv2d) for module in model.get_input_embeddings().modules())
+                )
+                other = torch.nn.Identity()
+                model.set_input_embeddings(other)
+                self.assertIs(model.get_input_embeddings(), other)
+                self.assertIsNone(model.get_output_embeddings())
 
 
 class TextModelTester:

@@ -65,6 +65,11 @@ LACKS = {
     "resizable position embeddings": {
         r"test_resize_position_vector_embeddings": "Model does not have position embeddings",
     },
+    "embeddings of tokens": {
+        r"test_inputs_embeds(_matches_input_ids)?": "This model doesn't use `inputs_embeds`",
+        r"test_resize_(tokens_embeddings|embeddings_untied(_no_reinit_on_post_init)?)": ".* is set to `False`",
+        r"test_enable_input_require_grads_with_gradient_checkpointing": "No model with a differentiable loss .*",
+    },
     "a sliding window": {
         r"test_sliding_window_mask": "Model does not support sliding window mask",
     },

@@ -7,7 +7,7 @@ import torch
 
 from ea_hf import EAViTConfig, EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
 
-from .common import EvolvingModelTesterMixin, ImageModelTester
+from .common import EvolvingImageModelTesterMixin, ImageModelTester
 
 
 class EAViTModelTester(ImageModelTester):
@@ -34,20 +34,20 @@ class EAViTModelTester(ImageModelTester):
         }
 
 
-class EAViTModelTest(EvolvingModelTesterMixin, unittest.TestCase):
+class EAViTModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     model_tester_class = EAViTModelTester
     all_model_classes = (EAViTModel, EAViTForImageClassification, EAViTForMaskedImageModeling)
     lacks = (
         "a decoder",
         "a sliding window",
         "a tensor-parallel plan",
+        "embeddings of tokens",
         "experts",
         "modules kept in float32",
+        "resizable position embeddings",
         "rotary positions",
         "sub-configurations",
     )
-
-    test_resize_embeddings = False
 
     _torch_compile_train_cls = EAViTForImageClassification
 
