@@ -341,6 +341,7 @@ def _needs_reference(
     """The one place that decides which path runs: whether these equations as they stand, or `evolution_fast`."""
     return (
         _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        or query.is_meta
         or state.keep_maps
         or state.keep_weights
         or (cache is not None and cache.holds_rows(query.shape[-2]))  # a step of decoding has few rows

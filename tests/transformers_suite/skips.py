@@ -48,6 +48,9 @@ LACKS = {
         r"test_can_set_attention_dynamically_composite_model": "This model is not composite",
         r"test_internal_model_config_and_subconfig_are_same": "No subconfigs so the test does not make sense",
     },
+    "a choice of attention": {
+        r"test_can_set_attention_dynamically(_composite_model)?": "This model does not support setting its attention .*",
+    },
     "a decoder": {
         r"test_causal_lm_loss_honors_shift_labels": "No decoder-only language modeling head to check",
         r"test_encoder_decoder_loss_no_double_shift": "No sequence-to-sequence language modeling head to check",
@@ -72,6 +75,10 @@ LACKS = {
     },
     "a sliding window": {
         r"test_sliding_window_mask": "Model does not support sliding window mask",
+    },
+    "outputs recorded by hooks": {
+        r"test_can_capture_specific_layers_hidden_states": "Cannot capture hidden states, .*",
+        r"test_capture_outputs_decorator": "No usage of the `capture_outputs` decorator.",
     },
     "modules kept in float32": {
         r"test_keep_in_fp32_modules(_exist)?": ".* has no _keep_in_fp32_modules n?or .*",

@@ -57,3 +57,17 @@ class EAViTModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
             patches = self.model_tester.seq_length - 1
             inputs["bool_masked_pos"] = torch.arange(self.model_tester.batch_size * patches).view(-1, patches) % 3 == 0
         return inputs
+
+    def test_model_get_set_embeddings(self):
+        """What takes the place of the embeddings of tokens is a convolution, and can be replaced."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                model = model_class(config)
+                self.assertTrue(
+                    any(isinstance(module, torch.nn.Conv2d) for module in model.get_input_embeddings().modules())
+                )
+                other = torch.nn.Identity()
+                model.set_input_embeddings(other)
+                self.assertIs(model.get_input_embeddings(), other)
+                self.assertIsNone(model.get_output_embeddings())
