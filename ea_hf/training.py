@@ -65,7 +65,8 @@ IDENTITY = (
     "total_batch_size",
     "group_by_length",
     "metric_for_best_model",
-    # The optimizer's state holds these two.
+    # The optimizer's state holds these.
+    "optim",
     "learning_rate",
     "weight_decay",
 )
@@ -92,6 +93,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
     group.add_argument("--per_device_eval_batch_size", type=int, default=8)
     group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="Batches per optimizer step.")
+    group.add_argument(
+        "--optim", choices=("adamw_torch", "sgd"), default="adamw_torch", help="sgd has a momentum of 0.9."
+    )
     group.add_argument("--learning_rate", type=float, default=5e-5, help="Peak learning rate.")
     group.add_argument("--weight_decay", type=float, default=0.0, help="Not applied to biases and normalization.")
     group.add_argument("--max_grad_norm", type=float, default=1.0, help="Gradient clipping; 0 switches it off.")
@@ -296,12 +300,14 @@ def copy_weights_from_file(model: torch.nn.Module) -> None:
 
 
 def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """AdamW, with weight decay on matrices and kernels only: not on biases, not on the weights of normalization."""
+    """AdamW or SGD, with weight decay on matrices and kernels only: not on biases, not on the weights of normalization."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if args.optim == "sgd":
+        return torch.optim.SGD(groups, lr=args.learning_rate, momentum=0.9, fused=True)
     return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
 
 
@@ -327,7 +333,8 @@ def train(
 
     Args:
         args: with the arguments of `add_training_arguments`.
-        train_dataset: indexable; its items go to `collate`.
+        train_dataset: indexable; its items go to `collate`. If it has a method `set_epoch`, this is called before each
+            epoch.
         collate: makes a batch, a dictionary of tensors with `labels`.
         evaluate: takes the model and returns metrics; called on all processes. `None` if there is nothing to evaluate.
         save_assets: saves what belongs to the model beside its weights (configuration, tokenizer) into a directory.
@@ -359,8 +366,9 @@ def train(
             "max_train_steps": max_train_steps,
             "mixed_precision": accelerator.mixed_precision,
             "metric_for_best_model": metric_for_best_model,
-            **{name: getattr(args, name) for name in ("seed", "learning_rate", "weight_decay", "max_grad_norm")},
-            **{name: getattr(args, name) for name in ("num_warmup_steps", "lr_scheduler_type", "group_by_length")},
+            **{name: getattr(args, name) for name in ("seed", "optim", "learning_rate", "weight_decay")},
+            **{name: getattr(args, name) for name in ("max_grad_norm", "num_warmup_steps", "lr_scheduler_type")},
+            "group_by_length": args.group_by_length,
         }
     )
     if args.gradient_checkpointing:
@@ -392,6 +400,8 @@ def train(
     progress = progress_bar(accelerator, "training", total=max_train_steps, initial=first_step)
     model.train()
     while state.global_step < max_train_steps:
+        if hasattr(train_dataset, "set_epoch"):
+            train_dataset.set_epoch(state.epoch)
         steps = batches.steps(state.epoch, state.step_in_epoch)[: max_train_steps - state.global_step]
         loader = iter(
             data_loader(
