@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue test test-hf lint figures clean
+.PHONY: help install glue translation test test-hf lint figures clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ install: $(VENV)/installed  ## Install the package and all that its scripts and 
 
 glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two cores.
 	$(PYTHON) glue/offline.py
+
+translation: install  ## Train EA-T5 from English to German from scratch, about a quarter of an hour on two cores.
+	$(PYTHON) translation/offline.py
 
 test: install  ## Run all tests.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup

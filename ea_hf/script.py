@@ -19,11 +19,13 @@ from .training import RESULTS_FILE, end_training, format_metrics, save_model, tr
 
 logger = logging.getLogger(__name__)
 
-EVOLUTION_FIELDS = ("ea_residual_weight", "ea_conv_weight", "ea_kernel_size", "ea_activation", "ea_memory_efficient")
 
+def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str] = ()) -> None:
+    """Adds the fields of `EvolvingConfig` as arguments.
 
-def add_evolution_arguments(group: argparse._ArgumentGroup) -> None:
-    """Adds the fields of `EvolvingConfig` as arguments."""
+    Args:
+        chains: the family's own fields that switch a chain of maps on and off.
+    """
     group.add_argument("--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
     group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
     group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
@@ -34,11 +36,15 @@ def add_evolution_arguments(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="Save less for the backward pass, and compute more.",
     )
+    for name in chains:
+        group.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction, help="Default: the checkpoint's, or on."
+        )
 
 
 def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `EvolvingConfig` that were given as arguments."""
-    return {name: getattr(args, name) for name in EVOLUTION_FIELDS if getattr(args, name) is not None}
+    """The fields of the configuration that were given as arguments."""
+    return {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:

@@ -196,13 +196,15 @@ def arguments(**options: Any) -> list[str]:
     return words
 
 
-def start_script(words: Sequence[str], processes: int = 1, **environment: str) -> subprocess.Popen:
-    """Starts run_glue.py as a user does; with several processes through torchrun."""
+def start_script(
+    words: Sequence[str], processes: int = 1, script: Path = SCRIPT, **environment: str
+) -> subprocess.Popen:
+    """Starts a script as a user does; with several processes through torchrun."""
     program = [sys.executable]
     if processes > 1:
         program += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.Popen(
-        [*program, str(SCRIPT), *words],
+        [*program, str(script), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -210,9 +212,9 @@ def start_script(words: Sequence[str], processes: int = 1, **environment: str) -
     )
 
 
-def run_script(words: Sequence[str], processes: int = 1, **environment: str) -> tuple[int, str]:
-    """Runs run_glue.py; returns its exit status, and all that it printed."""
-    process = start_script(words, processes, **environment)
+def run_script(words: Sequence[str], processes: int = 1, script: Path = SCRIPT, **environment: str) -> tuple[int, str]:
+    """Runs a script; returns its exit status, and all that it printed."""
+    process = start_script(words, processes, script, **environment)
     try:
         output, _ = process.communicate(timeout=300)
     finally:

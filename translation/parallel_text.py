@@ -93,13 +93,11 @@ def load_files(files: dict[str, Sequence[str]], source_lang: str, target_lang: s
             )
         except Exception as error:  # the library wraps what the generator raises
             cause = error
-            while cause.__cause__ is not None:
+            while cause.__cause__ is not None and not isinstance(cause, ValueError | OSError):
                 cause = cause.__cause__
             if isinstance(cause, ValueError | OSError):
                 raise cause from None
             raise
-        if len(splits[split]) == 0:
-            raise ValueError(f"{' and '.join(paths)}: no rows.")
     return splits
 
 
@@ -138,8 +136,12 @@ def _stat(path: str) -> Any:
 
 
 def _generate(paths: Sequence[str], source_lang: str, target_lang: str) -> Iterator[dict[str, str]]:
+    empty = True
     for source, target in read_pairs(paths, source_lang, target_lang):
+        empty = False
         yield {"source": source, "target": target}
+    if empty:
+        raise ValueError(f"{' and '.join(paths)}: no rows.")
 
 
 def read_lines(path: str) -> Iterator[str]:

@@ -99,7 +99,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="In [0, 1).")
-    add_evolution_arguments(group)
+    add_evolution_arguments(group, chains=("ea_encoder", "ea_decoder", "ea_cross_attention"))
     group.add_argument("--use_slow_tokenizer", action="store_true")
     group.add_argument("--trust_remote_code", action="store_true")
     add_training_arguments(parser)

@@ -126,15 +126,18 @@ def load_translator(args: argparse.Namespace) -> Translator:
         args.model_name_or_path, dtype=getattr(torch, args.dtype), trust_remote_code=args.trust_remote_code
     )
     device = args.device or torch.accelerator.current_accelerator() or "cpu"
-    if args.source_prefix is None:
+    try:
         settings = find_settings(model.config, args.source_lang, args.target_lang)
-    else:
-        settings = find_task(model.config, args.source_lang, args.target_lang) | {"prefix": args.source_prefix}
+    except ValueError:
+        if args.source_prefix is None:
+            raise
+        settings = {}
+    prefix = settings.get("prefix", "") if args.source_prefix is None else args.source_prefix
     length = args.max_target_length or settings.get("max_length") or model.generation_config.max_new_tokens or 128
     return Translator(
         model.to(device),
         tokenizer,
-        settings.get("prefix", ""),
+        prefix,
         args.max_source_length or settings.get("max_source_length", 1024),
         args.batch_size,
         num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams,
