@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
@@ -57,6 +58,10 @@ def check_evolution(residual_weight: float, conv_weight: float, kernel_size: int
         raise ValueError(f"`ea_kernel_size` is {kernel_size}; choose an odd positive integer such as 3.")
     if activation not in ACT2FN:
         raise ValueError(f"`ea_activation` is {activation!r}; choose one of {', '.join(sorted(ACT2FN))}.")
+
+
+class MapConvolution(nn.Conv2d):
+    """The convolution over maps, heads as channels. By its type it is known when weights are initialized."""
 
 
 class AttentionEvolution(nn.Module):
@@ -109,7 +114,7 @@ class AttentionEvolution(nn.Module):
         self.conv = None
         if layer_index > 0 and conv_weight > 0:
             padding = (0 if is_causal else kernel_size // 2, kernel_size // 2)
-            self.conv = nn.Conv2d(num_heads, num_heads, kernel_size, padding=padding)
+            self.conv = MapConvolution(num_heads, num_heads, kernel_size, padding=padding)
 
     def forward(
         self,
@@ -496,8 +501,7 @@ def evolving_forward(forward: Callable) -> Callable:
         outputs = forward(self, *args, evolution_state=state, **kwargs)
         if not output_attention_maps:
             return outputs
-        maps = {name: state.maps(chain) for chain, name in self.attention_map_names.items()}
-        maps = {name: chain_maps for name, chain_maps in maps.items() if chain_maps}
+        maps = {name: state.maps(chain) for chain, name in self.attention_map_names.items() if state.maps(chain)}
         if isinstance(outputs, tuple):
             return (*outputs, *maps.values())
         for name, chain_maps in maps.items():
@@ -608,6 +612,20 @@ class EvolvingPreTrainedModel:
                 module.make_chains()
                 module.has_chains = True
         super().post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For custom code Transformers leaves out modules that have no parameter of their own, in case it initializes
+        # weights by other means. T5's heads and feed-forward layers are such modules, and would get std 1.
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MapConvolution):
+            # A family's own rule for convolutions is for another purpose (T5's standard deviation would be 1).
+            init.normal_(module.weight, mean=0.0, std=getattr(self.config, "initializer_range", 0.02))
+            init.zeros_(module.bias)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):

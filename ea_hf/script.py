@@ -3,6 +3,7 @@
 """What the fine-tuning scripts share around the training loop: arguments of the model, and a run from end to end."""
 
 import argparse
+import ast
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,10 +27,12 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
     Args:
         chains: the family's own fields that switch a chain of maps on and off.
     """
-    group.add_argument("--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
-    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
-    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
-    group.add_argument("--ea_activation", help='Default: the checkpoint\'s, or "relu".')
+    group.add_argument(
+        "--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or the family's."
+    )
+    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or the family's.")
+    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or the family's.")
+    group.add_argument("--ea_activation", help="Default: the checkpoint's, or the family's.")
     group.add_argument(
         "--ea_memory_efficient",
         action="store_true",
@@ -45,6 +48,27 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
 def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of the configuration that were given as arguments."""
     return {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
+
+
+def parse_config_overrides(text: str) -> dict[str, Any]:
+    """Parses "d_model=256,feed_forward_proj=gated-gelu,depths=[2,2]"; a type for argparse."""
+    parts: list[str] = []
+    for part in text.split(","):
+        # A comma within brackets divides nothing.
+        if parts and parts[-1].count("[") > parts[-1].count("]"):
+            parts[-1] += "," + part
+        else:
+            parts.append(part)
+    overrides: dict[str, Any] = {}
+    for part in parts:
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
+        try:
+            overrides[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            overrides[name] = {"true": True, "false": False}.get(value, value)
+    return overrides
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:

@@ -14,7 +14,6 @@ A vanilla ViT becomes an EA-ViT on the fly; an evolving checkpoint is loaded as 
 
 import argparse
 import csv
-import json
 import logging
 import math
 import sys
@@ -52,7 +51,7 @@ from transformers import (
 from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
 from ea_hf.batching import predict
 from ea_hf.evolution import EvolvingConfig
-from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
+from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, parse_config_overrides, run
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
@@ -117,6 +116,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
     group.add_argument(
         "--config_overrides",
+        type=parse_config_overrides,
+        default={},
         help="Values of a new model's configuration, such as hidden_size=64,patch_size=4; depth=50 is a usual ResNet.",
     )
     group.add_argument("--image_size", type=int, help="Height and width in pixels. Default: the model's.")
@@ -138,7 +139,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("pass --model_name_or_path, or --model_type for a new model")
     if args.eval_only and args.model_name_or_path is None:
         parser.error("--eval_only needs --model_name_or_path")
-    if args.config_overrides is not None and args.model_type is None:
+    if args.config_overrides and args.model_type is None:
         parser.error("--config_overrides is for a new model, of --model_type")
     if args.do_predict and args.test_dir is None and args.dataset_name is None and args.idx_dir is None:
         parser.error("--do_predict needs --test_dir")
@@ -328,10 +329,10 @@ def new_config(args: argparse.Namespace) -> EvolvingConfig:
     """The configuration of a new model.
 
     Raises:
-        ValueError: --config_overrides cannot be read, or names a value that the configuration does not have.
+        ValueError: --config_overrides names a value that the configuration does not have.
     """
     config_class = CONFIGS[args.model_type]
-    values = parse_overrides(args.config_overrides or "")
+    values = dict(args.config_overrides)
     if args.image_size is not None:
         values["image_size"] = args.image_size
     depth = values.pop("depth", None) if config_class is EAResNetConfig else None
@@ -340,27 +341,6 @@ def new_config(args: argparse.Namespace) -> EvolvingConfig:
         raise ValueError(f"--config_overrides names {unknown[0]!r}, which {config_class.__name__} does not have.")
     values |= evolution_overrides(args)
     return config_class(**values) if depth is None else config_class.from_depth(depth, **values)
-
-
-def parse_overrides(text: str) -> dict[str, Any]:
-    """Values as in hidden_size=64,hidden_sizes=[16,32],layer_type=basic."""
-    pieces: list[str] = []
-    for piece in text.split(",") if text.strip() else []:
-        # A comma within brackets divides nothing.
-        if pieces and pieces[-1].count("[") > pieces[-1].count("]"):
-            pieces[-1] += "," + piece
-        else:
-            pieces.append(piece)
-    values = {}
-    for piece in pieces:
-        name, separator, value = piece.partition("=")
-        if not separator or not name.strip():
-            raise ValueError(f"--config_overrides has {piece!r}; write each value as name=value, with commas between.")
-        try:
-            values[name.strip()] = json.loads(value)
-        except ValueError:
-            values[name.strip()] = value.strip()
-    return values
 
 
 def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedModel, Any]:

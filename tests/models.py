@@ -21,7 +21,9 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -32,6 +34,10 @@ from transformers import (
     BertModel,
     PreTrainedConfig,
     PreTrainedModel,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+    T5Model,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTModel,
@@ -66,6 +72,10 @@ class TokenSequences:
     # Inputs that need no padding have ("none",) here and False there.
     paddings = ("right", "left", "mixed")
     takes_mask = True
+    # Chains: what the names of their outputs begin with, and which input masks their keys, `None` for none.
+    chains: dict[str, str | None] = {"": "attention_mask"}
+    # What makes an output of nothing but tensors.
+    options: dict[str, Any] = {}
 
     def __init__(self, choices: int | None = None, first_position: int = 0):
         self.choices = choices
@@ -120,6 +130,93 @@ class TokenSequences:
         }
 
 
+class SequencePairs:
+    """Source and target sequences of different lengths, for encoder-decoder models without absolute positions."""
+
+    paddings = ("right", "left", "mixed")
+    takes_mask = True
+    chains: dict[str, str | None] = {
+        "encoder_": "attention_mask",
+        "decoder_": "decoder_attention_mask",
+        "cross_": "attention_mask",
+    }
+    options: dict[str, Any] = {"use_cache": False}
+
+    def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            {
+                "input_ids": self._tokens(config, (length,), generator),
+                "decoder_input_ids": self._tokens(config, (1 + 2 * length % 7,), generator),
+            }
+            for length in lengths
+        ]
+
+    def batch(
+        self, config: PreTrainedConfig, examples: Sequence[Example], padding: str = "right", width: int | None = None
+    ) -> Batch:
+        """Padding is noise: nothing may depend on what stands there."""
+        width = width or max(example["input_ids"].shape[0] for example in examples)
+        inputs, positions = {}, [{} for _ in examples]
+        generator = torch.Generator().manual_seed(99)
+        for prefix, padded_width in (("", width), ("decoder_", width + 3)):
+            tokens = self._tokens(config, (len(examples), padded_width), generator)
+            mask = torch.zeros_like(tokens)
+            for row, example in enumerate(examples):
+                values = example[f"{prefix}input_ids"]
+                missing = padded_width - len(values)
+                start = {"right": 0, "left": missing, "mixed": (0, missing, missing // 2)[row % 3]}[padding]
+                real = torch.arange(start, start + len(values))
+                tokens[row, real] = values
+                mask[row, real] = 1
+                positions[row][padded_width] = real
+            inputs[f"{prefix}input_ids"], inputs[f"{prefix}attention_mask"] = tokens, mask
+        return Batch(inputs, positions)
+
+    def dynamic_shapes(self, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Dim]]:
+        batch = Dim("batch", max=64)
+        lengths = {"": Dim("length", min=3, max=32), "decoder_": Dim("decoder_length", min=3, max=32)}
+        return {name: {0: batch, 1: lengths["decoder_" if "decoder_" in name else ""]} for name in inputs}
+
+    @staticmethod
+    def _tokens(config: PreTrainedConfig, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        return torch.randint(2, config.vocab_size, shape, generator=generator)  # neither padding nor end
+
+
+class SingleSequences(SequencePairs):
+    """Sequences of different lengths, for an encoder without absolute positions.
+
+    Args:
+        ends: whether each ends with the end token, from which an encoder-decoder model reads its logits. It feeds the
+            sequence to its decoder as well, without a mask, so that only padding on the right changes nothing.
+    """
+
+    chains: dict[str, str | None] = {"": "attention_mask"}
+    options: dict[str, Any] = {}
+
+    def __init__(self, ends: bool = False):
+        self.ends = ends
+        if ends:
+            self.paddings = ("right",)
+            self.chains = {"encoder_": "attention_mask", "decoder_": None, "cross_": "attention_mask"}
+            self.options = {"use_cache": False}
+
+    def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
+        examples = [{"input_ids": e["input_ids"]} for e in super().examples(config, lengths, seed)]
+        for example in examples if self.ends else ():
+            example["input_ids"][-1] = config.eos_token_id
+        return examples
+
+    def batch(
+        self, config: PreTrainedConfig, examples: Sequence[Example], padding: str = "right", width: int | None = None
+    ) -> Batch:
+        pairs = [{**example, "decoder_input_ids": example["input_ids"]} for example in examples]
+        batch = super().batch(config, pairs, padding, width)
+        width = batch.inputs["input_ids"].shape[1]
+        inputs = {name: values for name, values in batch.inputs.items() if "decoder" not in name}
+        return Batch(inputs, [{width: positions[width]} for positions in batch.positions])
+
+
 class Images:
     """Images of one size, for which the lengths only say how many they are.
 
@@ -129,6 +226,8 @@ class Images:
 
     paddings = ("none",)
     takes_mask = False
+    chains: dict[str, str | None] = {"": None}
+    options: dict[str, Any] = {}
 
     def __init__(self, has_masked_patches: bool = False):
         self.has_masked_patches = has_masked_patches
@@ -175,7 +274,7 @@ class Case:
     vanilla_class: type[PreTrainedModel]
     auto_class: type
     config_values: dict[str, Any]
-    inputs: TokenSequences | Images
+    inputs: TokenSequences | SequencePairs | Images
     pooled: tuple[str, ...] = ()
     means: tuple[str, ...] = ()
     weight_std: float = 0.4
@@ -307,6 +406,40 @@ CASES = [
         MASKED_IMAGES,
         means=("loss",),
         weight_std=0.3,
+    ),
+]
+TINY_T5 = {
+    "vocab_size": 67,
+    "d_model": 24,
+    "d_kv": 8,
+    "d_ff": 40,
+    "num_layers": 4,
+    "num_decoder_layers": 3,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
+PAIRS = SequencePairs()
+CASES += [
+    Case(ea_hf.EAT5Model, T5Model, AutoModel, TINY_T5, PAIRS, weight_std=0.2),
+    Case(ea_hf.EAT5EncoderModel, T5EncoderModel, AutoModelForTextEncoding, TINY_T5, SingleSequences(), weight_std=0.2),
+    Case(
+        ea_hf.EAT5ForConditionalGeneration,
+        T5ForConditionalGeneration,
+        AutoModelForSeq2SeqLM,
+        {**TINY_T5, "feed_forward_proj": "gated-gelu"},
+        PAIRS,
+        weight_std=0.2,
+    ),
+    Case(
+        ea_hf.EAT5ForSequenceClassification,
+        T5ForSequenceClassification,
+        AutoModelForSequenceClassification,
+        {**TINY_T5, "classifier_dropout": 0.0, "num_labels": 5},
+        SingleSequences(ends=True),
+        weight_std=0.2,
     ),
 ]
 # One for each family, for what does not depend on the head.

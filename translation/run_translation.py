@@ -13,7 +13,6 @@ A vanilla T5 becomes an EA-T5 on the fly; an evolving checkpoint is loaded as it
 """
 
 import argparse
-import ast
 import json
 import logging
 import sys
@@ -34,7 +33,14 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.script import add_evolution_arguments, check_arguments, check_vocabulary, evolution_overrides, run
+from ea_hf.script import (
+    add_evolution_arguments,
+    check_arguments,
+    check_vocabulary,
+    evolution_overrides,
+    parse_config_overrides,
+    run,
+)
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
@@ -135,20 +141,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     numbers += ("max_train_samples", "max_eval_samples", "max_predict_samples", "num_beams")
     check_arguments(parser, args, numbers)
     return args
-
-
-def parse_config_overrides(text: str) -> dict[str, Any]:
-    """Parses "d_model=256,feed_forward_proj=gated-gelu"."""
-    overrides = {}
-    for part in text.split(","):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not (name and equals and value):
-            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
-        try:
-            overrides[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            overrides[name] = {"true": True, "false": False}.get(value, value)
-    return overrides
 
 
 def load_data(args: argparse.Namespace) -> DatasetDict:

@@ -50,9 +50,10 @@ class EABertModelTest(EvolvingModelTesterMixin, unittest.TestCase):
         EABertForMultipleChoice,
     )
     lacks = (
-        "a decoder",
+        "a decoder-only head",
         "a sliding window",
         "a tensor-parallel plan",
+        "an encoder-decoder head",
         "experts",
         "modules kept in float32",
         "renamed weights",

@@ -33,9 +33,10 @@ class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     common_properties = ["num_channels", "hidden_sizes", "num_attention_heads"]
     lacks = (
         "a choice of attention",
-        "a decoder",
+        "a decoder-only head",
         "a sliding window",
         "a tensor-parallel plan",
+        "an encoder-decoder head",
         "embeddings of tokens",
         "experts",
         "modules kept in float32",

@@ -38,9 +38,10 @@ class EAViTModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     model_tester_class = EAViTModelTester
     all_model_classes = (EAViTModel, EAViTForImageClassification, EAViTForMaskedImageModeling)
     lacks = (
-        "a decoder",
+        "a decoder-only head",
         "a sliding window",
         "a tensor-parallel plan",
+        "an encoder-decoder head",
         "embeddings of tokens",
         "experts",
         "modules kept in float32",
