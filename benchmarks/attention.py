@@ -208,36 +208,58 @@ def flop_ratio(fields: dict, length: int) -> float:
     return 1 + 9 * heads**2 * length**2 * (layers - 1) / layers / plain
 
 
+# Rows of the picture: mode, figure, label, its factor to the unit.
+PANELS = (
+    ("inference", "seconds_to_eager", "inference: time, ratio to eager", 1),
+    ("training", "seconds_to_eager", "training step: time, ratio to eager", 1),
+    ("inference", "peak_bytes", "inference: peak memory (MB)", 2**-20),
+    ("training", "peak_bytes", "training step: peak memory (MB)", 2**-20),
+)
+
+
 def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: argparse.Namespace) -> None:
+    """A column for each sweep; below each tick the time of eager attention, to which the ratios refer."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(sweeps), figsize=(5 * len(sweeps), 8), sharey="row", squeeze=False)
+    panels = [panel for panel in PANELS if panel[0] in args.modes]
+    size = (5 * len(sweeps), 3.4 * len(panels))
+    figure, axes = plt.subplots(len(panels), len(sweeps), figsize=size, sharey="row", squeeze=False)
     for column, (sweep, points) in enumerate(sweeps.items()):
-        for row_index, (mode, figure_name) in enumerate((("inference", "seconds"), ("training", "seconds"))):
-            axis = axes[row_index, column]
+        for axis, (mode, figure_name, label, factor) in zip(axes[:, column], panels, strict=True):
+            selected = [row for row in rows if row["sweep"] == sweep and row["mode"] == mode]
             for implementation in args.implementations:
                 values = [
-                    (row["at"], row[f"{figure_name}_to_eager"])
-                    for row in rows
-                    if row["sweep"] == sweep and row["mode"] == mode and row["implementation"] == implementation
+                    (row["at"], row[figure_name] * factor)
+                    for row in selected
+                    if row["implementation"] == implementation and figure_name in row
                 ]
                 if values:
                     axis.plot(*zip(*values, strict=True), marker="o", label=implementation)
-            limits = [(at, flop_ratio(fields, length)) for at, fields, length in points]
-            axis.plot(*zip(*limits, strict=True), "k--", label="multiply-adds of evolving attention")
+            ticks = {at: str(at) for at, _, _ in points}
+            if figure_name == "seconds_to_eager":
+                limits = [(at, flop_ratio(fields, length)) for at, fields, length in points]
+                axis.plot(*zip(*limits, strict=True), "k--", label="limit: multiply-adds of evolving attention")
+                for row in selected:
+                    if row["implementation"] == "eager":
+                        ticks[row["at"]] += f"\n{row['seconds'] * 1000:.0f} ms"
+            else:
+                axis.set_yscale("log")
             axis.set_xscale("log", base=2)
+            axis.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+            axis.minorticks_off()
             axis.set_xlabel({"length": "sequence length (tokens)"}.get(sweep, f"number of {sweep}"))
-            axis.set_xticks([at for at, _, _ in points], [str(at) for at, _, _ in points])
             axis.grid(alpha=0.3)
             if column == 0:
-                axis.set_ylabel(f"time of {mode}, ratio to eager attention")
-    axes[0, 0].legend()
-    figure.suptitle(f"BERT with evolving attention: {environment(args)['device']}, {args.threads} thread(s), float32")
+                axis.set_ylabel(label)
+    axes[min(1, len(panels) - 1), 0].legend(fontsize=8)
+    description = "batch 1, 4 layers, 12 heads, 768 wide, 256 tokens, but for what the axis says"
+    threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
+    figure.suptitle(f"BERT: {description}\n{environment(args)['device']}, {threads}, float32; below the ticks: eager")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def scaling(args: argparse.Namespace) -> list[dict]:
@@ -250,11 +272,17 @@ def scaling(args: argparse.Namespace) -> list[dict]:
     rows = []
     for sweep, points in sweeps.items():
         for at, fields, length in points:
-            for mode in args.modes:
-                for row in measure(args, sweep, fields, f"1x{length}", mode, with_memory=sweep == "length"):
-                    rows.append({**row, "sweep": sweep, "at": at})
-            print(format_table(rows[-len(args.modes) * len(args.implementations) :]), flush=True)
-    draw_scaling(rows, sweeps, args.output.with_suffix(".png"), args)
+            new = [
+                {**row, "sweep": sweep, "at": at}
+                for mode in args.modes
+                for row in measure(args, sweep, fields, f"1x{length}", mode, with_memory=True)
+            ]
+            print(f"\n{sweep} {at}\n{format_table(new)}", flush=True)
+            rows += new
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    path = args.output.with_suffix(".png")
+    draw_scaling(rows, sweeps, path, args)
+    print(f"\nPicture: {path}")
     return rows
 
 

@@ -3,9 +3,10 @@
 """EA-T5 configuration."""
 
 import copy
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import T5Config
+from transformers import MT5Config, T5Config
 
 from .evolution import EvolvingConfig
 from .evolution_cache import EvolvingDynamicLayer
@@ -38,6 +39,12 @@ class EAT5Config(EvolvingConfig, T5Config):
     ea_encoder: bool = True
     ea_decoder: bool = True
     ea_cross_attention: bool = True
+
+    @classmethod
+    def from_vanilla(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        if config_dict["model_type"] == MT5Config.model_type:  # other defaults, and logits that are not scaled
+            config_dict = {**MT5Config().to_dict(), **config_dict, "scale_decoder_outputs": False}
+        return super().from_vanilla(config_dict)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "EAT5Config":
         config = super().get_text_config(decoder=decoder, encoder=encoder)

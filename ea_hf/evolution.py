@@ -563,8 +563,13 @@ class EvolvingConfig:
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
         if config_dict.get("model_type") in cls.vanilla_model_types:
-            config_dict = {**config_dict, "model_type": cls.model_type}
+            config_dict = cls.from_vanilla(config_dict)
         return config_dict, kwargs
+
+    @classmethod
+    def from_vanilla(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        """What the file of a vanilla configuration says, as this class says it."""
+        return {**config_dict, "model_type": cls.model_type}
 
     # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
     @property

@@ -222,12 +222,15 @@ def test_head_count_that_is_not_the_checkpoint_s(case, source, tmp_path):
     other = 2 * trained
     name = case.config().attribute_map.get("num_attention_heads", "num_attention_heads")
     message = rf"{name}={other}, but the checkpoint .* was trained with {trained}\. .*{type(case.config()).__name__}"
+    refused = pytest.raises(ValueError, match=message)
+    if hasattr(case.config(), "relative_attention_num_buckets"):  # its embeddings' shape tells Transformers
+        refused = pytest.raises(RuntimeError, match="ignore_mismatched_sizes")
     config = case.config(num_attention_heads=other, ea_conv_weight=0.0)
-    with pytest.raises(ValueError, match=message):
+    with refused:
         case.model_class.from_pretrained(tmp_path, config=config)
-    with pytest.raises(ValueError, match=message):
+    with refused:
         case.auto_class.from_pretrained(tmp_path, config=config, output_loading_info=True)
-    with pytest.raises(ValueError, match=message):
+    with refused:
         case.model_class.from_pretrained(tmp_path, num_attention_heads=other, ea_conv_weight=0.0)
     case.model_class.from_pretrained(tmp_path)
 
