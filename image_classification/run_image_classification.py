@@ -368,6 +368,7 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
     copy_weights_from_file(model)
+    config = model.config
     try:
         processor = AutoImageProcessor.from_pretrained(
             args.model_name_or_path, trust_remote_code=args.trust_remote_code, backend="pil"
@@ -378,9 +379,9 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
     if args.image_size is not None:
         if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
             model.resize_position_embeddings(args.image_size)
-        size = {"height": args.image_size, "width": args.image_size}
         if processor_size(processor) != (args.image_size, args.image_size):
-            processor.size, processor.do_center_crop = size, False
+            processor.size = {"height": args.image_size, "width": args.image_size}
+            processor.do_center_crop = False
     expected = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
     if isinstance(config, EAViTConfig) and processor_size(processor) != tuple(expected):
         raise ValueError(
