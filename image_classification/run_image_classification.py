@@ -380,8 +380,8 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
             model.resize_position_embeddings(args.image_size)
         if processor_size(processor) != (args.image_size, args.image_size):
-            processor.size = {"height": args.image_size, "width": args.image_size}
-            processor.do_center_crop = False
+            size = {"height": args.image_size, "width": args.image_size}
+            processor = type(processor).from_dict({**processor.to_dict(), "size": size, "do_center_crop": False})
     expected = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
     if isinstance(config, EAViTConfig) and processor_size(processor) != tuple(expected):
         raise ValueError(

@@ -151,7 +151,7 @@ def test_a_vanilla_vit_is_fine_tuned_at_another_size(vanilla, tmp_path):
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "larger")
     assert model.config.image_size == 12 and model.config.ea_residual_weight == 0.4
     processor = AutoImageProcessor.from_pretrained(tmp_path / "larger")
-    assert processor.size == {"height": 12, "width": 12} and processor.image_mean == [0.3]
+    assert (processor.size["height"], processor.size["width"]) == (12, 12) and list(processor.image_mean) == [0.3]
     with pytest.raises(ValueError, match="`image_size` is 9, which `patch_size`, 2, does not divide"):
         classify(tmp_path / "odd", model_name_or_path=vanilla, image_size=9, **data)
     assert not (tmp_path / "odd").exists()
