@@ -331,6 +331,7 @@ def _needs_reference(
     floats = (tensors.query, tensors.key, tensors.value, tensors.previous, tensors.position_bias)
     return (
         _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        or tensors.query.is_meta  # shapes without numbers
         or state.keep_maps
         or state.keep_weights
         or (cache is not None and cache.holds_rows(tensors.query.shape[-2]))  # a step of decoding has few rows
