@@ -286,7 +286,7 @@ def test_label_smoothing_spreads_a_share_over_the_vocabulary():
     logits, labels = torch.randn(2, 3, 5), torch.tensor([[1, 2, -100], [4, -100, -100]])
 
     class Model(torch.nn.Module):
-        def forward(self, input_ids):
+        def forward(self, input_ids, use_cache):
             return type("Output", (), {"logits": logits})
 
     log_probabilities = logits.log_softmax(-1)

@@ -13,7 +13,6 @@ A vanilla T5 becomes an EA-T5 on the fly; an evolving checkpoint is loaded as it
 """
 
 import argparse
-import ast
 import json
 import logging
 import sys
@@ -40,7 +39,7 @@ from ea_hf.training import (
     copy_weights_from_file,
     create_accelerator,
     format_metrics,
-    model_loss,
+    parse_values,
     prepare_output_dir,
 )
 
@@ -93,7 +92,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
     group.add_argument(
         "--config_overrides",
-        type=parse_config_overrides,
+        type=parse_values,
         default={},
         help='Changes of it, such as "d_model=256,num_layers=3".',
     )
@@ -135,20 +134,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     numbers += ("max_train_samples", "max_eval_samples", "max_predict_samples", "num_beams")
     check_arguments(parser, args, numbers)
     return args
-
-
-def parse_config_overrides(text: str) -> dict[str, Any]:
-    """Parses "d_model=256,feed_forward_proj=gated-gelu"."""
-    overrides = {}
-    for part in text.split(","):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not (name and equals and value):
-            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
-        try:
-            overrides[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            overrides[name] = {"true": True, "false": False}.get(value, value)
-    return overrides
 
 
 def load_data(args: argparse.Namespace) -> DatasetDict:
@@ -377,7 +362,8 @@ def smoothed_loss(
     label_smoothing_factor: float, model: torch.nn.Module, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The mean over all labels of the cross-entropy with smoothed labels."""
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False).logits
     return cross_entropy(
         logits.float().flatten(0, 1), batch["labels"].flatten(), label_smoothing=label_smoothing_factor
     )
@@ -395,7 +381,7 @@ def translate_split(
 
     def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[list[int], float, int]]:
         labels = batch.pop("labels")
-        logits = model(**batch).logits.float()
+        logits = model(**batch, use_cache=False).logits.float()
         losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
         counts = (labels != IGNORED).sum(1)
         generated = accelerator.unwrap_model(model).generate(
@@ -486,7 +472,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if "train" in splits:
         lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
     best_metric = (args.metric_for_best_model or METRICS[0]) if "validation" in splits else None
-    smoothing = args.label_smoothing_factor
     results = run(
         accelerator,
         args,
@@ -513,7 +498,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "loss",
         lengths=lengths,
-        compute_loss=partial(smoothed_loss, smoothing) if smoothing else model_loss,
+        compute_loss=partial(smoothed_loss, args.label_smoothing_factor),
     )
     if lock is not None:
         lock.close()
