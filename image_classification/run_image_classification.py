@@ -50,7 +50,7 @@ from transformers import (
 
 from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.evolution import EvolvingConfig
+from ea_hf.configuration_evolving import EvolvingConfig
 from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
 from ea_hf.training import (
     add_training_arguments,
