@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, variant: str, seed: int, extra: list[str]) -> 
         return
     residual, conv = VARIANTS[variant]
     weights = ["--ea_residual_weight", str(residual), "--ea_conv_weight", str(conv)]
-    offline.train(args.data_dir, directory, [*offline.LONG, *weights, "--seed", str(seed), *extra])
+    offline.train(args.data_dir, directory, [*offline.SHORT, *weights, "--seed", str(seed), *extra])
 
 
 def table(args: argparse.Namespace) -> str:
