@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue translation test test-hf lint figures clean
+.PHONY: help install glue translation vision test test-hf lint figures clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two co
 
 translation: install  ## Train EA-T5 from English to German from scratch, about a quarter of an hour on two cores.
 	$(PYTHON) translation/offline.py
+
+vision: install  ## Train EA-ViT on handwritten digits, about two minutes on two cores.
+	$(PYTHON) image_classification/offline.py
 
 test: install  ## Run all tests.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup

@@ -7,7 +7,9 @@ Importing this package registers its configurations and models with Transformers
 
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
+from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
 from .modeling_ea_bert import (
     EABertForMaskedLM,
@@ -19,12 +21,24 @@ from .modeling_ea_bert import (
     EABertModel,
     EABertPreTrainedModel,
 )
+from .modeling_ea_resnet import (
+    EAResNetBackbone,
+    EAResNetForImageClassification,
+    EAResNetModel,
+    EAResNetPreTrainedModel,
+)
 from .modeling_ea_t5 import (
     EAT5EncoderModel,
     EAT5ForConditionalGeneration,
     EAT5ForSequenceClassification,
     EAT5Model,
     EAT5PreTrainedModel,
+)
+from .modeling_ea_vit import (
+    EAViTForImageClassification,
+    EAViTForMaskedImageModeling,
+    EAViTModel,
+    EAViTPreTrainedModel,
 )
 
 
@@ -43,11 +57,21 @@ __all__ = [
     "EABertForTokenClassification",
     "EABertModel",
     "EABertPreTrainedModel",
+    "EAResNetBackbone",
+    "EAResNetConfig",
+    "EAResNetForImageClassification",
+    "EAResNetModel",
+    "EAResNetPreTrainedModel",
     "EAT5Config",
     "EAT5EncoderModel",
     "EAT5ForConditionalGeneration",
     "EAT5ForSequenceClassification",
     "EAT5Model",
     "EAT5PreTrainedModel",
+    "EAViTConfig",
+    "EAViTForImageClassification",
+    "EAViTForMaskedImageModeling",
+    "EAViTModel",
+    "EAViTPreTrainedModel",
     "evolving_config_from_pretrained",
 ]

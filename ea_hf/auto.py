@@ -5,8 +5,12 @@
 from typing import Any
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
@@ -18,11 +22,14 @@ from transformers import (
     AutoTokenizer,
     BertTokenizer,
     T5Tokenizer,
+    ViTImageProcessorPil,
 )
 
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
-from .evolution import EvolvingConfig
+from .configuration_ea_vit import EAViTConfig
+from .configuration_evolving import EvolvingConfig
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -32,16 +39,21 @@ from .modeling_ea_bert import (
     EABertForTokenClassification,
     EABertModel,
 )
+from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
 from .modeling_ea_t5 import (
     EAT5EncoderModel,
     EAT5ForConditionalGeneration,
     EAT5ForSequenceClassification,
     EAT5Model,
 )
+from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
 
 
 # Configuration class, tokenizer class.
-FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
+TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
+# Configuration class, image processor class.
+IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
+FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
 
 MODELS = (
     (AutoModel, EABertModel),
@@ -56,14 +68,23 @@ MODELS = (
     (AutoModelForSeq2SeqLM, EAT5ForConditionalGeneration),
     (AutoModelForTextEncoding, EAT5EncoderModel),
     (AutoModelForSequenceClassification, EAT5ForSequenceClassification),
+    (AutoModel, EAViTModel),
+    (AutoModelForImageClassification, EAViTForImageClassification),
+    (AutoModelForMaskedImageModeling, EAViTForMaskedImageModeling),
+    (AutoModel, EAResNetModel),
+    (AutoModelForImageClassification, EAResNetForImageClassification),
+    (AutoBackbone, EAResNetBackbone),
 )
 
 
 def register() -> None:
-    """Makes `AutoConfig`, `AutoTokenizer` and the `AutoModel` classes know all families. Repeating it is harmless."""
-    for config_class, tokenizer_class in FAMILIES:
+    """Makes Transformers' Auto classes know all families. Repeating it is harmless."""
+    for config_class, _ in FAMILIES:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+    for config_class, processor_class in IMAGE_FAMILIES:
+        AutoImageProcessor.register(config_class, image_processor_classes={"pil": processor_class}, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
 

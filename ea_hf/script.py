@@ -26,10 +26,12 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
     Args:
         chains: the family's own fields that switch a chain of maps on and off.
     """
-    group.add_argument("--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
-    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or 0.1.")
-    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or 3.")
-    group.add_argument("--ea_activation", help='Default: the checkpoint\'s, or "relu".')
+    group.add_argument(
+        "--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or the family's."
+    )
+    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or the family's.")
+    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or the family's.")
+    group.add_argument("--ea_activation", help="Default: the checkpoint's, or the family's.")
     group.add_argument(
         "--ea_memory_efficient",
         action="store_true",

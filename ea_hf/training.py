@@ -63,7 +63,7 @@ SCHEDULES = (
 OPTIMIZERS = {
     "adamw_torch": (torch.optim.AdamW, {"fused": True}),
     "adafactor": (Adafactor, {"scale_parameter": False, "relative_step": False}),
-    "sgd": (torch.optim.SGD, {"fused": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
 }
 # Differences in these make a resumed run another run; differences in the others are allowed and said.
 IDENTITY = (
@@ -116,12 +116,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
     group.add_argument("--per_device_eval_batch_size", type=int, default=8)
     group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="Batches per optimizer step.")
-    group.add_argument("--optim", choices=OPTIMIZERS, default="adamw_torch", help="Optimizer.")
+    group.add_argument("--optim", choices=OPTIMIZERS, default="adamw_torch", help="sgd has a momentum of 0.9.")
     group.add_argument(
         "--optim_args",
         type=parse_values,
         default={},
-        help='Further arguments of the optimizer, such as "momentum=0.9" or Adafactor\'s "scale_parameter=true".',
+        help='Further arguments of the optimizer, such as "betas=(0.9, 0.98)" or Adafactor\'s "scale_parameter=true".',
     )
     group.add_argument("--learning_rate", type=float, default=5e-5, help="Peak learning rate.")
     group.add_argument("--weight_decay", type=float, default=0.0, help="Not applied to biases and normalization.")
@@ -368,7 +368,8 @@ def train(
 
     Args:
         args: with the arguments of `add_training_arguments`.
-        train_dataset: indexable; its items go to `collate`.
+        train_dataset: indexable; its items go to `collate`. If it has a method `set_epoch`, this is called before each
+            epoch.
         collate: makes a batch, a dictionary of tensors with `labels`.
         evaluate: takes the model and returns metrics; called on all processes. `None` if there is nothing to evaluate.
         save_assets: saves what belongs to the model beside its weights (configuration, tokenizer) into a directory.
@@ -434,6 +435,8 @@ def train(
     progress = progress_bar(accelerator, "training", total=max_train_steps, initial=first_step)
     model.train()
     while state.global_step < max_train_steps:
+        if hasattr(train_dataset, "set_epoch"):
+            train_dataset.set_epoch(state.epoch)
         steps = batches.steps(state.epoch, state.step_in_epoch)[: max_train_steps - state.global_step]
         loader = iter(
             data_loader(

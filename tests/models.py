@@ -15,6 +15,8 @@ import torch
 from torch.export import Dim
 from transformers import (
     AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
@@ -36,6 +38,9 @@ from transformers import (
     T5ForConditionalGeneration,
     T5ForSequenceClassification,
     T5Model,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTModel,
 )
 
 import ea_hf
@@ -212,6 +217,44 @@ class SingleSequences(SequencePairs):
         return Batch(inputs, [{width: positions[width]} for positions in batch.positions])
 
 
+class Images:
+    """Images of one size, for which the lengths only say how many they are.
+
+    Args:
+        has_masked_patches: whether an example says which of its patches are masked.
+    """
+
+    paddings = ("none",)
+    takes_mask = False
+    chains: dict[str, str | None] = {"": None}
+    options: dict[str, Any] = {}
+
+    def __init__(self, has_masked_patches: bool = False):
+        self.has_masked_patches = has_masked_patches
+
+    def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (config.num_channels, config.image_size, config.image_size)
+        examples = []
+        for _ in lengths:
+            example = {"pixel_values": torch.randn(shape, generator=generator)}
+            if self.has_masked_patches:
+                patches = (config.image_size // config.patch_size) ** 2
+                example["bool_masked_pos"] = torch.rand(patches, generator=generator) < 0.5
+            examples.append(example)
+        return examples
+
+    def batch(
+        self, config: PreTrainedConfig, examples: Sequence[Example], padding: str = "none", width: int | None = None
+    ) -> Batch:
+        inputs = {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+        return Batch(inputs, [{}] * len(examples))
+
+    def dynamic_shapes(self, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Dim]]:
+        batch = Dim("batch", max=64)
+        return {name: {0: batch} for name in inputs}
+
+
 @dataclass(frozen=True)
 class Case:
     """One model class under test.
@@ -223,6 +266,7 @@ class Case:
         config_values: tiny configuration, valid for both classes; every dropout is listed, as 0.
         inputs: makes the inputs.
         pooled: outputs that the model reads from the first position, so that they mean nothing where padding is.
+        means: outputs that are means over the batch.
         weight_std: standard deviation of the weights, such that raw scores are of order 1 to 10.
     """
 
@@ -230,8 +274,9 @@ class Case:
     vanilla_class: type[PreTrainedModel]
     auto_class: type
     config_values: dict[str, Any]
-    inputs: TokenSequences | SequencePairs
+    inputs: TokenSequences | SequencePairs | Images
     pooled: tuple[str, ...] = ()
+    means: tuple[str, ...] = ()
     weight_std: float = 0.4
 
     def __str__(self) -> str:
@@ -292,8 +337,22 @@ TINY_BERT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+TINY_VIT = {
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 3,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "encoder_stride": 2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 TOKENS = TokenSequences()
 CHOICES = TokenSequences(choices=2)
+IMAGES = Images()
+MASKED_IMAGES = Images(has_masked_patches=True)
 
 CASES = [
     Case(ea_hf.EABertModel, BertModel, AutoModel, TINY_BERT, TOKENS, ("pooler_output",)),
@@ -329,6 +388,24 @@ CASES = [
         TINY_BERT,
         CHOICES,
         ("logits",),
+    ),
+    Case(ea_hf.EAViTModel, ViTModel, AutoModel, TINY_VIT, IMAGES, weight_std=0.3),
+    Case(
+        ea_hf.EAViTForImageClassification,
+        ViTForImageClassification,
+        AutoModelForImageClassification,
+        {**TINY_VIT, "num_labels": 5},
+        IMAGES,
+        weight_std=0.3,
+    ),
+    Case(
+        ea_hf.EAViTForMaskedImageModeling,
+        ViTForMaskedImageModeling,
+        AutoModelForMaskedImageModeling,
+        TINY_VIT,
+        MASKED_IMAGES,
+        means=("loss",),
+        weight_std=0.3,
     ),
 ]
 TINY_T5 = {

@@ -33,7 +33,13 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.script import add_evolution_arguments, check_arguments, check_vocabulary, evolution_overrides, run
+from ea_hf.script import (
+    add_evolution_arguments,
+    check_arguments,
+    check_vocabulary,
+    evolution_overrides,
+    run,
+)
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,

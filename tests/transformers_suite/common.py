@@ -10,7 +10,12 @@ from transformers import PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers_tests import test_modeling_common
 from transformers_tests.test_configuration_common import ConfigTester
-from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from transformers_tests.test_modeling_common import (
+    ModelTesterMixin,
+    floats_tensor,
+    ids_tensor,
+    random_attention_mask,
+)
 from transformers_tests.utils.test_configuration_utils import config_common_kwargs
 
 
@@ -23,6 +28,9 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
 
     model_tester_class: type
     lacks: tuple[str, ...] = ()  # headings of `skips.LACKS`
+    # What the configuration tests expect of a configuration.
+    has_text_modality = True
+    common_properties: list[str] | None = None
 
     # Transformers excuses models that are older than 2023, and asks the year of a file's copyright line.
     test_can_init_all_missing_weights_before_2023 = True
@@ -48,7 +56,11 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
         super().setUp()
         self.model_tester = self.model_tester_class()
         self.config_tester = ConfigTester(
-            self, config_class=self.all_model_classes[0].config_class, **self.model_tester.config_fields()
+            self,
+            config_class=self.all_model_classes[0].config_class,
+            has_text_modality=self.has_text_modality,
+            common_properties=self.common_properties,
+            **self.model_tester.config_fields(),
         )
 
     def test_config(self):
@@ -72,6 +84,13 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
                 with self.assertRaisesRegex(ValueError, '"use_reentrant": False'):
                     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
                 self.assertFalse(model.is_activation_checkpointing)
+
+
+class EvolvingImageModelTesterMixin(EvolvingModelTesterMixin):
+    """The same for a family that reads pixels, and so has no embeddings of tokens."""
+
+    has_text_modality = False
+    test_resize_embeddings = False
 
 
 class TextModelTester:
@@ -107,3 +126,28 @@ class TextModelTester:
             "input_ids": ids_tensor(shape, self.vocab_size),
             "attention_mask": random_attention_mask(shape),
         }
+
+
+class ImageModelTester:
+    """Tiny sizes and random images, for a family that reads pixels. A family adds `config_class`."""
+
+    config_class: type[PreTrainedConfig]
+    is_training = True
+    batch_size = 5
+    image_size = 12
+    num_channels = 3
+
+    ea_residual_weight = 0.5
+    ea_conv_weight = 0.5
+
+    def config_fields(self) -> dict:
+        """Return the arguments of the family's configuration."""
+        names = ("image_size", "num_channels", "ea_residual_weight", "ea_conv_weight")
+        return {name: getattr(self, name) for name in names}
+
+    def get_config(self) -> PreTrainedConfig:
+        return self.config_class(**self.config_fields())
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+        shape = (self.batch_size, self.num_channels, self.image_size, self.image_size)
+        return self.get_config(), {"pixel_values": floats_tensor(shape)}

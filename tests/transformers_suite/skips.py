@@ -50,6 +50,9 @@ LACKS = {
         r"test_can_set_attention_dynamically_composite_model": "This model is not composite",
         r"test_internal_model_config_and_subconfig_are_same": "No subconfigs so the test does not make sense",
     },
+    "a choice of attention": {
+        r"test_can_set_attention_dynamically(_composite_model)?": "This model does not support setting its attention .*",
+    },
     "a decoder-only head": {
         r"test_causal_lm_loss_honors_shift_labels": "No decoder-only language modeling head to check",
     },
@@ -75,8 +78,17 @@ LACKS = {
     "resizable position embeddings": {
         r"test_resize_position_vector_embeddings": "Model does not have position embeddings",
     },
+    "embeddings of tokens": {
+        r"test_inputs_embeds(_matches_input_ids)?": "This model doesn't use `inputs_embeds`",
+        r"test_resize_(tokens_embeddings|embeddings_untied(_no_reinit_on_post_init)?)": ".* is set to `False`",
+        r"test_enable_input_require_grads_with_gradient_checkpointing": "No model with a differentiable loss .*",
+    },
     "a sliding window": {
         r"test_sliding_window_mask": "Model does not support sliding window mask",
+    },
+    "outputs recorded by hooks": {
+        r"test_can_capture_specific_layers_hidden_states": "Cannot capture hidden states, .*",
+        r"test_capture_outputs_decorator": "No usage of the `capture_outputs` decorator.",
     },
     "modules kept in float32": {
         r"test_keep_in_fp32_modules(_exist)?": ".* has no _keep_in_fp32_modules n?or .*",

@@ -1,0 +1,85 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""EA-ViT: the Vision Transformer whose attention maps evolve from layer to layer (https://arxiv.org/abs/2102.12895).
+
+Each class is its vanilla counterpart with an `AttentionEvolution` in every self-attention. Inputs, outputs and
+parameter names are those of Transformers' ViT; `output_attention_maps=True` adds `attention_maps` to the output, the
+pre-softmax map of every layer, (batch, heads, query, key). An image is a sequence: the class token, then the patches
+row by row, and its map is convolved as that of a sequence.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.vit.modeling_vit import (
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTModel,
+    ViTPreTrainedModel,
+)
+
+from .configuration_ea_vit import EAViTConfig
+from .evolution import attach_evolution
+from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
+
+
+class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):
+    config: EAViTConfig
+
+    def resize_position_embeddings(self, image_size: int) -> None:
+        """Makes this a model for square images of another size; the position embeddings are interpolated.
+
+        Raises:
+            ValueError: `patch_size` does not divide it.
+        """
+        config = copy.copy(self.config)
+        config.image_size = image_size
+        config.check()
+        self.config.image_size = image_size
+        embeddings = self.base_model.embeddings
+        patches = embeddings.patch_embeddings
+        patches.num_patches = (image_size // patches.patch_size[0]) * (image_size // patches.patch_size[1])
+        tokens = embeddings.position_embeddings.new_empty(1, patches.num_patches + 1, self.config.hidden_size)
+        with torch.no_grad():
+            positions = embeddings.interpolate_pos_encoding(tokens, image_size, image_size).clone()
+        embeddings.position_embeddings = nn.Parameter(positions)
+        embeddings.image_size = patches.image_size = (image_size, image_size)
+
+
+class EAViTModel(EAViTPreTrainedModel, ViTModel):
+    """The encoder, with a pooler unless `add_pooling_layer=False`.
+
+    With `interpolate_pos_encoding=True` it takes images of any size, its position embeddings interpolated.
+    """
+
+    forward = evolving_forward(ViTModel.forward)
+
+    def make_chains(self) -> None:
+        attach_evolution(self.config, [layer.attention for layer in self.layers])
+
+
+EAViTPreTrainedModel.evolving_classes = {ViTModel: EAViTModel}
+# Checkpoints on the Hub have the parameter names of earlier versions of Transformers, which renames them by class name.
+register_checkpoint_conversion_mapping("EAViTModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
+
+
+class EAViTForImageClassification(EAViTPreTrainedModel, ViTForImageClassification):
+    """Head for the classification of an image, from its class token."""
+
+    forward = evolving_forward(ViTForImageClassification.forward)
+
+
+class EAViTForMaskedImageModeling(EAViTPreTrainedModel, ViTForMaskedImageModeling):
+    """Head that reconstructs the pixels of masked patches."""
+
+    forward = evolving_forward(ViTForMaskedImageModeling.forward)
+
+
+__all__ = [
+    "EAViTForImageClassification",
+    "EAViTForMaskedImageModeling",
+    "EAViTModel",
+    "EAViTPreTrainedModel",
+]

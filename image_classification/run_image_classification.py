@@ -1,0 +1,566 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains an evolving-attention model to classify images, or fine-tunes a pretrained one.
+
+    python image_classification/run_image_classification.py --model_name_or_path google/vit-base-patch16-224-in21k \
+        --train_dir flowers/train --validation_dir flowers/validation --output_dir output/flowers
+    python image_classification/run_image_classification.py --model_type ea_resnet --config_overrides depth=50 \
+        --dataset_name ILSVRC/imagenet-1k --output_dir output/imagenet
+    torchrun --nproc_per_node 2 image_classification/run_image_classification.py ...
+    accelerate launch image_classification/run_image_classification.py ...
+
+A vanilla ViT becomes an EA-ViT on the fly; an evolving checkpoint is loaded as it is.
+"""
+
+import argparse
+import csv
+import logging
+import math
+import sys
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from image_data import (
+    ImageData,
+    ImageSplit,
+    check_classes,
+    drop_unreadable,
+    find_unreadable,
+    limit,
+    load_digits,
+    load_folders,
+    load_hub,
+    load_idx,
+    open_image,
+    reorder_labels,
+    split_off,
+)
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    ViTImageProcessorPil,
+)
+
+from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
+from ea_hf.batching import predict
+from ea_hf.configuration_evolving import EvolvingConfig
+from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
+from ea_hf.training import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    parse_values,
+    prepare_output_dir,
+)
+
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = {config_class.model_type: config_class for config_class in (EAViTConfig, EAResNetConfig)}
+DIGITS = "digits"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--dataset_name", help=f'A data set on the Hub, a local copy of one, or "{DIGITS}", scikit-learn\'s.'
+    )
+    group.add_argument("--dataset_config_name")
+    group.add_argument("--image_column_name", help="Default: the only column of images.")
+    group.add_argument("--label_column_name", help='Default: "label" or "labels".')
+    group.add_argument("--train_dir", help="A directory with a folder of images for each class.")
+    group.add_argument("--validation_dir", help="Likewise.")
+    group.add_argument("--test_dir", help="Likewise.")
+    group.add_argument("--idx_dir", help="A directory with IDX files under MNIST's names.")
+    group.add_argument("--label_names", help="Names of the classes of --idx_dir, with commas. Default: numbers.")
+    group.add_argument(
+        "--train_val_split",
+        type=float,
+        default=0.15,
+        help="Share of the training images to validate on, if nothing else is there for it.",
+    )
+    group.add_argument("--skip_unreadable_images", action="store_true", help="Leave them out, and name them.")
+    group.add_argument(
+        "--skip_empty_classes", action="store_true", help="Go on with classes that lack images, and name them."
+    )
+    group.add_argument("--max_train_samples", type=int, help="Use so many random training images.")
+    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation images.")
+    group.add_argument("--max_predict_samples", type=int, help="Use so many random test images.")
+    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
+
+    group = parser.add_argument_group("augmentation")
+    group.add_argument(
+        "--random_resized_crop",
+        type=float,
+        metavar="MIN_SCALE",
+        help="Train on random parts of the images, of at least this share of their area; 0.08 is usual for ImageNet.",
+    )
+    group.add_argument("--horizontal_flip", action="store_true", help="Mirror every other training image.")
+    group.add_argument("--mixup_alpha", type=float, default=0.0, help="Blend pairs of training images; 0.2 is usual.")
+    group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="0.1 is usual.")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name_or_path", help="A directory, or a name on the Hub.")
+    group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
+    group.add_argument(
+        "--config_overrides",
+        type=parse_values,
+        default={},
+        help="Values of a new model's configuration, such as hidden_size=64,patch_size=4; depth=50 is a usual ResNet.",
+    )
+    group.add_argument("--image_size", type=int, help="Height and width in pixels. Default: the model's.")
+    add_evolution_arguments(group)
+    group.add_argument("--trust_remote_code", action="store_true")
+    group.add_argument("--ignore_mismatched_sizes", action="store_true", help="Take a new head if the sizes differ.")
+    add_training_arguments(parser)
+    args = parser.parse_args(argv)
+
+    sources = ("dataset_name", "idx_dir", "train_dir", "validation_dir", "test_dir")
+    given = [name for name in sources if getattr(args, name) is not None]
+    if not given:
+        parser.error("pass --dataset_name, --idx_dir, or --train_dir")
+    if len(given) > 1 and given[0] in ("dataset_name", "idx_dir"):
+        parser.error(f"--{given[0]} and --{given[1]} exclude each other; choose one")
+    if given[0] in ("validation_dir", "test_dir") and not args.eval_only:
+        parser.error("pass --train_dir, or --eval_only")
+    if (args.model_name_or_path is None) == (args.model_type is None):
+        parser.error("pass --model_name_or_path, or --model_type for a new model")
+    if args.eval_only and args.model_name_or_path is None:
+        parser.error("--eval_only needs --model_name_or_path")
+    if args.config_overrides and args.model_type is None:
+        parser.error("--config_overrides is for a new model, of --model_type")
+    if args.do_predict and args.test_dir is None and args.dataset_name is None and args.idx_dir is None:
+        parser.error("--do_predict needs --test_dir")
+    if args.group_by_length:
+        parser.error("--group_by_length is for texts; images have no length")
+    if not 0 < args.train_val_split < 1:
+        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
+    if args.random_resized_crop is not None and not 0 < args.random_resized_crop <= 1:
+        parser.error(f"--random_resized_crop is {args.random_resized_crop}; it must be above 0 and at most 1")
+    if not 0 <= args.label_smoothing_factor < 1:
+        parser.error(f"--label_smoothing_factor is {args.label_smoothing_factor}; it must be at least 0 and below 1")
+    if not (math.isfinite(args.mixup_alpha) and args.mixup_alpha >= 0):
+        parser.error(f"--mixup_alpha is {args.mixup_alpha}; it must be a finite number, at least 0")
+    check_arguments(parser, args, ("image_size", "max_train_samples", "max_eval_samples", "max_predict_samples"))
+    return args
+
+
+# Data
+
+
+def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
+    """The splits as far as they are needed, checked image by image."""
+    if args.dataset_name == DIGITS:
+        data = load_digits()
+    elif args.dataset_name is not None:
+        data = load_hub(args.dataset_name, args.dataset_config_name, args.image_column_name, args.label_column_name)
+    elif args.idx_dir is not None:
+        data = load_idx(args.idx_dir, args.label_names.split(",") if args.label_names else None)
+    else:
+        directories = {
+            "train": None if args.eval_only else args.train_dir,
+            "validation": args.validation_dir,
+            "test": args.test_dir if args.do_predict else None,
+        }
+        data = load_folders({name: path for name, path in directories.items() if path is not None})
+    if not args.eval_only and "train" not in data.splits:
+        raise ValueError(f"{data.source} has no training split; it has {', '.join(data.splits)}.")
+    for name, split in data.splits.items():
+        if split.labels is None and name != "test":
+            raise ValueError(f"The images of {name} of {data.source} have no classes.")
+    if "validation" not in data.splits and "train" in data.splits:
+        data.splits["train"], data.splits["validation"] = split_off(data.splits["train"], args.train_val_split)
+    if args.eval_only:
+        data.splits.pop("train", None)
+    if not args.do_predict:
+        data.splits.pop("test", None)
+    elif "test" not in data.splits:
+        raise ValueError(f"--do_predict needs test images, but {data.source} has only {', '.join(data.splits)}.")
+
+    # Only those that will be used are read for the check.
+    if not args.eval_only:
+        check_classes(data, args.skip_empty_classes)
+    limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
+    data.splits = {name: limit(split, limits[name]) for name, split in data.splits.items()}
+    unreadable = [None]
+    if accelerator.is_main_process:
+        unreadable = [
+            {name: find_unreadable(split, args.dataloader_num_workers) for name, split in data.splits.items()}
+        ]
+    unreadable = broadcast_object_list(unreadable)[0]
+    drop_unreadable(data, unreadable, args.skip_unreadable_images)
+    if any(unreadable.values()) and not args.eval_only and args.max_train_samples is None:
+        check_classes(data, args.skip_empty_classes)
+    empty = [name for name, split in data.splits.items() if len(split) == 0]
+    if empty:
+        raise ValueError(f"{data.source} has no images for {', '.join(empty)}.")
+    return data
+
+
+class ImageDataset:
+    """Images as a model takes them: `pixel_values`, (channels, height, width), and `labels`.
+
+    Args:
+        augment: makes a training image out of an image and random numbers; `None` for evaluation.
+        seed: of the random numbers, which follow from it, the epoch and the image alone, however many processes and
+            workers there are.
+    """
+
+    def __init__(self, split: ImageSplit, processor: Any, num_channels: int, augment: Any = None, seed: int = 0):
+        self.split = split
+        self.processor = processor
+        self.num_channels = num_channels
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = open_image(self.split.images[index], self.num_channels)
+        example: dict[str, Any] = {}
+        if self.augment is None:
+            pixel_values = self.processor(image, return_tensors="np")["pixel_values"][0]
+        else:
+            example["seed"] = (self.seed, self.epoch, index)
+            image = self.augment(image, np.random.default_rng(example["seed"]))
+            pixel_values = self.processor(image, do_resize=False, do_center_crop=False, return_tensors="np")
+            pixel_values = pixel_values["pixel_values"][0]
+        example["pixel_values"] = pixel_values.astype(np.float32)
+        if self.split.labels is not None:
+            example["labels"] = int(self.split.labels[index])
+        return example
+
+
+class Augmentation:
+    """Random crop and flip, or only the size that the model takes.
+
+    Args:
+        size: height and width that the model takes.
+        resample: Pillow's way of interpolation.
+        min_scale: least share of the area in a crop; `None` for no crops.
+    """
+
+    def __init__(self, size: tuple[int, int], resample: int, min_scale: float | None, horizontal_flip: bool):
+        self.size = size
+        self.resample = resample
+        self.min_scale = min_scale
+        self.horizontal_flip = horizontal_flip
+
+    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        height, width = self.size
+        box = None if self.min_scale is None else random_box(image.size, self.min_scale, generator)
+        if box is not None or image.size != (width, height):
+            image = image.resize((width, height), resample=self.resample, box=box)
+        if self.horizontal_flip and generator.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return image
+
+
+def random_box(size: tuple[int, int], min_scale: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    """A random part of an image (left, upper, right, lower), of proportions between 3:4 and 4:3."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * generator.uniform(min_scale, 1)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(generator.integers(width - box_width + 1))
+            upper = int(generator.integers(height - box_height + 1))
+            return left, upper, left + box_width, upper + box_height
+    return 0, 0, width, height
+
+
+class Collator:
+    """Makes a batch; with mixup, each image is blended with another one of the batch, and so are their classes.
+
+    Mixup: Zhang et al., https://arxiv.org/abs/1710.09412
+
+    Args:
+        mixup_alpha: of the beta distribution of the shares; 0 for none.
+    """
+
+    def __init__(self, num_labels: int, mixup_alpha: float = 0.0):
+        self.num_labels = num_labels
+        self.mixup_alpha = mixup_alpha
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {"pixel_values": torch.from_numpy(np.stack([example["pixel_values"] for example in examples]))}
+        if "labels" not in examples[0]:
+            return batch
+        batch["labels"] = torch.tensor([example["labels"] for example in examples])
+        if self.mixup_alpha > 0 and "seed" in examples[0]:
+            seed, epoch, _ = examples[0]["seed"]
+            generator = np.random.default_rng([seed, epoch, *(example["seed"][-1] for example in examples)])
+            share = float(generator.beta(self.mixup_alpha, self.mixup_alpha))
+            order = torch.from_numpy(generator.permutation(len(examples)))
+            labels = torch.nn.functional.one_hot(batch["labels"], self.num_labels).float()
+            batch["pixel_values"] = share * batch["pixel_values"] + (1 - share) * batch["pixel_values"][order]
+            batch["labels"] = share * labels + (1 - share) * labels[order]
+        return batch
+
+
+def cross_entropy(label_smoothing: float, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss; labels are classes, or shares of classes."""
+    logits = model(pixel_values=batch["pixel_values"]).logits.float()
+    return torch.nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+
+
+# Model
+
+
+def new_config(args: argparse.Namespace) -> EvolvingConfig:
+    """The configuration of a new model.
+
+    Raises:
+        ValueError: --config_overrides names a value that the configuration does not have.
+    """
+    config_class = CONFIGS[args.model_type]
+    values = dict(args.config_overrides)
+    if args.image_size is not None:
+        values["image_size"] = args.image_size
+    depth = values.pop("depth", None) if config_class is EAResNetConfig else None
+    unknown = [name for name in values if not hasattr(config_class(), name)]
+    if unknown:
+        raise ValueError(f"--config_overrides names {unknown[0]!r}, which {config_class.__name__} does not have.")
+    values |= evolution_overrides(args)
+    return config_class(**values) if depth is None else config_class.from_depth(depth, **values)
+
+
+def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedModel, Any]:
+    """The evolving model with a head for the classes, and its image processor. Gives the classes a checkpoint's order."""
+    if args.model_type is not None:
+        config = new_config(args)
+    else:
+        config = evolving_config_from_pretrained(
+            args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
+        )
+        known = [config.id2label[index] for index in sorted(config.id2label)]
+        if args.eval_only or sorted(known) == sorted(data.labels):
+            reorder_labels(data, known)
+    config.id2label = dict(enumerate(data.labels))
+    config.label2id = {label: index for index, label in enumerate(data.labels)}
+    config.problem_type = "single_label_classification"
+    if args.model_type is not None:
+        model = AutoModelForImageClassification.from_config(config)
+        return model, new_processor(config)
+    model = AutoModelForImageClassification.from_pretrained(
+        args.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
+        trust_remote_code=args.trust_remote_code,
+        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
+    )
+    copy_weights_from_file(model)
+    config = model.config
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            args.model_name_or_path, trust_remote_code=args.trust_remote_code, backend="pil"
+        )
+    except OSError:
+        processor = new_processor(config)
+        logger.warning(f"{args.model_name_or_path} has no image processor; taking {processor.to_json_string()}.")
+    if args.image_size is not None:
+        if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
+            model.resize_position_embeddings(args.image_size)
+        if processor_size(processor) != (args.image_size, args.image_size):
+            size = {"height": args.image_size, "width": args.image_size}
+            processor = type(processor).from_dict({**processor.to_dict(), "size": size, "do_center_crop": False})
+    expected = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
+    if isinstance(config, EAViTConfig) and processor_size(processor) != tuple(expected):
+        raise ValueError(
+            f"The image processor of {args.model_name_or_path} makes images of {processor_size(processor)} pixels, but "
+            f"the model takes {tuple(expected)}. Choose a size with --image_size."
+        )
+    if len(processor.image_mean) != config.num_channels:
+        raise ValueError(
+            f"The image processor of {args.model_name_or_path} normalizes {len(processor.image_mean)} channels, but the "
+            f"model has {config.num_channels}."
+        )
+    return model, processor
+
+
+def new_processor(config: EvolvingConfig) -> ViTImageProcessorPil:
+    """Resizes to the model's size, and brings pixels into [-1, 1]."""
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    if config.num_channels not in (1, 3):
+        raise ValueError(f"`num_channels` is {config.num_channels}; images have 1 (grey) or 3 (colours).")
+    half = [0.5] * config.num_channels
+    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=half, image_std=half)
+
+
+def processor_size(processor: Any) -> tuple[int, int]:
+    """Height and width of the images that an image processor makes."""
+    size = processor.size
+    if getattr(processor, "do_center_crop", False):
+        size = processor.crop_size
+    if size.get("height"):
+        return size["height"], size["width"]
+    return size["shortest_edge"], size["shortest_edge"]
+
+
+# Evaluation
+
+
+def classify(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: ImageDataset,
+    collate: Collator,
+    name: str,
+    model: torch.nn.Module,
+) -> np.ndarray:
+    """The predicted class of each image, and how many classes came before the right one, (images, 2)."""
+
+    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
+        logits = model(pixel_values=batch["pixel_values"]).logits.float()
+        ranks = torch.zeros(len(logits), dtype=torch.long)
+        if "labels" in batch:
+            ranks = (logits > logits.gather(1, batch["labels"][:, None])).sum(1)
+        finite = torch.isfinite(logits).all(1)
+        rows = torch.stack([logits.argmax(1).cpu(), torch.where(finite.cpu(), ranks.cpu(), -1)], dim=1)
+        return rows.tolist()
+
+    started = time.perf_counter()
+    rows = np.array(
+        predict(
+            accelerator,
+            model,
+            dataset,
+            collate,
+            args.per_device_eval_batch_size,
+            forward,
+            num_workers=args.dataloader_num_workers,
+        )
+    )
+    seconds = time.perf_counter() - started
+    logger.info(f"Classified {len(rows)} images of {name} in {seconds:.1f} s, {len(rows) / seconds:.0f} per second.")
+    wrong = np.flatnonzero(rows[:, 1] < 0)
+    if len(wrong) > 0:
+        raise ValueError(
+            f"The model gives NaN or infinity for {len(wrong)} of {len(rows)} images of {name}, first for "
+            f"{dataset.split.names(int(wrong[0]))}."
+        )
+    return rows
+
+
+def accuracies(rows: np.ndarray, labels: np.ndarray, num_labels: int) -> dict[str, float]:
+    """Share of images whose class is the first one, and, with more than five classes, one of the first five."""
+    metrics = {"accuracy": float((rows[:, 0] == labels).mean())}
+    if num_labels > 5:
+        metrics["top5_accuracy"] = float((rows[:, 1] < 5).mean())
+    return metrics
+
+
+def evaluate(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: ImageDataset,
+    collate: Collator,
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    rows = classify(args, accelerator, dataset, collate, "validation", model)
+    return accuracies(rows, dataset.split.labels, collate.num_labels)
+
+
+def write_predictions(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: ImageDataset,
+    collate: Collator,
+    labels: list[str],
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    """Writes predictions.csv: image, predicted class, and the right one if it is known; then returns the accuracy."""
+    rows = classify(args, accelerator, dataset, collate, "test", model)
+    truth = dataset.split.labels
+    path = args.output_dir / "predictions.csv"
+    if accelerator.is_main_process:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("image", "prediction") if truth is None else ("image", "prediction", "label"))
+            for index, (prediction, _) in enumerate(rows):
+                known = [] if truth is None else [labels[truth[index]]]
+                writer.writerow([dataset.split.names(index), labels[prediction], *known])
+    logger.info(f"Predictions of test: {path}")
+    if truth is None:
+        return {}
+    return {f"test_{name}": value for name, value in accuracies(rows, truth, len(labels)).items()}
+
+
+def find_best_metric(args: argparse.Namespace, data: ImageData) -> str | None:
+    """Which metric tells the best checkpoint; `None` if there is nothing to evaluate on."""
+    if "validation" not in data.splits:
+        return None
+    names = ["accuracy"] + ["top5_accuracy"] * (len(data.labels) > 5)
+    if args.metric_for_best_model not in (None, *names):
+        raise ValueError(
+            f"--metric_for_best_model is {args.metric_for_best_model!r}, but the evaluation gives {', '.join(names)}."
+        )
+    return args.metric_for_best_model or names[0]
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    args = parse_args(argv)
+    accelerator = create_accelerator(args)
+    # Bad data and a bad model are told before the output directory is touched.
+    data = load_data(args, accelerator)
+    model, processor = load_model(args, data)
+    best_metric = find_best_metric(args, data)
+    lock = prepare_output_dir(accelerator, args)
+    augment = Augmentation(
+        processor_size(processor), int(processor.resample), args.random_resized_crop, args.horizontal_flip
+    )
+    num_channels = model.config.num_channels
+    datasets = {
+        name: ImageDataset(split, processor, num_channels, augment if name == "train" else None, args.seed)
+        for name, split in data.splits.items()
+    }
+    collate = Collator(len(data.labels), args.mixup_alpha)
+    results = run(
+        accelerator,
+        args,
+        model,
+        processor,
+        train_dataset=datasets.get("train"),
+        collate=collate,
+        evaluate=partial(evaluate, args, accelerator, datasets["validation"], collate) if best_metric else None,
+        predict=partial(write_predictions, args, accelerator, datasets["test"], collate, data.labels)
+        if args.do_predict
+        else None,
+        model_card={
+            "auto_class": "AutoModelForImageClassification",
+            "processor_class": "AutoImageProcessor",
+            "task_type": "image-classification",
+            "task_name": data.source,
+            "dataset_name": data.source,
+            "base_model": args.model_name_or_path,
+        },
+        metric_for_best_model=best_metric,
+        compute_loss=partial(cross_entropy, args.label_smoothing_factor),
+    )
+    if lock is not None:
+        lock.close()
+    return results
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    sys.exit(0 if main() is not None else 1)

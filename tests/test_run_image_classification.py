@@ -1,0 +1,374 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""run_image_classification.py on small files of real digits: what it reads, what it writes, and what it refuses."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, top_k_accuracy_score
+from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
+from tiny_images import (
+    CLASSES,
+    SCRIPTS,
+    TINY_VIT,
+    digits,
+    write_checkpoint,
+    write_folders,
+    write_hub,
+    write_mnist,
+)
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import ea_hf
+from ea_hf.training import create_optimizer
+
+
+# isort: split
+import run_image_classification  # tiny_images has told where it is
+from image_data import ImageSplit
+from run_image_classification import Augmentation, Collator, accuracies, cross_entropy, random_box
+
+
+SCRIPT = SCRIPTS / "run_image_classification.py"
+NEW_VIT = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
+NEW_RESNET = (
+    "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
+    "attention_poolings=[0],num_attention_heads=2"
+)
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory):
+    with isolated_runs(tmp_path_factory.mktemp("cache")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def vanilla(tmp_path_factory) -> str:
+    """The directory of a vanilla ViT without head, with its image processor."""
+    return write_checkpoint(tmp_path_factory.mktemp("vanilla"))
+
+
+def classify(output_dir: Path, **options: Any) -> dict[str, float]:
+    """Runs the script in this process, for two steps unless said otherwise; a new EA-ViT unless said otherwise."""
+    reset_accelerator()
+    if "model_name_or_path" not in options:
+        options = {"model_type": "ea_vit", "config_overrides": NEW_VIT, "image_size": 8, **options}
+    steps = {} if {"num_train_epochs", "max_train_steps", "eval_only"} & set(options) else {"max_train_steps": 2}
+    return run_image_classification.main(arguments(output_dir=output_dir, **{**steps, **options}))
+
+
+def folders(directory: Path) -> dict[str, str]:
+    sizes = {"train": (9, 0), "validation": (4, 9), "test": (3, 13)}
+    return {f"{name}_dir": write_folders(directory / name, *size) for name, size in sizes.items()}
+
+
+def logits_one_by_one(directory: Path, images: list[np.ndarray]) -> torch.Tensor:
+    """(images, classes), each image alone, with nothing of the script."""
+    model = AutoModelForImageClassification.from_pretrained(directory).eval()
+    processor = AutoImageProcessor.from_pretrained(directory)
+    with torch.no_grad():
+        inputs = (processor(Image.fromarray(image), return_tensors="pt") for image in images)
+        return torch.cat([model(**values).logits for values in inputs])
+
+
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+# What a run reads and writes
+
+
+def test_a_user_trains_from_folders_predicts_and_evaluates(tmp_path):
+    """The script as a process of its own; its figures follow from the saved model and image processor."""
+    data, output_dir = folders(tmp_path), tmp_path / "output"
+    words = arguments(
+        model_type="ea_vit", config_overrides=NEW_VIT, image_size=8, **data, output_dir=output_dir, num_train_epochs=3,
+        learning_rate=3e-3, random_resized_crop=0.5, mixup_alpha=0.2, label_smoothing_factor=0.1, do_predict=True,
+    )  # fmt: skip
+    status, printed = run_script(words, script=SCRIPT)
+    assert status == 0, printed
+    assert "Classified 12 images of validation in" in printed and "per second" in printed
+    results = json.loads((output_dir / "all_results.json").read_text())
+    assert results["train_samples_per_second"] > 0 and results["global_step"] == 12
+
+    labels = sorted(CLASSES)
+    truth = [label for label in labels for _ in range(4)]
+    images = [image for name in labels for image in digits(CLASSES.index(name))[9:13]]
+    predicted = [labels[index] for index in logits_one_by_one(output_dir, images).argmax(1)]
+    assert results["eval_accuracy"] == accuracy_score(truth, predicted)
+    images = [image for name in labels for image in digits(CLASSES.index(name))[13:16]]
+    predicted = [labels[index] for index in logits_one_by_one(output_dir, images).argmax(1)]
+    with (output_dir / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prediction"] for row in rows] == predicted
+    assert [Path(row["image"]).parent.name for row in rows] == [row["label"] for row in rows]
+    assert results["test_accuracy"] == accuracy_score([row["label"] for row in rows], predicted)
+    card = (output_dir / "README.md").read_text()
+    assert "trained from scratch" in card and "AutoImageProcessor" in card and "image-classification" in card
+    assert type(AutoModelForImageClassification.from_pretrained(output_dir)) is ea_hf.EAViTForImageClassification
+
+    evaluated = classify(
+        tmp_path / "evaluated", model_name_or_path=output_dir, eval_only=True, validation_dir=data["validation_dir"]
+    )
+    assert evaluated == {"eval_accuracy": results["eval_accuracy"]}
+
+
+@pytest.mark.parametrize("source", ["hub", "idx", "digits"])
+@pytest.mark.parametrize("model", ["ea_vit", "ea_resnet"])
+def test_every_source_trains_every_model(source, model, tmp_path):
+    options = {
+        "hub": lambda: {"dataset_name": write_hub(tmp_path / "data")},
+        "idx": lambda: {"idx_dir": write_mnist(tmp_path / "data"), "label_names": ",".join(CLASSES)},
+        "digits": lambda: {"dataset_name": "digits", "max_eval_samples": 50, "max_predict_samples": 20},
+    }[source]()
+    overrides = {"ea_vit": NEW_VIT, "ea_resnet": NEW_RESNET}[model]
+    results = classify(
+        tmp_path / "output", model_type=model, config_overrides=overrides, do_predict=True, optim="sgd", **options
+    )
+    assert 0 <= results["eval_accuracy"] <= 1 and 0 <= results["test_accuracy"] <= 1
+    assert ("eval_top5_accuracy" in results) == (source == "digits")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "output")
+    assert loaded.config.model_type == model
+    assert list(loaded.config.id2label.values()) == list(CLASSES if source != "digits" else "0123456789")
+
+
+def test_a_vanilla_vit_is_fine_tuned_at_another_size(vanilla, tmp_path):
+    data = folders(tmp_path)
+    classify(tmp_path / "same", model_name_or_path=vanilla, **data)
+    assert (tmp_path / "same" / "preprocessor_config.json").read_text() == Path(
+        vanilla, "preprocessor_config.json"
+    ).read_text()
+    classify(tmp_path / "larger", model_name_or_path=vanilla, image_size=12, ea_residual_weight=0.4, **data)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "larger")
+    assert model.config.image_size == 12 and model.config.ea_residual_weight == 0.4
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "larger")
+    assert (processor.size["height"], processor.size["width"]) == (12, 12) and list(processor.image_mean) == [0.3]
+    with pytest.raises(ValueError, match="`image_size` is 9, which `patch_size`, 2, does not divide"):
+        classify(tmp_path / "odd", model_name_or_path=vanilla, image_size=9, **data)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_a_resumed_run_sees_the_same_images(tmp_path):
+    """Crops, flips and mixup follow from the seed, the epoch and the image; with worker processes as without."""
+    options = {
+        "train_dir": write_folders(tmp_path / "train", 9), "random_resized_crop": 0.3, "horizontal_flip": True,
+        "mixup_alpha": 0.4, "learning_rate": 3e-3, "checkpointing_steps": 2, "max_train_steps": 6,
+        "save_total_limit": 5, "config_overrides": f"{NEW_VIT},hidden_dropout_prob=0.1",
+    }  # fmt: skip
+    classify(tmp_path / "whole", **options)
+    expected = weights_of(tmp_path / "whole")
+    # In the middle of the second epoch of three steps.
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    classify(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
+    classify(tmp_path / "workers", dataloader_num_workers=2, **options)
+    classify(tmp_path / "seed", seed=1, **options)
+    for name, value in expected.items():
+        assert torch.equal(weights_of(tmp_path / "resumed")[name], value), name
+        assert torch.equal(weights_of(tmp_path / "workers")[name], value), name
+    assert not torch.equal(weights_of(tmp_path / "seed")["classifier.weight"], expected["classifier.weight"])
+    with pytest.raises(ValueError, match="its optim is 'adamw_torch', now it is 'sgd'"):
+        classify(tmp_path / "resumed", resume_from_checkpoint="latest", optim="sgd", **options)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    options = {
+        "model_type": "ea_vit", "config_overrides": NEW_VIT, "image_size": 8, "max_train_steps": 3, "do_predict": True,
+        "train_dir": write_folders(tmp_path / "train", 8), "test_dir": write_folders(tmp_path / "test", 3, 8),
+        "random_resized_crop": 0.3, "learning_rate": 1e-2,
+    }  # fmt: skip
+    classify(tmp_path / "one", per_device_train_batch_size=8, **options)
+    words = arguments(output_dir=tmp_path / "two", per_device_train_batch_size=4, **options)
+    status, printed = run_script(words, processes=2, script=SCRIPT)
+    assert status == 0, printed
+    for name, value in weights_of(tmp_path / "one").items():
+        torch.testing.assert_close(weights_of(tmp_path / "two")[name], value, atol=2e-4, rtol=1e-3)
+    assert (tmp_path / "two" / "predictions.csv").read_text().count("\n") == 10
+
+
+# Augmentation, loss and metrics
+
+
+def test_random_boxes_keep_to_their_limits():
+    generator = np.random.default_rng(0)
+    shares, ratios = [], []
+    for _ in range(500):
+        left, upper, right, lower = random_box((80, 60), 0.2, generator)
+        assert 0 <= left < right <= 80 and 0 <= upper < lower <= 60
+        shares.append((right - left) * (lower - upper) / 4800)
+        ratios.append((right - left) / (lower - upper))
+    assert 0.19 < min(shares) < 0.25 and max(shares) > 0.85
+    assert 0.7 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.4
+    assert random_box((2, 40), 0.9, generator) == (0, 0, 2, 40)  # no box of such proportions is large enough
+
+
+def test_augmentation_flips_every_other_image_and_resizes():
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    generator = np.random.default_rng(0)
+    plain = Augmentation((8, 8), Image.Resampling.BILINEAR, None, False)(image, generator)
+    assert np.array_equal(plain, image)
+    flip = Augmentation((8, 8), Image.Resampling.BILINEAR, None, True)
+    flipped = [np.array_equal(np.asarray(flip(image, generator)), np.asarray(image)[:, ::-1]) for _ in range(200)]
+    assert 70 < sum(flipped) < 130
+    assert Augmentation((6, 4), Image.Resampling.BILINEAR, 0.5, True)(image, generator).size == (4, 6)
+
+
+def test_mixup_blends_images_and_classes_alike():
+    examples = [
+        {"pixel_values": np.full((1, 2, 2), index, dtype=np.float32), "labels": index, "seed": (0, 0, index)}
+        for index in range(5)
+    ]
+    mixed = Collator(5, 0.4)(examples)
+    blended = mixed["labels"] @ torch.arange(5.0)
+    torch.testing.assert_close(mixed["pixel_values"][:, 0, 0, 0], blended)
+    torch.testing.assert_close(mixed["labels"].sum(1), torch.ones(5))
+    assert ((mixed["labels"] > 0.01).sum(1) == 2).any()
+    again = Collator(5, 0.4)(examples)
+    assert torch.equal(again["labels"], mixed["labels"])
+    for example in examples:
+        example["seed"] = (0, 1, example["labels"])
+    assert not torch.equal(Collator(5, 0.4)(examples)["labels"], mixed["labels"])
+    for example in examples:
+        del example["seed"]  # in evaluation
+    assert Collator(5, 0.4)(examples)["labels"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_loss_is_smoothed_cross_entropy():
+    config = ea_hf.EAViTConfig(**TINY_VIT, num_labels=3, initializer_range=0.5)
+    model = ea_hf.EAViTForImageClassification(config).eval()
+    batch = {"pixel_values": torch.randn(2, 1, 8, 8), "labels": torch.tensor([2, 0])}
+    logs = model(batch["pixel_values"]).logits.log_softmax(-1)
+    target = torch.tensor([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
+    torch.testing.assert_close(cross_entropy(0.3, model, batch), -(target * logs).sum(-1).mean())
+    torch.testing.assert_close(cross_entropy(0.0, model, batch), model(**batch).loss)
+    batch["labels"] = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(cross_entropy(0.0, model, batch), -(batch["labels"] * logs).sum(-1).mean())
+
+
+def test_accuracies_are_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    scores, labels = generator.normal(size=(200, 8)), generator.integers(8, size=200)
+    ranks = (scores > scores[np.arange(200), labels][:, None]).sum(1)
+    metrics = accuracies(np.stack([scores.argmax(1), ranks], axis=1), labels, 8)
+    assert metrics["accuracy"] == accuracy_score(labels, scores.argmax(1))
+    assert metrics["top5_accuracy"] == top_k_accuracy_score(labels, scores, k=5)
+
+
+def test_optimizers_spare_biases_and_normalization(tmp_path):
+    model = ea_hf.EAResNetForImageClassification(ea_hf.EAResNetConfig.from_depth(18))
+    for optim, kind in (("sgd", torch.optim.SGD), ("adamw_torch", torch.optim.AdamW)):
+        words = arguments(
+            output_dir=tmp_path, model_type="ea_resnet", dataset_name="x", optim=optim, learning_rate=0.1,
+            weight_decay=0.01,
+        )  # fmt: skip
+        optimizer = create_optimizer(run_image_classification.parse_args(words), model)
+        assert type(optimizer) is kind and (optim != "sgd" or optimizer.defaults["momentum"] == 0.9)
+        decayed, spared = optimizer.param_groups
+        assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+        assert all(parameter.ndim == 1 for parameter in spared["params"]) and decayed["lr"] == 0.1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "pass --dataset_name, --idx_dir, or --train_dir"),
+        ({"dataset_name": "x", "idx_dir": "y"}, "--dataset_name and --idx_dir exclude each other"),
+        ({"validation_dir": "x"}, "pass --train_dir, or --eval_only"),
+        ({"train_dir": "x", "model_name_or_path": "y"}, "pass --model_name_or_path, or --model_type for a new model"),
+        ({"train_dir": "x", "eval_only": True}, "--eval_only needs --model_name_or_path"),
+        ({"train_dir": "x", "do_predict": True}, "--do_predict needs --test_dir"),
+        ({"train_dir": "x", "train_val_split": 1.0}, "--train_val_split is 1.0"),
+        ({"train_dir": "x", "random_resized_crop": 0.0}, "--random_resized_crop is 0.0"),
+        ({"train_dir": "x", "label_smoothing_factor": 1.0}, "--label_smoothing_factor is 1.0"),
+        ({"train_dir": "x", "mixup_alpha": "nan"}, "--mixup_alpha is nan"),
+        ({"train_dir": "x", "image_size": 0}, "--image_size is 0"),
+        ({"train_dir": "x", "group_by_length": True}, "images have no length"),
+        ({"train_dir": "x", "config_overrides": "hidden_size"}, "'hidden_size' is not name=value"),
+    ],
+)
+def test_bad_arguments(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_image_classification.parse_args(arguments(output_dir=tmp_path, model_type="ea_vit", **options))
+    assert message in capsys.readouterr().err
+
+
+def test_bad_data_and_models_are_told_before_anything_is_written(vanilla, tmp_path):
+    train, output_dir = write_folders(tmp_path / "train", 4), tmp_path / "output"
+
+    def refused(message: str, kind: type[Exception] = ValueError, **options: Any) -> None:
+        with pytest.raises(kind, match=message):
+            classify(output_dir, **{"train_dir": train, **options})
+        assert not output_dir.exists()
+
+    refused("names 'hidden_sizes', which EAViTConfig does not have", config_overrides="hidden_sizes=[2]")
+    refused("`image_size` is 9, which `patch_size`, 2, does not divide", image_size=9)
+    refused("`num_channels` is 2; images have 1", config_overrides=NEW_VIT.replace("channels=1", "channels=2"))
+    refused("`depth` is 51", model_type="ea_resnet", config_overrides="depth=51")
+    refused("--metric_for_best_model is 'loss'", metric_for_best_model="loss")
+    processor = json.loads(Path(vanilla, "preprocessor_config.json").read_text())
+    for name, value, message in (
+        ("size", {"height": 6, "width": 6}, r"makes images of \(6, 6\) pixels, but the model takes \(8, 8\)"),
+        ("image_mean", [0.5] * 3, "normalizes 3 channels, but the model has 1"),
+    ):
+        other = shutil.copytree(vanilla, tmp_path / name)
+        (other / "preprocessor_config.json").write_text(json.dumps({**processor, name: value}))
+        refused(message, model_name_or_path=other)
+
+    for path in sorted(Path(train, "two").iterdir())[:2]:
+        path.write_bytes(path.read_bytes()[:60])
+    refused("(?s)2 of .* images of train cannot be read:.*--skip_unreadable_images", train_val_split=0.3)
+    classify(output_dir, train_dir=train, skip_unreadable_images=True)
+    shutil.rmtree(output_dir)
+    validation = write_folders(tmp_path / "validation", 2, 5)
+    shutil.rmtree(Path(validation, "one"))
+    refused(
+        "1 of 3 classes have no image in validation: 'one'", validation_dir=validation, skip_unreadable_images=True
+    )
+    results = classify(output_dir, train_dir=train, validation_dir=validation, skip_unreadable_images=True,
+                       skip_empty_classes=True)  # fmt: skip
+    assert 0 <= results["eval_accuracy"] <= 1
+
+
+def test_a_checkpoint_keeps_the_order_of_its_classes(tmp_path):
+    train = write_folders(tmp_path / "train", 4)
+    names = {"id2label": {0: "two", 1: "one", 2: "zero"}, "label2id": {"two": 0, "one": 1, "zero": 2}}
+    config = ea_hf.EAViTConfig(**TINY_VIT, **names)
+    ea_hf.EAViTForImageClassification(config).save_pretrained(tmp_path / "model")
+    classify(tmp_path / "output", model_name_or_path=tmp_path / "model", train_dir=train, do_predict=True,
+             test_dir=write_folders(tmp_path / "test", 2, 4))  # fmt: skip
+    assert ea_hf.EAViTConfig.from_pretrained(tmp_path / "output").id2label == names["id2label"]
+    with (tmp_path / "output" / "predictions.csv").open(newline="") as file:
+        assert all(Path(row["image"]).parent.name == row["label"] for row in csv.DictReader(file))
+    write_folders(tmp_path / "more", 1)
+    (tmp_path / "more" / "zero").rename(tmp_path / "more" / "three")
+    with pytest.raises(ValueError, match="classes that the checkpoint does not know, 'three'; it knows 'two', 'one'"):
+        classify(tmp_path / "x", model_name_or_path=tmp_path / "output", eval_only=True,
+                 validation_dir=tmp_path / "more")  # fmt: skip
+
+
+def test_a_model_that_gives_nan_is_told(tmp_path):
+    config = ea_hf.EAViTConfig(**TINY_VIT, id2label=dict(enumerate(sorted(CLASSES))))
+    model = ea_hf.EAViTForImageClassification(config)
+    model.classifier.bias.data[1] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"NaN or infinity for 6 of 6 images of validation, first for .*0.png"):
+        classify(tmp_path / "x", model_name_or_path=tmp_path / "model", eval_only=True,
+                 validation_dir=write_folders(tmp_path / "validation", 2))  # fmt: skip
+
+
+def test_selected_images_keep_their_names_and_classes():
+    split = ImageSplit(list("abcd"), np.array([0, 1, 0, 1]), "image {}".format)
+    part = split.select([3, 0, 2]).select([2, 0])
+    assert [part.images[index] for index in range(2)] == ["c", "d"]
+    assert part.labels.tolist() == [0, 1] and [part.names(index) for index in range(2)] == ["image 2", "image 3"]

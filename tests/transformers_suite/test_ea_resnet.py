@@ -1,0 +1,92 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+
+import unittest
+
+from ea_hf import EAResNetBackbone, EAResNetConfig, EAResNetForImageClassification, EAResNetModel
+
+from .common import EvolvingImageModelTesterMixin, ImageModelTester
+
+
+class EAResNetModelTester(ImageModelTester):
+    config_class = EAResNetConfig
+    image_size = 16
+    hidden_sizes = [8, 16, 32, 32]
+    depths = [1, 2, 1, 1]
+    num_attention_heads = 2
+
+    def config_fields(self):
+        return {
+            **super().config_fields(),
+            "stem_stride": 1,
+            "embedding_size": 8,
+            "hidden_sizes": self.hidden_sizes,
+            "depths": self.depths,
+            "layer_type": "basic",
+            "num_attention_heads": self.num_attention_heads,
+        }
+
+
+class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
+    model_tester_class = EAResNetModelTester
+    all_model_classes = (EAResNetModel, EAResNetForImageClassification, EAResNetBackbone)
+    common_properties = ["num_channels", "hidden_sizes", "num_attention_heads"]
+    lacks = (
+        "a choice of attention",
+        "a decoder-only head",
+        "a sliding window",
+        "a tensor-parallel plan",
+        "an encoder-decoder head",
+        "embeddings of tokens",
+        "experts",
+        "modules kept in float32",
+        "outputs recorded by hooks",
+        "renamed weights",
+        "resizable position embeddings",
+        "rotary positions",
+        "sub-configurations",
+    )
+
+    _torch_compile_train_cls = EAResNetForImageClassification
+
+    def test_attention_outputs(self):
+        """One attention per augmented layer, as many tokens as its stage has pixels; asked for in two ways."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        tokens = [16, 16, 16, 4]  # pooled 8 x 8, 8 x 8 and 4 x 4 pixels, and 2 x 2
+        expected = [(self.model_tester.batch_size, self.model_tester.num_attention_heads, n, n) for n in tokens]
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                model = model_class(config).eval()
+                by_argument = model(**inputs, output_attentions=True).attentions
+                model.config.output_attentions = True
+                by_config = model(**inputs).attentions
+                model.config.output_attentions = False
+                self.assertIsNone(model(**inputs).attentions)
+                for attentions in (by_argument, by_config):
+                    self.assertEqual([tuple(weights.shape) for weights in attentions], expected)
+
+    def test_hidden_states_output(self):
+        """The stem's output and each stage's; asked for in two ways."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        expected = [(8, 16), (8, 16), (16, 8), (32, 4), (32, 2)]
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                model = model_class(config).eval()
+                by_argument = model(**inputs, output_hidden_states=True).hidden_states
+                model.config.output_hidden_states = True
+                for hidden_states in (by_argument, model(**inputs).hidden_states):
+                    self.assertEqual([(states.shape[1], states.shape[-1]) for states in hidden_states], expected)
+
+    def test_model_get_set_embeddings(self):
+        """Like Transformers' ResNet, it has no embeddings to get or set."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__), self.assertRaises(NotImplementedError):
+                model_class(config).get_input_embeddings()
+
+    def test_training_gradient_checkpointing_use_reentrant_true(self):
+        """Like Transformers' ResNet, it supports no checkpointing, and says so."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__), self.assertRaisesRegex(ValueError, "does not support"):
+                model_class(config).activation_checkpointing_enable()
