@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -208,6 +209,45 @@ def flop_ratio(fields: dict, length: int) -> float:
     return 1 + 9 * heads**2 * length**2 * (layers - 1) / layers / plain
 
 
+def draw_comparison(rows: list[dict], path: Path, args: argparse.Namespace) -> None:
+    """Bars of every figure as a ratio to eager attention."""
+    plt = pyplot()
+    panels = {"seconds_to_eager": "time", "peak_bytes_to_eager": "peak memory", "saved_bytes_to_eager": "saved bytes"}
+    groups = list(dict.fromkeys((row["model"], row["shape"], row["mode"]) for row in rows))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 1 + 0.6 * len(groups)), sharey=True)
+    height = 0.8 / len(args.implementations)
+    for axis, (figure_name, label) in zip(axes, panels.items(), strict=True):
+        for index, implementation in enumerate(args.implementations):
+            bars = [
+                (groups.index((row["model"], row["shape"], row["mode"])) + index * height, row[figure_name])
+                for row in rows
+                if row["implementation"] == implementation and figure_name in row
+            ]
+            axis.barh(*zip(*bars, strict=True), height=height, label=implementation)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_xlabel(f"{label}, ratio to eager attention")
+    axes[0].set_yticks([group + 0.3 for group in range(len(groups))], [" ".join(group) for group in groups])
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize=8)
+    figure.suptitle(f"Whole models, batch x tokens: {describe(args)}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def describe(args: argparse.Namespace) -> str:
+    threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
+    return f"{environment(args)['device']}, {threads}, float32, torch {torch.__version__}"
+
+
 # Rows of the picture: mode, figure, label, its factor to the unit.
 PANELS = (
     ("inference", "seconds_to_eager", "inference: time, ratio to eager", 1),
@@ -219,11 +259,7 @@ PANELS = (
 
 def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: argparse.Namespace) -> None:
     """A column for each sweep; below each tick the time of eager attention, to which the ratios refer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     panels = [panel for panel in PANELS if panel[0] in args.modes]
     size = (5 * len(sweeps), 3.4 * len(panels))
     figure, axes = plt.subplots(len(panels), len(sweeps), figsize=size, sharey="row", squeeze=False)
@@ -256,8 +292,7 @@ def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: ar
                 axis.set_ylabel(label)
     axes[min(1, len(panels) - 1), 0].legend(fontsize=8)
     description = "batch 1, 4 layers, 12 heads, 768 wide, 256 tokens, but for what the axis says"
-    threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
-    figure.suptitle(f"BERT: {description}\n{environment(args)['device']}, {threads}, float32; below the ticks: eager")
+    figure.suptitle(f"BERT: {description}\n{describe(args)}; below the ticks: eager")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
@@ -279,10 +314,7 @@ def scaling(args: argparse.Namespace) -> list[dict]:
             ]
             print(f"\n{sweep} {at}\n{format_table(new)}", flush=True)
             rows += new
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    path = args.output.with_suffix(".png")
-    draw_scaling(rows, sweeps, path, args)
-    print(f"\nPicture: {path}")
+    draw_scaling(rows, sweeps, args.output.with_suffix(".png"), args)
     return rows
 
 
@@ -311,6 +343,7 @@ def main() -> None:
         print(peak_bytes(model, inputs, request["mode"], args.device))
         return
     print(", ".join(f"{name}: {value}" for name, value in environment(args).items()), flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.scaling:
         rows = scaling(args)
     else:
@@ -320,9 +353,10 @@ def main() -> None:
                 for mode in args.modes:
                     rows += measure(args, name, MODELS[name], shape, mode, with_memory=True)
         print(format_table(rows))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+        if "eager" in args.implementations:
+            draw_comparison(rows, args.output.with_suffix(".png"), args)
     args.output.write_text(json.dumps({"environment": environment(args), "rows": rows}, indent=2) + "\n")
-    print(f"\nAll figures: {args.output}")
+    print(f"\nAll figures: {args.output}; picture: {args.output.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
