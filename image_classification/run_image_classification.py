@@ -455,7 +455,7 @@ def classify(
     if len(wrong) > 0:
         raise ValueError(
             f"The model gives NaN or infinity for {len(wrong)} of {len(rows)} images of {name}, first for "
-            f"{dataset.split.names(int(wrong[0]))}."
+            f"{dataset.split.names[int(wrong[0])]}."
         )
     return rows
 
@@ -497,7 +497,7 @@ def write_predictions(
             writer.writerow(("image", "prediction") if truth is None else ("image", "prediction", "label"))
             for index, (prediction, _) in enumerate(rows):
                 known = [] if truth is None else [labels[truth[index]]]
-                writer.writerow([dataset.split.names(index), labels[prediction], *known])
+                writer.writerow([dataset.split.names[index], labels[prediction], *known])
     logger.info(f"Predictions of test: {path}")
     if truth is None:
         return {}
