@@ -30,7 +30,7 @@ from .configuration_ea_bert import EABertConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
-from .evolution import EvolvingConfig
+from .configuration_evolving import EvolvingConfig
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,

@@ -5,7 +5,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
-from .evolution import EvolvingConfig
+from .configuration_evolving import EvolvingConfig
 
 
 @strict

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import ResNetConfig
 
-from .evolution import EvolvingConfig
+from .configuration_evolving import EvolvingConfig
 
 
 # Layer type, channels and number of blocks of the stages.

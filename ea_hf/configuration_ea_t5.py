@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import MT5Config, T5Config
 
-from .evolution import EvolvingConfig
+from .configuration_evolving import EvolvingConfig
 from .evolution_cache import EvolvingDynamicLayer
 
 

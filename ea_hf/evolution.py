@@ -18,26 +18,18 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
-from .evolution_cache import (
-    CROPPABLE_ROWS,
-    EvolvingCacheLayer,
-    evolving_cache_layer,
-)
-from .evolution_fast import EvolvingAttention, Layer, infer
+from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
+from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
 
 
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
@@ -319,58 +311,46 @@ def evolving_attention_forward(
     blocked = evolution_state.where_blocked(evolution, queries, keys, attention_mask, past_length)
     if not evolution.needs_cache:
         cache = None
-    tensors = (query, key, value, previous, position_bias, attention_mask, blocked)
-    if _needs_reference(evolution, evolution_state, cache, *tensors):
-        output, evolved, weights = _reference_attention(evolution, cache, *tensors, scaling, dropout)
+    tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
+    if _needs_reference(evolution, evolution_state, cache, tensors):
+        output, evolved, weights = _reference_attention(evolution, cache, tensors, scaling, dropout)
     else:
         if cache is not None:
-            _fill_cache(evolution, cache, query, key, previous, position_bias, blocked, scaling)
-        output, evolved = _fast_attention(evolution, *tensors, scaling, dropout)
+            _fill_cache(evolution, cache, tensors, scaling)
+        output, evolved = _fast_attention(evolution, tensors, scaling, dropout)
         weights = None
     evolution_state.store(evolution, evolved)
     return output, weights
 
 
 def _needs_reference(
-    evolution: AttentionEvolution,
-    state: EvolutionState,
-    cache: EvolvingCacheLayer | None,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    blocked: torch.Tensor | None,
+    evolution: AttentionEvolution, state: EvolutionState, cache: EvolvingCacheLayer | None, tensors: Tensors
 ) -> bool:
     """The one place that decides which path runs: whether these equations as they stand, or `evolution_fast`."""
+    mask = tensors.attention_mask
+    floats = (tensors.query, tensors.key, tensors.value, tensors.previous, tensors.position_bias)
     return (
         _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
-        or query.is_meta
+        or tensors.query.is_meta  # shapes without numbers
         or state.keep_maps
         or state.keep_weights
-        or (cache is not None and cache.holds_rows(query.shape[-2]))  # a step of decoding has few rows
+        or (cache is not None and cache.holds_rows(tensors.query.shape[-2]))  # a step of decoding has few rows
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or evolution.residual_weight == evolution.conv_weight == 0  # vanilla attention, to the last bits
-        or (attention_mask is not None and attention_mask.dtype != torch.bool)
-        or any(tensor is not None and tensor.dtype != query.dtype for tensor in (key, value, previous, position_bias))
+        or (mask is not None and mask.dtype != torch.bool)
+        or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
     )
 
 
 def _reference_attention(
     evolution: AttentionEvolution,
     cache: EvolvingCacheLayer | None,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    blocked: torch.Tensor | None,
+    tensors: Tensors,
     scaling: float,
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The output, A_l and P_l, as the equations say."""
+    query, key, value, previous, position_bias, attention_mask, blocked = tensors
     scores = torch.matmul(query, key.transpose(-2, -1)) * scaling
     if position_bias is not None:
         scores = scores + position_bias
@@ -389,50 +369,29 @@ def _reference_attention(
 
 
 def _fast_attention(
-    evolution: AttentionEvolution,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    blocked: torch.Tensor | None,
-    scaling: float,
-    dropout: float,
+    evolution: AttentionEvolution, tensors: Tensors, scaling: float, dropout: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output and A_l, by `evolution_fast`."""
     layer = Layer(
         scaling, evolution.residual_weight, evolution.conv_weight, evolution.kernel_size, evolution.is_causal
     )
     kernel, bias = (None, None) if evolution.conv is None else (evolution.conv.weight, evolution.conv.bias)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast(tensors.query.device.type, enabled=False):
         if torch.is_grad_enabled():
-            return EvolvingAttention.apply(
-                query, key, value, previous, position_bias, kernel, bias, attention_mask, blocked,
-                layer, dropout, evolution.memory_efficient,
-            )  # fmt: skip
-        return infer(query, key, value, previous, position_bias, attention_mask, blocked, kernel, bias, layer)
+            return EvolvingAttention.apply(*tensors, kernel, bias, layer, dropout, evolution.memory_efficient)
+        return infer(tensors, kernel, bias, layer)
 
 
-def _fill_cache(
-    evolution: AttentionEvolution,
-    cache: EvolvingCacheLayer,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    blocked: torch.Tensor | None,
-    scaling: float,
-) -> None:
+def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensors: Tensors, scaling: float) -> None:
     """Puts the last rows of M_l into an empty cache; the fast paths do not hand them out."""
     rows_above = evolution.kernel_size - 1
-    last = slice(max(0, query.shape[-2] - rows_above - CROPPABLE_ROWS), None)
-    scores = torch.matmul(query[:, :, last], key.transpose(-2, -1)) * scaling
-    if position_bias is not None:
-        scores = scores + position_bias[:, :, last]
-    image = evolution.mix(scores, None if previous is None else previous[:, :, last])
-    if blocked is not None:
-        image = image.masked_fill(blocked[..., last, :], 0.0)
+    last = slice(max(0, tensors.query.shape[-2] - rows_above - CROPPABLE_ROWS), None)
+    scores = torch.matmul(tensors.query[:, :, last], tensors.key.transpose(-2, -1)) * scaling
+    if tensors.position_bias is not None:
+        scores = scores + tensors.position_bias[:, :, last]
+    image = evolution.mix(scores, None if tensors.previous is None else tensors.previous[:, :, last])
+    if tensors.blocked is not None:
+        image = image.masked_fill(tensors.blocked[..., last, :], 0.0)
     cache.keep_rows(evolution.chain, image, rows_above)
 
 
@@ -451,12 +410,12 @@ AttentionMaskInterface.register("evolving", evolving_mask)
 
 
 def attach_evolution(
-    config: "EvolvingConfig", attentions: Iterable[nn.Module], is_on: bool = True, **kwargs: Any
+    config: PreTrainedConfig, attentions: Iterable[nn.Module], is_on: bool = True, **kwargs: Any
 ) -> None:
     """Makes a chain: gives each attention module its `AttentionEvolution`, as `module.evolution`.
 
     Args:
-        config: holds the weights, the kernel size and the activation.
+        config: an `EvolvingConfig`, which holds the weights, the kernel size and the activation.
         attentions: the attention modules of one chain, first layer first.
         is_on: whether its maps evolve; otherwise its attention is plain.
         kwargs: `is_causal`, `is_cross_attention` and `chain` of `AttentionEvolution`.
@@ -477,199 +436,3 @@ def attach_evolution(
             memory_efficient=config.ea_memory_efficient,
             **kwargs,
         )
-
-
-def evolving_forward(forward: Callable) -> Callable:
-    """Turns the forward of a vanilla model class into the one of its evolving subclass.
-
-    Each call gets a fresh `EvolutionState`, which reaches the attention modules through the keyword arguments that
-    Transformers' models pass down. With `output_attention_maps=True` (argument, or attribute of the config) the output
-    also has the maps of each chain under the name that the class gives it in `attention_map_names`, `attention_maps` if
-    there is but one chain: a tuple with A_l of each layer, before mask and softmax, (batch, heads, query, key).
-    """
-
-    @functools.wraps(forward)
-    def forward_with_state(self, *args, output_attention_maps=None, evolution_state=None, **kwargs):
-        if evolution_state is not None:  # a head has made it, and will return the maps
-            return forward(self, *args, evolution_state=evolution_state, **kwargs)
-        if output_attention_maps is None:
-            output_attention_maps = getattr(self.config, "output_attention_maps", False)
-        keep_weights = kwargs.get("output_attentions")
-        if keep_weights is None:
-            keep_weights = self.config.output_attentions
-        state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
-        outputs = forward(self, *args, evolution_state=state, **kwargs)
-        if not output_attention_maps:
-            return outputs
-        maps = {name: state.maps(chain) for chain, name in self.attention_map_names.items() if state.maps(chain)}
-        if isinstance(outputs, tuple):
-            return (*outputs, *maps.values())
-        for name, chain_maps in maps.items():
-            outputs[name] = chain_maps
-        return outputs
-
-    return forward_with_state
-
-
-def _check_attn_implementation(attn_implementation: str | None) -> str:
-    if attn_implementation is None:
-        return "evolving"
-    if attn_implementation not in ("eager", "evolving"):
-        raise ValueError(
-            f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores "
-            "from layer to layer, and fused kernels never write them out. Leave it out, or choose "
-            '"evolving" ("eager" means the same).'
-        )
-    return attn_implementation
-
-
-class EvolvingConfig:
-    """What the configuration of every family has beside its vanilla fields.
-
-    A family lists the five fields itself, as dataclass fields:
-        ea_residual_weight (`float`, default 0.1): share of the previous layer's map, equation (1), in [0, 1].
-        ea_conv_weight (`float`, default 0.1): share of the convolution, equation (2), in [0, 1].
-        ea_kernel_size (`int`, default 3): side of the kernel, odd.
-        ea_activation (`str`, default "relu"): activation after the convolution.
-        ea_memory_efficient (`bool`, default False): save about one map per layer for the backward pass instead of two
-            and a half, and compute the rest again.
-
-    With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
-    convolves each layer's own scores only.
-
-    Raises:
-        ValueError: see `check_evolution`.
-    """
-
-    # Model types whose checkpoints have the same layout but for the evolution modules.
-    vanilla_model_types: tuple[str, ...] = ()
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        self.check()
-
-    def check(self) -> None:
-        """Checks the values, also those that were set after the configuration was made."""
-        check_evolution(self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # Transformers sets overriding values only after it has checked the configuration.
-        names = {field.name for field in dataclasses.fields(cls)}
-        overrides = {name: value for name, value in kwargs.items() if name in names}
-        return super().from_dict({**config_dict, **overrides}, **kwargs)
-
-    @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
-        if config_dict.get("model_type") in cls.vanilla_model_types:
-            config_dict = cls.from_vanilla(config_dict)
-        return config_dict, kwargs
-
-    @classmethod
-    def from_vanilla(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
-        """What the file of a vanilla configuration says, as this class says it."""
-        return {**config_dict, "model_type": cls.model_type}
-
-    # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
-    @property
-    def output_attentions(self) -> bool | None:
-        return self._output_attentions
-
-    @output_attentions.setter
-    def output_attentions(self, value: bool | None) -> None:
-        self._output_attentions = value
-
-    def validate_output_attentions(self) -> None:
-        pass
-
-
-class EvolvingPreTrainedModel:
-    """What the model base class of every family has beside its vanilla methods. Comes first among the bases."""
-
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-
-    # Vanilla classes, each with the evolving class that takes its place. That of a model or stack with attention layers
-    # has a method `make_chains`, which calls `attach_evolution`.
-    evolving_classes: dict[type, type] = {}
-
-    # Under which name the maps of a chain are returned.
-    attention_map_names: dict[str, str] = {"self": "attention_maps"}
-
-    def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
-        config.check()
-        super().__init__(config, *args, **kwargs)
-
-    def post_init(self) -> None:
-        """Makes what the vanilla constructor has built evolving, before new weights are initialized.
-
-        A vanilla head has built its vanilla base model, all of whose state an evolving one shares; so the base model
-        changes its class in place (as PyTorch's parametrizations and FSDP do), and nothing is built twice.
-        """
-        for module in list(self.modules()):
-            if type(module) in self.evolving_classes:
-                module.__class__ = self.evolving_classes[type(module)]
-                if isinstance(module, PreTrainedModel):
-                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
-            if hasattr(module, "make_chains") and not getattr(module, "has_chains", False):
-                module.make_chains()
-                module.has_chains = True
-        super().post_init()
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For custom code Transformers leaves out modules that have no parameter of their own, in case it initializes
-        # weights by other means. T5's heads and feed-forward layers are such modules, and would get std 1.
-        return False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, MapConvolution):
-            # A family's own rule for convolutions is for another purpose (T5's standard deviation would be 1).
-            init.normal_(module.weight, mean=0.0, std=getattr(self.config, "initializer_range", 0.02))
-            init.zeros_(module.bias)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
-        """Loads an evolving checkpoint, or a vanilla one, whose evolution modules are then new and listed as missing.
-
-        Raises:
-            ValueError: the configuration's number of heads is not the checkpoint's. The weights alone would not show
-                it: the shapes of the projections do not depend on it.
-        """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if pretrained_model_name_or_path is not None:
-            hub_arguments = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
-            checkpoint, _ = PreTrainedConfig.get_config_dict(
-                pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_arguments if name in kwargs}
-            )
-            name = model.config.attribute_map.get("num_attention_heads", "num_attention_heads")
-            if checkpoint.get(name, model.config.num_attention_heads) != model.config.num_attention_heads:
-                raise ValueError(
-                    f"The configuration has {name}={model.config.num_attention_heads}, but the checkpoint "
-                    f"{pretrained_model_name_or_path} was trained with {checkpoint[name]}. Load the configuration "
-                    f"with `{type(model.config).__name__}.from_pretrained({str(pretrained_model_name_or_path)!r})`."
-                )
-        return loaded
-
-    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        return _check_attn_implementation(requested_attention)
-
-    def _check_and_adjust_attn_implementation(
-        self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
-    ) -> str:
-        return _check_attn_implementation(attn_implementation)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
-        # torch.utils.checkpoint takes a missing value for True.
-        keywords = getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {})
-        if enable and keywords.get("use_reentrant", True):
-            raise ValueError(
-                "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
-                'gradient_checkpointing_kwargs={"use_reentrant": False}.'
-            )
-        super()._set_gradient_checkpointing(enable, **kwargs)

@@ -33,6 +33,28 @@ class Layer(NamedTuple):
         return (0 if self.is_causal else self.kernel_size // 2, self.kernel_size // 2)
 
 
+class Tensors(NamedTuple):
+    """What an attention function gets.
+
+    Attributes:
+        query: (batch, heads, query, head_dim).
+        key: (batch, heads, key, head_dim).
+        value: likewise.
+        previous: A_{l-1}, (batch, heads, query, key), if the layer takes it.
+        position_bias: (batch or 1, heads, query, key), if there is any.
+        attention_mask: broadcastable to (batch, heads, query, key), if there is any.
+        blocked: boolean, broadcastable to (batch, 1, query, key); where the convolution must see zeros, if anywhere.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    previous: torch.Tensor | None
+    position_bias: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    blocked: torch.Tensor | None
+
+
 def mix(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -74,16 +96,7 @@ def fold(parameter: torch.Tensor, layer: Layer, dtype: torch.dtype) -> torch.Ten
 
 
 def infer(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    blocked: torch.Tensor | None,
-    kernel: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    layer: Layer,
+    tensors: Tensors, kernel: torch.Tensor | None, bias: torch.Tensor | None, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention without gradients. Overwrites `previous`.
 
@@ -93,6 +106,7 @@ def infer(
     Returns:
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
+    query, key, value, previous, position_bias, attention_mask, blocked = tensors
     evolved = mix(query, key, previous, position_bias, layer, in_place=True)
     if kernel is not None:
         kernel, bias = fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype)
@@ -166,10 +180,10 @@ class EvolvingAttention(torch.autograd.Function):
         value: torch.Tensor,
         previous: torch.Tensor | None,
         position_bias: torch.Tensor | None,
-        kernel: torch.Tensor | None,
-        bias: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         blocked: torch.Tensor | None,
+        kernel: torch.Tensor | None,
+        bias: torch.Tensor | None,
         layer: Layer,
         dropout: float,
         memory_efficient: bool,
@@ -254,7 +268,7 @@ class EvolvingAttention(torch.autograd.Function):
                 False,
                 (0, 0),
                 1,
-                (True, ctx.needs_input_grad[5], ctx.needs_input_grad[6]),
+                (True, ctx.needs_input_grad[7], ctx.needs_input_grad[8]),
             )
             if layer.is_causal:
                 grad_image = grad_image[:, :, layer.kernel_size - 1 :]
@@ -272,8 +286,8 @@ class EvolvingAttention(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             grad_previous = grad.mul_(layer.residual_weight)
         return (
-            *(grad_query, grad_key, grad_value, grad_previous, grad_position_bias, grad_kernel, grad_bias),
-            *(None, None, None, None, None),
+            *(grad_query, grad_key, grad_value, grad_previous, grad_position_bias, None, None),
+            *(grad_kernel, grad_bias, None, None, None),
         )
 
 

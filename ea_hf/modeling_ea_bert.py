@@ -19,7 +19,8 @@ from transformers.models.bert.modeling_bert import (
 )
 
 from .configuration_ea_bert import EABertConfig
-from .evolution import EvolvingPreTrainedModel, attach_evolution, evolving_forward
+from .evolution import attach_evolution
+from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
 
 
 class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):

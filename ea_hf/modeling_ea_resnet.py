@@ -43,7 +43,8 @@ from transformers.models.resnet.modeling_resnet import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_ea_resnet import BOTTLENECK_REDUCTION, EAResNetConfig
-from .evolution import EvolutionState, EvolvingPreTrainedModel, attach_evolution, evolving_attention_forward
+from .evolution import EvolutionState, attach_evolution, evolving_attention_forward
+from .modeling_evolving import EvolvingPreTrainedModel
 
 
 class EAResNetAttention(nn.Module):

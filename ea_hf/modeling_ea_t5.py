@@ -24,7 +24,8 @@ from transformers.models.t5.modeling_t5 import (
 )
 
 from .configuration_ea_t5 import EAT5Config
-from .evolution import EvolvingPreTrainedModel, attach_evolution, evolving_forward
+from .evolution import attach_evolution
+from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
 
 
 class EAT5Attention(T5Attention):

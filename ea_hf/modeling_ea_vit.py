@@ -21,7 +21,8 @@ from transformers.models.vit.modeling_vit import (
 )
 
 from .configuration_ea_vit import EAViTConfig
-from .evolution import EvolvingPreTrainedModel, attach_evolution, evolving_forward
+from .evolution import attach_evolution
+from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
 
 
 class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):

@@ -3,7 +3,6 @@
 """What the fine-tuning scripts share around the training loop: arguments of the model, and a run from end to end."""
 
 import argparse
-import ast
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,27 +47,6 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
 def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of the configuration that were given as arguments."""
     return {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
-
-
-def parse_config_overrides(text: str) -> dict[str, Any]:
-    """Parses "d_model=256,feed_forward_proj=gated-gelu,depths=[2,2]"; a type for argparse."""
-    parts: list[str] = []
-    for part in text.split(","):
-        # A comma within brackets divides nothing.
-        if parts and parts[-1].count("[") > parts[-1].count("]"):
-            parts[-1] += "," + part
-        else:
-            parts.append(part)
-    overrides: dict[str, Any] = {}
-    for part in parts:
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not (name and equals and value):
-            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
-        try:
-            overrides[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            overrides[name] = {"true": True, "false": False}.get(value, value)
-    return overrides
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:

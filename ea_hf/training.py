@@ -8,12 +8,14 @@ the process. So a run that was killed at any moment and resumed ends with the sa
 """
 
 import argparse
+import ast
 import fcntl
 import gc
 import hashlib
 import json
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +28,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device, set_seed
-from transformers import PreTrainedModel, get_scheduler
+from transformers import Adafactor, PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
 from .batching import MicroBatch, TrainingBatches, count_labels, data_loader, progress_bar
@@ -57,6 +59,12 @@ SCHEDULES = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
+# Name and, for Transformers' ones, the arguments that `Trainer` gives them.
+OPTIMIZERS = {
+    "adamw_torch": (torch.optim.AdamW, {"fused": True}),
+    "adafactor": (Adafactor, {"scale_parameter": False, "relative_step": False}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
+}
 # Differences in these make a resumed run another run; differences in the others are allowed and said.
 IDENTITY = (
     "model",
@@ -67,6 +75,7 @@ IDENTITY = (
     "metric_for_best_model",
     # The optimizer's state holds these.
     "optim",
+    "optim_args",
     "learning_rate",
     "weight_decay",
 )
@@ -85,6 +94,20 @@ def steps_or_epoch(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f'{text!r} is neither a positive number of steps, nor "epoch", nor "no"')
 
 
+def parse_values(text: str) -> dict[str, Any]:
+    """Parses "d_model=256,feed_forward_proj=gated-gelu", for an argument of the command line."""
+    values = {}
+    for part in re.split(r",(?![^(\[]*[)\]])", text):  # not within brackets
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            values[name] = {"true": True, "false": False}.get(value, value)
+    return values
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that all scripts share, named as in Transformers' scripts."""
     group = parser.add_argument_group("training")
@@ -93,8 +116,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
     group.add_argument("--per_device_eval_batch_size", type=int, default=8)
     group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="Batches per optimizer step.")
+    group.add_argument("--optim", choices=OPTIMIZERS, default="adamw_torch", help="sgd has a momentum of 0.9.")
     group.add_argument(
-        "--optim", choices=("adamw_torch", "sgd"), default="adamw_torch", help="sgd has a momentum of 0.9."
+        "--optim_args",
+        type=parse_values,
+        default={},
+        help='Further arguments of the optimizer, such as "betas=(0.9, 0.98)" or Adafactor\'s "scale_parameter=true".',
     )
     group.add_argument("--learning_rate", type=float, default=5e-5, help="Peak learning rate.")
     group.add_argument("--weight_decay", type=float, default=0.0, help="Not applied to biases and normalization.")
@@ -300,15 +327,23 @@ def copy_weights_from_file(model: torch.nn.Module) -> None:
 
 
 def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD, with weight decay on matrices and kernels only: not on biases, not on the weights of normalization."""
+    """The optimizer of `--optim`.
+
+    Weight decay is for matrices and kernels only: not for biases, not for the weights of normalization.
+
+    Raises:
+        ValueError: the optimizer does not know one of `--optim_args`.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    if args.optim == "sgd":
-        return torch.optim.SGD(groups, lr=args.learning_rate, momentum=0.9, fused=True)
-    return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+    optimizer_class, defaults = OPTIMIZERS[args.optim]
+    try:
+        return optimizer_class(groups, lr=args.learning_rate, **{**defaults, **args.optim_args})
+    except TypeError as error:
+        raise ValueError(f"--optim {args.optim} does not take --optim_args {args.optim_args}: {error}") from error
 
 
 def model_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -366,7 +401,7 @@ def train(
             "max_train_steps": max_train_steps,
             "mixed_precision": accelerator.mixed_precision,
             "metric_for_best_model": metric_for_best_model,
-            **{name: getattr(args, name) for name in ("seed", "optim", "learning_rate", "weight_decay")},
+            **{name: getattr(args, name) for name in ("seed", "optim", "optim_args", "learning_rate", "weight_decay")},
             **{name: getattr(args, name) for name in ("max_grad_norm", "num_warmup_steps", "lr_scheduler_type")},
             "group_by_length": args.group_by_length,
         }

@@ -50,12 +50,13 @@ from transformers import (
 
 from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.evolution import EvolvingConfig
-from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, parse_config_overrides, run
+from ea_hf.configuration_evolving import EvolvingConfig
+from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
     create_accelerator,
+    parse_values,
     prepare_output_dir,
 )
 
@@ -116,7 +117,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
     group.add_argument(
         "--config_overrides",
-        type=parse_config_overrides,
+        type=parse_values,
         default={},
         help="Values of a new model's configuration, such as hidden_size=64,patch_size=4; depth=50 is a usual ResNet.",
     )

@@ -90,9 +90,9 @@ BY_STEPS = (
     Moment("ea_hf.checkpoints", "_delete_oldest", 2),
     Moment("shutil", "rmtree", 2),
     Moment("ea_hf.checkpoints", "write_json", 1),
-    Moment("run_glue", "save_model", 1),
-    Moment("run_glue", "save_model", 1, after=True),
-    Moment("run_glue", "write_json", 1),
+    Moment("ea_hf.script", "save_model", 1),
+    Moment("ea_hf.script", "save_model", 1, after=True),
+    Moment("ea_hf.script", "write_json", 1),
 )
 BY_EPOCHS = (
     Moment("ea_hf.training", "_optimizer_step", 7),  # after the first epoch
@@ -100,7 +100,7 @@ BY_EPOCHS = (
     Moment("pathlib:Path", "rename", 2),
     Moment("run_glue", "predict_logits", 2, after=True),
     Moment("accelerate:Accelerator", "load_state", 2, after=True),  # of the best checkpoint, at the end
-    Moment("run_glue", "save_model", 1),
+    Moment("ea_hf.script", "save_model", 1),
 )
 BEST = {"load_best_model_at_end": True, "checkpointing_steps": "epoch", "mixed_precision": "bf16"}
 

@@ -155,10 +155,16 @@ def test_every_file_format_gives_the_same_pairs(suffix, tmp_path):
         assert loaded.cache_files  # on disk, not in memory
 
 
-def test_a_changed_file_is_read_again(tmp_path):
-    for count in (3, 5):
-        paths = write_pairs(tmp_path / "train.jsonl", pairs(count))
-        assert len(load_files({"train": paths}, "en", "de")["train"]) == count
+def test_a_file_is_read_again_only_if_it_changed(tmp_path):
+    cached = []
+    for count, written in ((3, True), (3, False), (5, True)):
+        if written:
+            paths = write_pairs(tmp_path / "train.jsonl", pairs(count))
+        loaded = load_files({"train": paths}, "en", "de")["train"]
+        assert len(loaded) == count
+        file = Path(loaded.cache_files[0]["filename"])
+        cached.append((file, file.stat().st_mtime_ns))
+    assert cached[0] == cached[1] != cached[2]
 
 
 def test_a_repository_of_the_hub_is_read(vanilla, tmp_path):
@@ -280,7 +286,7 @@ def test_label_smoothing_spreads_a_share_over_the_vocabulary():
     logits, labels = torch.randn(2, 3, 5), torch.tensor([[1, 2, -100], [4, -100, -100]])
 
     class Model(torch.nn.Module):
-        def forward(self, input_ids):
+        def forward(self, input_ids, use_cache):
             return type("Output", (), {"logits": logits})
 
     log_probabilities = logits.log_softmax(-1)
@@ -350,7 +356,10 @@ def test_empty_and_long_texts_are_counted(vanilla, tmp_path, caplog):
 
 
 def test_tokenizing_is_cached_and_can_be_repeated(vanilla, tmp_path):
-    options = {**files(tmp_path), "model_name_or_path": vanilla, "eval_steps": "no"}
+    options = {
+        "validation_file": files(tmp_path)["validation_file"], "model_name_or_path": vanilla, "eval_only": True,
+        "num_beams": 1,
+    }  # fmt: skip
 
     def cached() -> dict[Path, int]:
         cache = Path(datasets.config.HF_DATASETS_CACHE)

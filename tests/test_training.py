@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tiny_bert import arguments, isolated_runs, reset_accelerator
 from torch.nn.utils import clip_grad_norm_
@@ -178,6 +179,28 @@ def test_accumulated_batches_equal_one_batch(model_class, examples, tmp_path):
     for size in (4, 1):
         assert losses[size] == pytest.approx(losses[16], rel=1e-4)
         assert_equal(runs[size].weights(), runs[16].weights(), rtol=0, atol=1e-4)
+
+
+def test_optimizer_and_its_arguments():
+    model = tiny_model()
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+
+    def optimizer(*words: str) -> torch.optim.Optimizer:
+        return create_optimizer(parser.parse_args(["--output_dir", "x", *words]), model)
+
+    assert type(optimizer()) is torch.optim.AdamW
+    assert optimizer("--optim_args", "betas=(0.9, 0.98)").defaults["betas"] == (0.9, 0.98)
+    adafactor = optimizer("--optim", "adafactor", "--optim_args", "scale_parameter=true", "--learning_rate", "0.01")
+    assert type(adafactor) is transformers.Adafactor
+    assert [group["lr"] for group in adafactor.param_groups] == [0.01, 0.01]
+    assert adafactor.defaults["scale_parameter"] is True and adafactor.defaults["relative_step"] is False
+    sgd = optimizer("--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true")
+    assert type(sgd) is torch.optim.SGD and sgd.defaults["nesterov"] is True
+    with pytest.raises(ValueError, match=r"--optim sgd does not take .*betas"):
+        optimizer("--optim", "sgd", "--optim_args", "betas=1")
+    with pytest.raises(SystemExit):
+        optimizer("--optim_args", "momentum")
 
 
 def test_a_run_equals_a_plain_loop(tmp_path):
@@ -478,8 +501,10 @@ def resumed_run(output_dir: Path, dataset: list | None = None, model: torch.nn.M
         {"group_by_length": True, "lr_scheduler_type": "cosine"},
         {"mixed_precision": "bf16", "gradient_checkpointing": True},
         {"dataloader_num_workers": 1},
+        {"optim": "adafactor", "optim_args": "scale_parameter=true"},
+        {"optim": "sgd", "optim_args": "momentum=0.9"},
     ],
-    ids=["plain", "accumulated", "by_length", "bf16", "workers"],
+    ids=["plain", "accumulated", "by_length", "bf16", "workers", "adafactor", "sgd"],
 )
 def test_a_resumed_run_is_the_same_run(options, tmp_path):
     whole = run(tmp_path / "whole", **{**RESUMABLE, **options})
@@ -551,6 +576,8 @@ def test_a_resumed_run_can_be_cut_short(tmp_path):
         ("model", {"model": tiny_model(ea_hf.EABertForTokenClassification), "dataset": classes(40)}),
         ("learning_rate", {"learning_rate": 5e-4}),
         ("weight_decay", {"weight_decay": 0.2}),
+        ("optim", {"optim": "adafactor"}),
+        ("optim_args", {"optim_args": "betas=(0.9, 0.98)"}),
         ("group_by_length", {"group_by_length": True}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

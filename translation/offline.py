@@ -16,6 +16,7 @@ from pathlib import Path
 
 import prepare_data
 import run_translation
+import torch
 import train_tokenizer
 
 from ea_hf.training import RESULTS_FILE
@@ -23,58 +24,70 @@ from ea_hf.training import RESULTS_FILE
 
 SOURCE, TARGET = "en", "de"
 LANGUAGES = ["--source_lang", SOURCE, "--target_lang", TARGET]
-VOCAB_SIZE = 8000
+VOCAB_SIZE = 4000  # small, as suits some thirty thousand sentences (https://arxiv.org/abs/1905.11901)
 MODEL = "d_model=256,d_kv=32,d_ff=768,num_layers=3,num_heads=8"
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies matrices faster in bfloat16 (here 1.9 times) than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 # Later arguments override earlier ones.
 ARGUMENTS = [
     "--group_by_length",
     *("--config_overrides", MODEL),
     *("--per_device_train_batch_size", "32"),
     *("--per_device_eval_batch_size", "64"),
-    *("--learning_rate", "1e-3"),
+    # Steps in proportion to a weight's size, as T5 was trained: its embeddings start with a standard deviation of 1.
+    *("--optim", "adafactor", "--optim_args", "scale_parameter=true"),
+    *("--learning_rate", "0.03"),
     *("--lr_scheduler_type", "cosine"),
-    *("--num_warmup_steps", "300"),
+    *("--num_warmup_steps", "200"),
     *("--label_smoothing_factor", "0.1"),
     *("--max_source_length", "128"),
     *("--max_target_length", "128"),
     *("--num_beams", "4"),
+    *("--mixed_precision", "bf16" if has_bfloat16() else "no"),
     *("--max_eval_samples", "300"),
     *("--logging_steps", "100"),
     *("--checkpointing_steps", "no"),
 ]
-SHORT = ["--num_train_epochs", "3", "--eval_steps", "no"]
-# Dropout and label smoothing keep the repetitive text from being learned by heart; the best checkpoint is kept.
-LONG = [
-    "--num_train_epochs",
-    "24",
-    "--eval_steps",
-    "epoch",
-    "--checkpointing_steps",
-    "epoch",
-    "--load_best_model_at_end",
-]
+SHORT = ["--num_train_epochs", "4", "--eval_steps", "no"]
+LONG = ["--num_train_epochs", "10", "--eval_steps", "no", "--checkpointing_steps", "epoch"]
 EXAMPLES = 10
 
 
-def train(data_dir: Path, output_dir: Path, extra: list[str]) -> dict[str, float]:
-    """Trains the tokenizer and the model; returns the results of the run, those of the test set among them."""
-    files = {split: str(data_dir / f"{split}.jsonl") for split in prepare_data.SPLITS}
-    tokenizer_dir = data_dir / "tokenizer"
+def prepare(data_dir: Path) -> None:
+    """Splits the data, and trains the tokenizer on the training sentences."""
+    prepare_data.main(["--output_dir", str(data_dir)])
     train_tokenizer.main(
         [
             *LANGUAGES,
-            *("--train_file", files["train"], "--output_dir", str(tokenizer_dir)),
+            *("--train_file", str(data_dir / "train.jsonl"), "--output_dir", str(data_dir / "tokenizer")),
             *("--vocab_size", str(VOCAB_SIZE), "--extra_ids", "0", "--normalization_rule_name", "identity"),
         ]
     )
+
+
+def train(data_dir: Path, output_dir: Path, extra: list[str]) -> dict[str, float]:
+    """Trains the model; returns the results of the run, those of the test set among them."""
+    files = {split: str(data_dir / f"{split}.jsonl") for split in prepare_data.SPLITS}
     return run_translation.main(
         [
             *LANGUAGES,
-            *("--tokenizer_name", str(tokenizer_dir), *ARGUMENTS),
+            *("--tokenizer_name", str(data_dir / "tokenizer"), *ARGUMENTS),
             *(word for split, path in files.items() for word in (f"--{split}_file", path)),
             *("--do_predict", "--output_dir", str(output_dir), "--overwrite_output_dir", *extra),
         ]
     )
+
+
+def is_finished(output_dir: Path) -> bool:
+    return (output_dir / RESULTS_FILE).exists()
 
 
 def report(output_dir: Path, results: dict[str, float]) -> str:
@@ -105,9 +118,9 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", type=Path, default=Path("data/libreoffice_help"))
     parser.add_argument("--output_dir", type=Path, default=Path("output/translation"))
-    parser.add_argument("--long", action="store_true", help="Train longer, and keep the best checkpoint.")
+    parser.add_argument("--long", action="store_true", help="Train longer.")
     args, extra = parser.parse_known_args()
-    prepare_data.main(["--output_dir", str(args.data_dir)])
+    prepare(args.data_dir)
     recipe = LONG if args.long else SHORT
     results = train(args.data_dir, args.output_dir, [*recipe, *extra])
     print("\n" + report(args.output_dir, results))

@@ -38,7 +38,6 @@ from ea_hf.script import (
     check_arguments,
     check_vocabulary,
     evolution_overrides,
-    parse_config_overrides,
     run,
 )
 from ea_hf.training import (
@@ -46,7 +45,7 @@ from ea_hf.training import (
     copy_weights_from_file,
     create_accelerator,
     format_metrics,
-    model_loss,
+    parse_values,
     prepare_output_dir,
 )
 
@@ -99,7 +98,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
     group.add_argument(
         "--config_overrides",
-        type=parse_config_overrides,
+        type=parse_values,
         default={},
         help='Changes of it, such as "d_model=256,num_layers=3".',
     )
@@ -369,7 +368,8 @@ def smoothed_loss(
     label_smoothing_factor: float, model: torch.nn.Module, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The mean over all labels of the cross-entropy with smoothed labels."""
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False).logits
     return cross_entropy(
         logits.float().flatten(0, 1), batch["labels"].flatten(), label_smoothing=label_smoothing_factor
     )
@@ -387,7 +387,7 @@ def translate_split(
 
     def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[list[int], float, int]]:
         labels = batch.pop("labels")
-        logits = model(**batch).logits.float()
+        logits = model(**batch, use_cache=False).logits.float()
         losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
         counts = (labels != IGNORED).sum(1)
         generated = accelerator.unwrap_model(model).generate(
@@ -478,7 +478,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if "train" in splits:
         lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
     best_metric = (args.metric_for_best_model or METRICS[0]) if "validation" in splits else None
-    smoothing = args.label_smoothing_factor
     results = run(
         accelerator,
         args,
@@ -505,7 +504,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "loss",
         lengths=lengths,
-        compute_loss=partial(smoothed_loss, smoothing) if smoothing else model_loss,
+        compute_loss=partial(smoothed_loss, args.label_smoothing_factor),
     )
     if lock is not None:
         lock.close()

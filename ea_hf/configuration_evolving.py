@@ -1,0 +1,69 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the configurations of all families share."""
+
+import dataclasses
+from typing import Any
+
+from .evolution import check_evolution
+
+
+class EvolvingConfig:
+    """What the configuration of every family has beside its vanilla fields.
+
+    A family lists the five fields itself, as dataclass fields:
+        ea_residual_weight (`float`, default 0.1): share of the previous layer's map, equation (1), in [0, 1].
+        ea_conv_weight (`float`, default 0.1): share of the convolution, equation (2), in [0, 1].
+        ea_kernel_size (`int`, default 3): side of the kernel, odd.
+        ea_activation (`str`, default "relu"): activation after the convolution.
+        ea_memory_efficient (`bool`, default False): save about one map per layer for the backward pass instead of two
+            and a half, and compute the rest again.
+
+    With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
+    convolves each layer's own scores only.
+
+    Raises:
+        ValueError: see `check_evolution`.
+    """
+
+    # Model types whose checkpoints have the same layout but for the evolution modules.
+    vanilla_model_types: tuple[str, ...] = ()
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Checks the values, also those that were set after the configuration was made."""
+        check_evolution(self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # Transformers sets overriding values only after it has checked the configuration.
+        names = {field.name for field in dataclasses.fields(cls)}
+        overrides = {name: value for name, value in kwargs.items() if name in names}
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") in cls.vanilla_model_types:
+            config_dict = cls.from_vanilla(config_dict)
+        return config_dict, kwargs
+
+    @classmethod
+    def from_vanilla(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        """What the file of a vanilla configuration says, as this class says it."""
+        return {**config_dict, "model_type": cls.model_type}
+
+    # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
+    @property
+    def output_attentions(self) -> bool | None:
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None) -> None:
+        self._output_attentions = value
+
+    def validate_output_attentions(self) -> None:
+        pass

@@ -1,0 +1,151 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the models of all families share: a vanilla model becomes an evolving one without a copied `forward`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+from .configuration_evolving import EvolvingConfig
+from .evolution import EvolutionState, MapConvolution
+
+
+def evolving_forward(forward: Callable) -> Callable:
+    """Turns the forward of a vanilla model class into the one of its evolving subclass.
+
+    Each call gets a fresh `EvolutionState`, which reaches the attention modules through the keyword arguments that
+    Transformers' models pass down. With `output_attention_maps=True` (argument, or attribute of the config) the output
+    also has the maps of each chain under the name that the class gives it in `attention_map_names`, `attention_maps` if
+    there is but one chain: a tuple with A_l of each layer, before mask and softmax, (batch, heads, query, key).
+    """
+
+    @functools.wraps(forward)
+    def forward_with_state(self, *args, output_attention_maps=None, evolution_state=None, **kwargs):
+        if evolution_state is not None:  # a head has made it, and will return the maps
+            return forward(self, *args, evolution_state=evolution_state, **kwargs)
+        if output_attention_maps is None:
+            output_attention_maps = getattr(self.config, "output_attention_maps", False)
+        keep_weights = kwargs.get("output_attentions")
+        if keep_weights is None:
+            keep_weights = self.config.output_attentions
+        state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
+        outputs = forward(self, *args, evolution_state=state, **kwargs)
+        if not output_attention_maps:
+            return outputs
+        maps = {name: state.maps(chain) for chain, name in self.attention_map_names.items() if state.maps(chain)}
+        if isinstance(outputs, tuple):
+            return (*outputs, *maps.values())
+        for name, chain_maps in maps.items():
+            outputs[name] = chain_maps
+        return outputs
+
+    return forward_with_state
+
+
+def _check_attn_implementation(attn_implementation: str | None) -> str:
+    if attn_implementation is None:
+        return "evolving"
+    if attn_implementation not in ("eager", "evolving"):
+        raise ValueError(
+            f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores "
+            "from layer to layer, and fused kernels never write them out. Leave it out, or choose "
+            '"evolving" ("eager" means the same).'
+        )
+    return attn_implementation
+
+
+class EvolvingPreTrainedModel:
+    """What the model base class of every family has beside its vanilla methods. Comes first among the bases."""
+
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+
+    # Vanilla classes, each with the evolving class that takes its place. That of a model or stack with attention layers
+    # has a method `make_chains`, which calls `attach_evolution`.
+    evolving_classes: dict[type, type] = {}
+
+    # Under which name the maps of a chain are returned.
+    attention_map_names: dict[str, str] = {"self": "attention_maps"}
+
+    def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
+    def post_init(self) -> None:
+        """Makes what the vanilla constructor has built evolving, before new weights are initialized.
+
+        A vanilla head has built its vanilla base model, all of whose state an evolving one shares; so the base model
+        changes its class in place (as PyTorch's parametrizations and FSDP do), and nothing is built twice.
+        """
+        for module in list(self.modules()):
+            if type(module) in self.evolving_classes:
+                module.__class__ = self.evolving_classes[type(module)]
+                if isinstance(module, PreTrainedModel):
+                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+            if hasattr(module, "make_chains") and not getattr(module, "has_chains", False):
+                module.make_chains()
+                module.has_chains = True
+        super().post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For custom code Transformers leaves out modules that have no parameter of their own, in case it initializes
+        # weights by other means. T5's heads and feed-forward layers are such modules, and would get std 1.
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MapConvolution):
+            # A family's own rule for convolutions is for another purpose (T5's standard deviation would be 1).
+            init.normal_(module.weight, mean=0.0, std=getattr(self.config, "initializer_range", 0.02))
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """Loads an evolving checkpoint, or a vanilla one, whose evolution modules are then new and listed as missing.
+
+        Raises:
+            ValueError: the configuration's number of heads is not the checkpoint's. The weights alone would not show
+                it: the shapes of the projections do not depend on it.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pretrained_model_name_or_path is not None:
+            hub_arguments = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+            checkpoint, _ = PreTrainedConfig.get_config_dict(
+                pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_arguments if name in kwargs}
+            )
+            name = model.config.attribute_map.get("num_attention_heads", "num_attention_heads")
+            if checkpoint.get(name, model.config.num_attention_heads) != model.config.num_attention_heads:
+                raise ValueError(
+                    f"The configuration has {name}={model.config.num_attention_heads}, but the checkpoint "
+                    f"{pretrained_model_name_or_path} was trained with {checkpoint[name]}. Load the configuration "
+                    f"with `{type(model.config).__name__}.from_pretrained({str(pretrained_model_name_or_path)!r})`."
+                )
+        return loaded
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        return _check_attn_implementation(requested_attention)
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
+    ) -> str:
+        return _check_attn_implementation(attn_implementation)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        # torch.utils.checkpoint takes a missing value for True.
+        keywords = getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {})
+        if enable and keywords.get("use_reentrant", True):
+            raise ValueError(
+                "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            )
+        super()._set_gradient_checkpointing(enable, **kwargs)
