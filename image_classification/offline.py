@@ -162,7 +162,7 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
         len(images), columns, figsize=(2.6 * columns, 2.65 * len(images) + 0.6), layout="constrained", squeeze=False
     )
     for row, (index, image) in enumerate(zip(indices, images, strict=True)):
-        axes[row, 0].imshow(image, cmap="gray")
+        axes[row, 0].imshow(np.asarray(image), cmap="gray")
         predicted = model.config.id2label[outputs.logits[row].argmax().item()]
         axes[row, 0].set_title(f"{data.labels[split.labels[index]]}, classified as {predicted}", fontsize=9)
         axes[row, 0].set_xlabel("pixel", fontsize=8)
@@ -189,7 +189,7 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--model_type", choices=sorted(run_image_classification.CONFIGS), default="ea_vit")
     parser.add_argument("--data_dir", type=Path, default=FASHION_MNIST_DIR, help="With the files of Fashion-MNIST.")
     parser.add_argument("--output_dir", type=Path, help="Default: output/DATASET-MODEL_TYPE.")
-    args, extra = parser.parse_known_args()
+    args, extra = parser.parse_known_args(argv)
     output_dir = args.output_dir or Path("output") / f"{args.dataset}-{args.model_type}"
     if args.dataset == "digits":
         torch.set_num_threads(1)  # tensors so small only lose by sharing
