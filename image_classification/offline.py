@@ -182,7 +182,7 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
         ax=axes,
         orientation="horizontal",
         shrink=0.7,
-        label=f"attention score before the softmax, mean of the heads. Queries and keys: {tokens} parts of the image, "
+        label=f"attention score before the softmax, mean of the heads\nqueries and keys: {tokens} parts of the image, "
         "row by row",
     )
     figure.savefig(path, dpi=110)

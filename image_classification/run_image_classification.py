@@ -403,7 +403,12 @@ def new_processor(config: EvolvingConfig) -> ViTImageProcessorPil:
     if config.num_channels not in (1, 3):
         raise ValueError(f"`num_channels` is {config.num_channels}; images have 1 (grey) or 3 (colours).")
     half = [0.5] * config.num_channels
-    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=half, image_std=half)
+    return ViTImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=half,
+        image_std=half,
+        do_convert_rgb=config.num_channels == 3,
+    )
 
 
 def processor_size(processor: Any) -> tuple[int, int]:
