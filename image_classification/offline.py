@@ -140,7 +140,7 @@ def draw_confusion_matrix(path: Path, labels: list[str], truth: list[str], predi
     right = np.trace(counts)
     axis.set_title(f"{counts.sum()} test images, {right} of them right ({right / counts.sum():.1%})")
     figure.colorbar(image, ax=axis, label="share of the images of the right class")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     plt.close(figure)
 
 
@@ -185,7 +185,7 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
         label=f"attention score before the softmax, mean of the heads\nqueries and keys: {tokens} parts of the image, "
         "row by row",
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     plt.close(figure)
 
 
