@@ -22,7 +22,7 @@ glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two co
 translation: install  ## Train EA-T5 from English to German from scratch, about a quarter of an hour on two cores.
 	$(PYTHON) translation/offline.py
 
-vision: install  ## Train EA-ViT on handwritten digits, about two minutes on two cores.
+vision: install  ## Train EA-ViT on handwritten digits, about three minutes on two cores.
 	$(PYTHON) image_classification/offline.py
 
 test: install  ## Run all tests.

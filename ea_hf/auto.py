@@ -24,6 +24,7 @@ from transformers import (
     T5Tokenizer,
     ViTImageProcessorPil,
 )
+from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_resnet import EAResNetConfig
@@ -83,7 +84,7 @@ def register() -> None:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
-    for config_class, processor_class in IMAGE_FAMILIES:
+    for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
         AutoImageProcessor.register(config_class, image_processor_classes={"pil": processor_class}, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)

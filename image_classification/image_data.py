@@ -7,7 +7,7 @@ import io
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class ImageSplit:
 
     images: Sequence[Any]
     labels: np.ndarray | None
-    names: Callable[[int], str]
+    names: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,7 +60,7 @@ class ImageSplit:
         return ImageSplit(
             Selection(self.images, indices),
             None if self.labels is None else self.labels[np.asarray(indices, dtype=int)],
-            lambda index: self.names(indices[index]),
+            Selection(self.names, indices),
         )
 
 
@@ -76,6 +76,20 @@ class Selection(Sequence):
 
     def __getitem__(self, index: int) -> Any:
         return self.items[int(self.indices[index])]
+
+
+@dataclass
+class Numbered(Sequence):
+    """Names such as "digit 1", "digit 2"."""
+
+    text: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> str:
+        return f"{self.text} {index + 1}"
 
 
 @dataclass
@@ -197,7 +211,7 @@ def drop_unreadable(data: ImageData, unreadable: dict[str, dict[int, str]], skip
         if not faults:
             continue
         split = data.splits[name]
-        lines = [f"  {split.names(index)}: {fault}" for index, fault in list(faults.items())[:NAMED]]
+        lines = [f"  {split.names[index]}: {fault}" for index, fault in list(faults.items())[:NAMED]]
         lines += ["  ..."] * (len(faults) > NAMED)
         listing = "\n".join(lines)
         if not skip:
@@ -336,7 +350,7 @@ def load_folders(directories: dict[str, str]) -> ImageData:
                 indices.append(labels.index(folder))
         if others:
             logger.warning(f"{path}: {len(others)} files are no images by their names, such as {others[0]}.")
-        splits[name] = ImageSplit(files, np.array(indices, dtype=int), files.__getitem__)
+        splits[name] = ImageSplit(files, np.array(indices, dtype=int), files)
     return ImageData(splits, labels, next(iter(directories.values())))
 
 
@@ -394,9 +408,8 @@ def load_hub(
             values = None
         indices = None if values is None else _indices(values, labels, feature, f"{dataset_name}, {name}")
         undecoded = split.cast_column(image_column, ImageFeature(decode=False)).select_columns([image_column])
-        prefix = f"{dataset_name}, {name}"
         splits[name] = ImageSplit(
-            HubImages(undecoded, image_column), indices, lambda index, prefix=prefix: f"{prefix}, row {index + 1}"
+            HubImages(undecoded, image_column), indices, Numbered(f"{dataset_name}, {name}, row", len(split))
         )
     return ImageData(splits, labels, dataset_name)
 
@@ -448,9 +461,7 @@ def load_idx(idx_dir: str, label_names: list[str] | None = None) -> ImageData:
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
             raise ValueError(f"{image_file} has {len(images)} images, but {label_file} has {len(labels)} labels.")
-        splits[name] = ImageSplit(
-            images, labels.astype(int), lambda index, file=image_file: f"{file}, image {index + 1}"
-        )
+        splits[name] = ImageSplit(images, labels.astype(int), Numbered(f"{image_file}, image", len(images)))
     count = int(splits["train"].labels.max(initial=0)) + 1
     names = label_names or [str(index) for index in range(count)]
     for split in splits.values():
@@ -512,7 +523,7 @@ def load_digits() -> ImageData:
 
     digits = sklearn_datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    every = ImageSplit(images, digits.target.astype(int), "digit {}".format)
+    every = ImageSplit(images, digits.target.astype(int), Numbered("digit", len(images)))
     train, test = split_off(every, 0.2)
     return ImageData(
         {"train": train, "test": test}, [str(name) for name in digits.target_names], "scikit-learn's digits"

@@ -403,7 +403,12 @@ def new_processor(config: EvolvingConfig) -> ViTImageProcessorPil:
     if config.num_channels not in (1, 3):
         raise ValueError(f"`num_channels` is {config.num_channels}; images have 1 (grey) or 3 (colours).")
     half = [0.5] * config.num_channels
-    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=half, image_std=half)
+    return ViTImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=half,
+        image_std=half,
+        do_convert_rgb=config.num_channels == 3,
+    )
 
 
 def processor_size(processor: Any) -> tuple[int, int]:
@@ -456,7 +461,7 @@ def classify(
     if len(wrong) > 0:
         raise ValueError(
             f"The model gives NaN or infinity for {len(wrong)} of {len(rows)} images of {name}, first for "
-            f"{dataset.split.names(int(wrong[0]))}."
+            f"{dataset.split.names[int(wrong[0])]}."
         )
     return rows
 
@@ -498,7 +503,7 @@ def write_predictions(
             writer.writerow(("image", "prediction") if truth is None else ("image", "prediction", "label"))
             for index, (prediction, _) in enumerate(rows):
                 known = [] if truth is None else [labels[truth[index]]]
-                writer.writerow([dataset.split.names(index), labels[prediction], *known])
+                writer.writerow([dataset.split.names[index], labels[prediction], *known])
     logger.info(f"Predictions of test: {path}")
     if truth is None:
         return {}

@@ -146,7 +146,7 @@ def test_damaged_images_are_counted_named_and_left_out_on_demand(num_workers, tm
     kept = data.splits["train"]
     assert len(kept) == 15 and find_unreadable(kept) == {}
     assert kept.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert all(data.labels[kept.labels[index]] == Path(kept.names(index)).parent.name for index in range(15))
+    assert all(data.labels[kept.labels[index]] == Path(kept.names[index]).parent.name for index in range(15))
 
 
 # Folders
@@ -158,7 +158,7 @@ def test_folders_of_classes(tmp_path):
     )
     assert data.labels == sorted(CLASSES)
     assert len(data.splits["train"]) == 9 and len(data.splits["validation"]) == 6
-    index = data.splits["train"].names(4)
+    index = data.splits["train"].names[4]
     assert index.endswith("two/1.png")
     assert np.array_equal(pixels(data.splits["train"].images[4], 1), digits(2)[1])
 
@@ -289,7 +289,7 @@ def test_hub_data_sets(tmp_path, monkeypatch):
     assert data.splits["validation"].labels.tolist() == [0, 1, 2] * 4
     damaged = load_hub(write_hub(tmp_path / "damaged", damaged=True)).splits["train"]
     (index,) = find_unreadable(damaged)
-    assert index == 26 and damaged.names(index).endswith("train, row 27")
+    assert index == 26 and damaged.names[index].endswith("train, row 27")
     with pytest.raises(
         ValueError, match=r"'image', 'label', but no 'picture'. Name the right one with --image_column"
     ):
@@ -307,17 +307,17 @@ def test_digits_are_split_by_class():
     data = load_digits()
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 1438, "test": 359}
     assert pixels(data.splits["test"].images[0], 1).shape == (8, 8)
-    names = [{split.names(index) for index in range(len(split))} for split in data.splits.values()]
+    names = [{split.names[index] for index in range(len(split))} for split in data.splits.values()]
     assert not names[0] & names[1] and len(names[0] | names[1]) == 1797
     counts = [np.bincount(split.labels) for split in data.splits.values()]
     assert np.abs(counts[0] / 4 - counts[1]).max() < 1
-    assert [load_digits().splits["test"].names(index) for index in (0, 50)] == [
-        data.splits["test"].names(index) for index in (0, 50)
+    assert [load_digits().splits["test"].names[index] for index in (0, 50)] == [
+        data.splits["test"].names[index] for index in (0, 50)
     ]
 
 
 def test_a_split_takes_from_every_class_that_can_spare_one():
-    split = ImageSplit(list(range(8)), np.array([0, 0, 0, 0, 0, 1, 1, 2]), str)
+    split = ImageSplit(list(range(8)), np.array([0, 0, 0, 0, 0, 1, 1, 2]), list("abcdefgh"))
     first, second = split_off(split, 0.1)
     assert sorted(second.labels.tolist()) == [0, 1] and sorted(first.labels.tolist()) == [0, 0, 0, 0, 1, 2]
     with pytest.raises(ValueError, match="no image in validation: 'c'"):

@@ -368,7 +368,16 @@ def test_a_model_that_gives_nan_is_told(tmp_path):
 
 
 def test_selected_images_keep_their_names_and_classes():
-    split = ImageSplit(list("abcd"), np.array([0, 1, 0, 1]), "image {}".format)
+    split = ImageSplit(list("abcd"), np.array([0, 1, 0, 1]), [f"image {index}" for index in range(4)])
     part = split.select([3, 0, 2]).select([2, 0])
     assert [part.images[index] for index in range(2)] == ["c", "d"]
-    assert part.labels.tolist() == [0, 1] and [part.names(index) for index in range(2)] == ["image 2", "image 3"]
+    assert part.labels.tolist() == [0, 1] and [part.names[index] for index in range(2)] == ["image 2", "image 3"]
+
+
+def test_the_image_processor_of_a_new_model_takes_every_kind_of_image():
+    """Also from users who know nothing of this script's reader."""
+    processor = run_image_classification.new_processor(ea_hf.EAViTConfig(**{**TINY_VIT, "num_channels": 3}))
+    pixels = digits(3)[0]
+    for mode in ("L", "RGB", "RGBA", "CMYK"):
+        image = Image.fromarray(pixels).resize((9, 7)).convert(mode)
+        assert processor(image, return_tensors="np")["pixel_values"].shape == (1, 3, 8, 8), mode
