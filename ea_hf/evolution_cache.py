@@ -22,6 +22,9 @@ CROPPABLE_ROWS = 32
 class EvolvingCacheLayer(CacheLayerMixin):
     """What the cache layers of evolving attention have beside their vanilla methods. Comes first among the bases.
 
+    Where keys and values are offloaded, the rows stay on their device: they are few, and needed after Transformers has
+    sent keys and values away.
+
     Attributes:
         map_rows: rows of M_l by chain, zeros where blocked, (batch, heads, rows, key).
     """
@@ -48,14 +51,6 @@ class EvolvingCacheLayer(CacheLayerMixin):
 
     def _change_rows(self, change: Any) -> None:
         self.map_rows = {chain: change(rows) for chain, rows in self.map_rows.items()}
-
-    def offload(self) -> None:
-        super().offload()
-        self._change_rows(lambda rows: rows.to("cpu", non_blocking=True))
-
-    def prefetch(self) -> None:
-        super().prefetch()
-        self._change_rows(lambda rows: rows.to(self.device, non_blocking=True))
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
