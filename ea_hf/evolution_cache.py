@@ -8,7 +8,7 @@ live in the layers of the self-attention cache, because Transformers repeats, re
 an encoder-decoder model, but crops only that one.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ class EvolvingCacheLayer(CacheLayerMixin):
         """
         raise NotImplementedError
 
-    def _change_rows(self, change: Any) -> None:
+    def _change_rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.map_rows = {chain: change(rows) for chain, rows in self.map_rows.items()}
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
