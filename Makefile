@@ -19,7 +19,7 @@ install: $(VENV)/installed  ## Install the package and all that its scripts and 
 glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two cores.
 	$(PYTHON) glue/offline.py
 
-translation: install  ## Train EA-T5 from English to German from scratch, about a quarter of an hour on two cores.
+translation: install  ## Train EA-T5 from English to German from scratch, about twenty minutes on two cores.
 	$(PYTHON) translation/offline.py
 
 vision: install  ## Train EA-ViT on handwritten digits, about three minutes on two cores.
