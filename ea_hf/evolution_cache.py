@@ -8,6 +8,7 @@ live in the layers of the self-attention cache, because Transformers repeats, re
 an encoder-decoder model, but crops only that one.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -32,10 +33,11 @@ class EvolvingCacheLayer(CacheLayerMixin):
     # Defaults of the class, since a vanilla layer may have become one of this class after it was made.
     map_rows: dict[str, torch.Tensor] = {}
 
+    @abstractmethod
     def holds_rows(self, queries: int) -> bool:
         """Whether a call with so many queries, already in the cache, needs the rows of earlier ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepend_rows(self, chain: str, image: torch.Tensor, rows_above: int) -> torch.Tensor:
         """Puts the rows before this call on top, zeros where there are none, and keeps the last ones for the next call.
 
@@ -47,7 +49,6 @@ class EvolvingCacheLayer(CacheLayerMixin):
         Returns:
             (batch, heads, rows_above + query, key).
         """
-        raise NotImplementedError
 
     def _change_rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.map_rows = {chain: change(rows) for chain, rows in self.map_rows.items()}
