@@ -11,9 +11,10 @@ is not repeated, so several processes can share the work (--shard), once one has
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
+
+from comparison import VANILLA, comparison_table, create_parser, own_runs
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "translation"))
@@ -21,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "translation"))
 import offline
 
 
-# Residual weight and convolution weight.
-VARIANTS = {"EA-T5 (0.1, 0.1)": (0.1, 0.1), "both weights 0": (0.0, 0.0)}
+VARIANTS = {"EA-T5 (0.1, 0.1)": (0.1, 0.1), VANILLA: (0.0, 0.0)}
 METRICS = ("test_bleu", "test_chrf", "test_loss")
 
 
@@ -40,47 +40,27 @@ def run(args: argparse.Namespace, variant: str, seed: int, extra: list[str]) -> 
     offline.train(args.data_dir, directory, [*offline.SHORT, *weights, "--seed", str(seed), *extra])
 
 
-def table(args: argparse.Namespace) -> str:
-    lines = [
-        "| metric | " + " | ".join(VARIANTS) + " | difference | seeds |",
-        "|---|" + "---|" * (len(VARIANTS) + 2),
-    ]
-    results = {}
-    for seed in args.seeds:
-        directories = [output_dir(args, variant, seed) for variant in VARIANTS]
-        if all(map(offline.is_finished, directories)):
-            results[seed] = [json.loads((d / offline.RESULTS_FILE).read_text()) for d in directories]
-    for metric in METRICS if len(results) > 1 else ():
-        scores = list(zip(*([result[metric] for result in pair] for pair in results.values()), strict=True))
-        # Seed by seed: both variants see the same order of examples.
-        scores.append([evolving - vanilla for evolving, vanilla in zip(*scores, strict=True)])
-        cells = [f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for values in scores]
-        lines.append(f"| {metric} | {' | '.join(cells)} | {len(results)} |")
-    return "\n".join(lines)
+def scores(args: argparse.Namespace, metric: str, variant: str) -> dict[int, float]:
+    directories = {seed: output_dir(args, variant, seed) for seed in args.seeds}
+    return {
+        seed: json.loads((directory / offline.RESULTS_FILE).read_text())[metric]
+        for seed, directory in directories.items()
+        if offline.is_finished(directory)
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Further arguments go to run_translation.py.",
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser = create_parser(__doc__, seeds=[1, 2, 3], epilog="Further arguments go to run_translation.py.")
     parser.add_argument("--data_dir", type=Path, default=Path("data/libreoffice_help"))
-    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
-    parser.add_argument(
-        "--shard", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="Every N-th run from I."
-    )
     parser.add_argument("--prepare_only", action="store_true")
-    parser.add_argument("--report_only", action="store_true")
     args, extra = parser.parse_known_args()
-    if not args.report_only:
-        if args.prepare_only or args.shard[1] == 1:
-            offline.prepare(args.data_dir)
-        runs = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
-        for variant, seed in [] if args.prepare_only else runs[args.shard[0] :: args.shard[1]]:
-            run(args, variant, seed, extra)
-    print(table(args))
+    if args.prepare_only or (args.shard[1] == 1 and not args.report_only):
+        offline.prepare(args.data_dir)
+    runs = ((variant, seed) for seed in args.seeds for variant in VARIANTS)
+    for variant, seed in [] if args.prepare_only else own_runs(args, runs):
+        run(args, variant, seed, extra)
+    rows = {(metric,): {variant: scores(args, metric, variant) for variant in VARIANTS} for metric in METRICS}
+    print(comparison_table(("metric",), list(VARIANTS), rows, digits=2))
 
 
 if __name__ == "__main__":

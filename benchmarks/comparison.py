@@ -1,0 +1,71 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the comparisons of evolving attention with plain attention share: their arguments, and the table of a README."""
+
+import argparse
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+
+# What every comparison calls the model with plain attention.
+VANILLA = "both weights 0"
+
+
+def create_parser(description: str, seeds: Sequence[int], **kwargs: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of every comparison.
+
+    Args:
+        description: docstring of the script, whose first line is shown.
+        seeds: those of the README.
+        kwargs: as for `ArgumentParser`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        **kwargs,
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
+    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
+    parser.add_argument(
+        "--shard", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="Every N-th run from I."
+    )
+    parser.add_argument("--report_only", action="store_true")
+    return parser
+
+
+def own_runs(args: argparse.Namespace, runs: Iterable[tuple]) -> list[tuple]:
+    """The runs that are this process's part of the work."""
+    return [] if args.report_only else list(runs)[args.shard[0] :: args.shard[1]]
+
+
+def comparison_table(
+    headers: Sequence[str],
+    variants: Sequence[str],
+    rows: Mapping[tuple[str, ...], Mapping[str, Mapping[int, float]]],
+    digits: int = 4,
+) -> str:
+    """Mean and standard deviation of two variants, and of their differences, which are taken seed by seed.
+
+    Args:
+        headers: of the first columns.
+        variants: names of the two variants, the vanilla one last.
+        rows: by the cells of the first columns, the score of each variant and seed. A row with fewer than two seeds
+            that both variants have finished is left out.
+        digits: after the point.
+    """
+    columns = [*headers, *variants, "difference", "seeds"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for labels, scores in rows.items():
+        evolving, vanilla = (scores[variant] for variant in variants)
+        seeds = sorted(evolving.keys() & vanilla.keys())
+        if len(seeds) < 2:
+            continue
+        cells = [_mean_and_spread([values[seed] for seed in seeds], digits) for values in (evolving, vanilla)]
+        cells.append(_mean_and_spread([evolving[seed] - vanilla[seed] for seed in seeds], digits, "+"))
+        lines.append(f"| {' | '.join([*labels, *cells, str(len(seeds))])} |")
+    return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+    return f"{statistics.mean(values):{sign}.{digits}f} ± {statistics.stdev(values):.{digits}f}"
