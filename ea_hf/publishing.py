@@ -30,7 +30,7 @@ Its attention maps evolve from layer to layer through a residual and a convoluti
 
 ```python
 import ea_hf
-from transformers import {auto_class}, {processor_class}
+from {module} import {auto_class}, {processor_class}
 
 model = {auto_class}.from_pretrained("{location}")
 {processor_name} = {processor_class}.from_pretrained("{location}")
@@ -68,18 +68,20 @@ def save_model_card(
     base_model: str | None,
     metrics: dict[str, float],
     processor_class: str = "AutoTokenizer",
+    module: str = "transformers",
     license: str | None = None,
     language: str | list[str] | None = None,
 ) -> None:
     """Writes the README.md of a finished run.
 
     Args:
-        auto_class: the Auto class that loads the model.
+        auto_class: the class that loads the model.
         task_type: the Hub's name of the task, such as "text-classification".
         task_name: a person's name of the task, such as "GLUE MRPC".
         dataset_name: the data set on the Hub, or the name of a local file.
         base_model: what was fine-tuned; `None` if the model was trained from scratch.
         metrics: the results of the final evaluation.
+        module: where the classes are.
         license: of the weights; `None` if the base model's is not known.
     """
     name = args.hub_model_id or output_dir.resolve().name
@@ -123,6 +125,7 @@ def save_model_card(
             model_class=config.architectures[0],
             origin=origin,
             dataset=task_name,
+            module=module,
             auto_class=auto_class,
             processor_class=processor_class,
             processor_name="tokenizer" if processor_class == "AutoTokenizer" else "processor",
