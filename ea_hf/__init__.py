@@ -7,6 +7,7 @@ Importing this package registers its configurations and models with Transformers
 
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
@@ -20,6 +21,13 @@ from .modeling_ea_bert import (
     EABertForTokenClassification,
     EABertModel,
     EABertPreTrainedModel,
+)
+from .modeling_ea_dc_transformer import (
+    EADCTransformerForClassification,
+    EADCTransformerForMaskedImputation,
+    EADCTransformerForRegression,
+    EADCTransformerModel,
+    EADCTransformerPreTrainedModel,
 )
 from .modeling_ea_resnet import (
     EAResNetBackbone,
@@ -57,6 +65,12 @@ __all__ = [
     "EABertForTokenClassification",
     "EABertModel",
     "EABertPreTrainedModel",
+    "EADCTransformerConfig",
+    "EADCTransformerForClassification",
+    "EADCTransformerForMaskedImputation",
+    "EADCTransformerForRegression",
+    "EADCTransformerModel",
+    "EADCTransformerPreTrainedModel",
     "EAResNetBackbone",
     "EAResNetConfig",
     "EAResNetForImageClassification",

@@ -24,9 +24,14 @@ from transformers import (
     T5Tokenizer,
     ViTImageProcessorPil,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING,
+)
 from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
@@ -39,6 +44,12 @@ from .modeling_ea_bert import (
     EABertForSequenceClassification,
     EABertForTokenClassification,
     EABertModel,
+)
+from .modeling_ea_dc_transformer import (
+    EADCTransformerForClassification,
+    EADCTransformerForMaskedImputation,
+    EADCTransformerForRegression,
+    EADCTransformerModel,
 )
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
 from .modeling_ea_t5 import (
@@ -54,8 +65,9 @@ from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageMod
 TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
 # Configuration class, image processor class.
 IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
-FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
+CONFIGS = (*(config_class for config_class, _ in TEXT_FAMILIES + IMAGE_FAMILIES), EADCTransformerConfig)
 
+# Auto class, or its table where Transformers has no such class, and model class.
 MODELS = (
     (AutoModel, EABertModel),
     (AutoModelForPreTraining, EABertForPreTraining),
@@ -75,12 +87,16 @@ MODELS = (
     (AutoModel, EAResNetModel),
     (AutoModelForImageClassification, EAResNetForImageClassification),
     (AutoBackbone, EAResNetBackbone),
+    (AutoModel, EADCTransformerModel),
+    (AutoModelForPreTraining, EADCTransformerForMaskedImputation),
+    (MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING, EADCTransformerForClassification),
+    (MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING, EADCTransformerForRegression),
 )
 
 
 def register() -> None:
     """Makes Transformers' Auto classes know all families. Repeating it is harmless."""
-    for config_class, _ in FAMILIES:
+    for config_class in CONFIGS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
@@ -102,10 +118,10 @@ def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs
     config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if isinstance(config, EvolvingConfig):
         return config
-    for config_class, _ in FAMILIES:
+    for config_class in CONFIGS:
         if config.model_type in config_class.vanilla_model_types:
             return config_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
-    known = sorted(name for config_class, _ in FAMILIES for name in config_class.vanilla_model_types)
+    known = sorted(name for config_class in CONFIGS for name in config_class.vanilla_model_types)
     raise ValueError(
         f"{pretrained_model_name_or_path} is a {config.model_type!r} model, for which there is no evolving family. "
         f"Choose an evolving checkpoint or a vanilla one of the types {', '.join(known)}."
