@@ -149,7 +149,7 @@ def load_files(
     task = task or _find_task(first)
     labels = first.targets
     if task == CLASSIFICATION:
-        if first.labels is None or first.labels.ndim > 1 and first.labels.shape[1] > 1:
+        if first.labels is None or (first.labels.ndim > 1 and first.labels.shape[1] > 1):
             raise ValueError(
                 f"{files[first_name]} has {len(first.targets)} columns of labels; classification needs one."
             )
