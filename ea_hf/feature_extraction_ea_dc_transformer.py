@@ -91,8 +91,9 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
             logger.warning(
                 f"Channels without any value in training are taken as 0: {np.flatnonzero(missing).tolist()}."
             )
-        if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
-            channel = int(np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale)))[0])
+        overflowed = ~missing & ~np.isfinite(scaler.var_)
+        if overflowed.any():
+            channel = int(np.flatnonzero(overflowed)[0])
             raise ValueError(
                 f"Channel {channel} has values too large for a standard deviation, up to "
                 f"{np.nanmax(np.abs(np.concatenate(values)[:, channel])):.3g}. Rescale it."

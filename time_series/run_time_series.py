@@ -99,7 +99,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--validation_file", help="Likewise. Default: a part of the training series.")
     group.add_argument("--test_file", help="Likewise.")
     group.add_argument("--series_column_name", default="series", help="Tells the series of a row of a table.")
-    group.add_argument("--time_column_name", help="The order of the rows of a series. Default: as they stand.")
+    group.add_argument("--time_column_name", help='Orders the rows of a series. Default: "time" if there is one.')
     group.add_argument("--label_column_name", nargs="+", default=["label"], help="The class, or one or more targets.")
     group.add_argument(
         "--task",

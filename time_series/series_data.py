@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 # How many classes, series or data sets a message names.
 NAMED = 5
 BUNDLED = Path(aeon.datasets.__file__).parent / "data"
+DEFAULT_TIME_COLUMN = "time"
 TABLES = (".csv", ".parquet")
 CLASSIFICATION, REGRESSION = "classification", "regression"
 # A (timestamp, value) pair as aeon reads it: its pattern knows neither signs nor exponents, and loses them silently.
@@ -363,7 +364,8 @@ def read_table(
 
     Args:
         series_column: tells the rows of one series from those of another.
-        time_column: the order of the steps of a series, numbers or dates; by default they stand in order.
+        time_column: the order of the steps of a series, numbers or dates; by default the column "time" if there is one,
+            else they stand in order.
         label_columns: the class, or the targets, the same in all rows of a series. All other columns are channels; an
             empty cell is a missing value.
 
@@ -375,6 +377,8 @@ def read_table(
         table = pd.read_csv(path) if Path(path).suffix.lower() == ".csv" else pd.read_parquet(path)
     except (ValueError, OSError, UnicodeDecodeError) as error:  # pandas' and pyarrow's errors are among these
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if time_column is None and DEFAULT_TIME_COLUMN in table.columns:
+        time_column = DEFAULT_TIME_COLUMN
     for column in [series_column] + ([time_column] if time_column else []):
         if column not in table.columns:
             raise ValueError(f"{path} has no column {column!r}; it has {', '.join(map(repr, table.columns))}.")
@@ -427,9 +431,11 @@ def _first_row(wrong: pd.Series) -> int:
 def _sorted_by_time(table: pd.DataFrame, path: str, series_column: str, time_column: str) -> pd.DataFrame:
     if not pd.api.types.is_numeric_dtype(table[time_column]):
         try:
-            table[time_column] = pd.to_datetime(table[time_column])
+            table[time_column] = pd.to_datetime(table[time_column], format="ISO8601")
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: column {time_column!r} holds neither numbers nor dates: {error}") from error
+            raise ValueError(
+                f"{path}: column {time_column!r} holds neither numbers nor dates such as 2026-01-31T12:00: {error}"
+            ) from error
     double = table.duplicated([series_column, time_column])
     if double.any():
         row = int(np.flatnonzero(double)[0])
