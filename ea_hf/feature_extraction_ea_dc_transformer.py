@@ -75,28 +75,32 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
 
         Raises:
             ValueError: there is no series; one of them has no step, another number of channels than the first, an
-                infinite value, or values too large to be squared; a target is not finite.
+                infinite value, or values too large to be squared; a target is not finite; `max_steps` is below 1.
         """
         from sklearn.preprocessing import StandardScaler  # needed here only, not by a model that is loaded
 
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"`max_steps` is {max_steps}; it must be at least 1.")
         if len(series) == 0:
             raise ValueError("There is no series to learn the standardization from.")
         num_channels = _as_matrix(series[0], None, "").shape[1]
         values = [_checked(one, num_channels, _name(names, index)) for index, one in enumerate(series)]
+        joined = np.concatenate(values)
+        missing = np.isnan(joined).all(axis=0)
+        joined[:, missing] = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
-            scaler = StandardScaler().fit(np.concatenate(values))
-        missing = np.asarray(scaler.n_samples_seen_) * np.ones(num_channels) == 0
-        mean, scale = np.where(missing, 0.0, scaler.mean_), np.where(missing, 0.0, scaler.scale_)
+            scaler = StandardScaler().fit(joined)
+        mean, scale = scaler.mean_, np.where(missing, 0.0, scaler.scale_)
         if missing.any():
             logger.warning(
                 f"Channels without any value in training are taken as 0: {np.flatnonzero(missing).tolist()}."
             )
-        overflowed = ~missing & ~np.isfinite(scaler.var_)
+        overflowed = ~np.isfinite(scaler.var_)
         if overflowed.any():
             channel = int(np.flatnonzero(overflowed)[0])
             raise ValueError(
                 f"Channel {channel} has values too large for a standard deviation, up to "
-                f"{np.nanmax(np.abs(np.concatenate(values)[:, channel])):.3g}. Rescale it."
+                f"{np.nanmax(np.abs(joined[:, channel])):.3g}. Rescale it."
             )
         longest = max(len(one) for one in values)
         pooling = 1 if max_steps is None else -(-longest // max_steps)

@@ -83,7 +83,7 @@ def test_unknown_data_sets_name_those_that_are_there(tmp_path):
         FileNotFoundError, match=r"'Nothing', which aeon does not bundle; it has ACSF1, .*--dataset_dir"
     ):
         dataset_files("Nothing")
-    with pytest.raises(FileNotFoundError, match="holds no Nothing_TRAIN.ts"):
+    with pytest.raises(FileNotFoundError, match=r"holds no Nothing_TRAIN\.ts"):
         dataset_files("Nothing", str(tmp_path))
     for split in ("TRAIN", "TEST"):
         write_ts(tmp_path / f"Nothing_{split}.ts", SERIES)
@@ -189,9 +189,9 @@ def test_files_must_fit_each_other(tmp_path):
     with pytest.raises(ValueError, match=r"has 1 channels, .* has 2; these are in one of them only: 'two'"):
         load_files({"train": train, "test": fewer})
     other = write_table(tmp_path / "other.csv", two=[1, 2, 3, 4], label=list("aacc"))
-    with pytest.raises(ValueError, match="has classes that .* does not have: 'c'"):
+    with pytest.raises(ValueError, match=r"has classes that .* does not have: 'c'"):
         load_files({"train": train, "test": other})
-    with pytest.raises(FileNotFoundError, match="--test_file nowhere.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"--test_file nowhere\.csv does not exist"):
         load_files({"train": train, "test": "nowhere.csv"})
     with pytest.raises(ValueError, match=r"is neither \.ts nor"):
         load_files({"train": __file__})
@@ -219,7 +219,7 @@ def test_a_class_with_one_example_stays_in_training(caplog):
     assert all(10 in train and 10 not in validation for train, validation in splits)
     assert "1 classes have one example, which is never validated on: 'c'" in caplog.text
     few = SeriesSplit([np.zeros((2, 1))] * 4, np.array([0, 0, 1, 1]), [""] * 4)
-    with pytest.raises(ValueError, match="cannot be divided with a share of 0.1 for validation"):
+    with pytest.raises(ValueError, match=r"cannot be divided with a share of 0\.1 for validation"):
         train_validation_splits(few, "classification", 3, 0.1, 1)
 
 

@@ -542,8 +542,18 @@ def find_best_metric(args: argparse.Namespace, task: str) -> str:
 # Runs
 
 
-def execute(args: argparse.Namespace, data: SeriesData, planned: Run, last: bool) -> dict[str, Any]:
-    """Trains, evaluates and predicts as planned; returns the results, which its directory holds too."""
+Loader = Callable[[argparse.Namespace, SeriesData, Run], tuple[PreTrainedModel, EADCTransformerFeatureExtractor]]
+
+
+def execute(
+    args: argparse.Namespace, data: SeriesData, planned: Run, last: bool, load: Loader = load_model
+) -> dict[str, Any]:
+    """Trains, evaluates and predicts as planned; returns the results, which its directory holds too.
+
+    Args:
+        last: whether no other run follows in this process.
+        load: makes the model and the feature extractor.
+    """
     args = copy.copy(args)
     args.seed = planned.seed
     args.output_dir = args.output_dir / planned.name
@@ -555,7 +565,7 @@ def execute(args: argparse.Namespace, data: SeriesData, planned: Run, last: bool
         return read_finished(args)
     accelerator = create_accelerator(args)
     # A bad model is told before the output directory is touched.
-    model, extractor = load_model(args, data, planned)
+    model, extractor = load(args, data, planned)
     datasets = {
         name: None if split is None else SeriesDataset(split, extractor, data.task)
         for name, split in (("train", planned.train), ("validation", planned.validation), ("test", planned.test))
