@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from scipy.special import log_softmax
 from series_data import (
     CLASSIFICATION,
@@ -606,7 +606,8 @@ def execute(
         greater_is_better=best_metric in GREATER_IS_BETTER,
         lengths=[len(values) for values in datasets["train"].values] if datasets["train"] is not None else None,
     )
-    accelerator.wait_for_everyone()
+    if not last:
+        accelerator.wait_for_everyone()  # what the main process has written may be read
     if lock is not None:
         lock.close()
     return results
@@ -678,7 +679,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             **summarize(refits),
             "runs": {planned.name: result for planned, result in zip(whole, refits, strict=True)},
         }
-    write_json(args.output_dir / RESULTS_FILE, summary)
+    if PartialState().is_main_process:
+        write_json(args.output_dir / RESULTS_FILE, summary)
     return summary
 
 
