@@ -81,7 +81,13 @@ def read_predictions(directory: Path) -> list[dict[str, str]]:
 def test_divisions_and_seeds_are_trained_each_and_summarized(tmp_path):
     """The figures follow from the saved models and feature extractors, series by series."""
     results = learn(
-        tmp_path / "out", num_splits=2, seeds=[1, 2], refit=True, do_predict=True, num_train_epochs=4, learning_rate=0.01
+        tmp_path / "out",
+        num_splits=2,
+        seeds=[1, 2],
+        refit=True,
+        do_predict=True,
+        num_train_epochs=4,
+        learning_rate=0.01,
     )
     names = ["split-1-seed-1", "split-1-seed-2", "split-2-seed-1", "split-2-seed-2"]
     assert list(results["runs"]) == names and list(results["refit"]["runs"]) == ["whole-seed-1", "whole-seed-2"]
@@ -169,9 +175,13 @@ def test_pretraining_by_imputation_is_gone_on_with(tmp_path):
 
     learn(tmp_path / "tuned", model_name_or_path=pretrained, num_splits=1, learning_rate=1e-9, num_train_epochs=1)
     before, after = (load_file(path / "model.safetensors") for path in (pretrained, tmp_path / "tuned"))
-    kept = [name for name in before if name.startswith("model.") and not name.endswith(("running_mean", "running_var"))]
+    kept = [
+        name for name in before if name.startswith("model.") and not name.endswith(("running_mean", "running_var"))
+    ]
     assert len(kept) > 20 and all(
-        torch.allclose(before[name].float(), after[name].float(), atol=1e-5) for name in kept if "num_batches" not in name
+        torch.allclose(before[name].float(), after[name].float(), atol=1e-5)
+        for name in kept
+        if "num_batches" not in name
     )
     extractors = [
         ea_hf.EADCTransformerFeatureExtractor.from_pretrained(path) for path in (pretrained, tmp_path / "tuned")
@@ -202,7 +212,11 @@ def test_a_validation_file_and_tests_without_labels(tmp_path):
     train, validation = write_table(tmp_path / "train.csv"), write_table(tmp_path / "validation.csv", start=60)
     pd.read_csv(validation).drop(columns="label").to_csv(tmp_path / "test.csv", index=False)
     results = learn(
-        tmp_path / "out", train_file=train, validation_file=validation, test_file=tmp_path / "test.csv", do_predict=True
+        tmp_path / "out",
+        train_file=train,
+        validation_file=validation,
+        test_file=tmp_path / "test.csv",
+        do_predict=True,
     )
     assert "eval_accuracy" in results and "test_accuracy" not in results
     assert list(read_predictions(tmp_path / "out")[0]) == ["series", "prediction"]

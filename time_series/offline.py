@@ -30,7 +30,7 @@ from ea_hf.training import RESULTS_FILE
 # Later arguments override earlier ones.
 ARGUMENTS = [
     *("--num_splits", "3", "--seeds", "1", "--num_train_epochs", "30"),
-    *("--per_device_train_batch_size", "16", "--logging_steps", "1000"),
+    *("--logging_steps", "1000"),
     "--refit",
     "--do_predict",
 ]
@@ -79,7 +79,7 @@ def draw_attention_maps(path: Path, model_dir: Path, dataset_name: str, heads: i
     for column, evolved in enumerate(maps):
         for head in range(heads):
             axis = axes[head, column]
-            shown = axis.imshow(evolved[head], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            shown = axis.imshow(evolved[head].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
             axis.tick_params(labelsize=7)
             if head == 0:
                 axis.set_title(f"layer {column + 1}, $A_{{{column + 1}}}$", fontsize=10)

@@ -175,9 +175,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-# The released recipe, but for the number of epochs.
+# The released recipe, but for smaller batches, with which fewer epochs are enough.
 DEFAULTS = {
-    "per_device_train_batch_size": 64,
+    "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 256,
     "optim": "radam",
     "learning_rate": 1e-3,
