@@ -34,8 +34,10 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
         norm_type: "batchnorm" or "layernorm".
         norm_eps: added to the variance.
         norm_momentum: share of a batch in the running statistics of batch normalization.
-        sync_batch_norm: whether the statistics of a batch are those of all processes of `torch.distributed` together
-            (as in `torch.nn.SyncBatchNorm`, which cannot leave padding out); otherwise each process has its own.
+        sync_batch_norm: whether the statistics of a batch are those of all processes of `torch.distributed` together,
+            so that several processes train as one does (`torch.nn.SyncBatchNorm` cannot leave padding out); otherwise
+            each process has its own, as with `torch.nn.BatchNorm1d`. Set it to `False` where the processes train
+            different models.
         positional_dropout, attention_dropout, ff_dropout, head_dropout: probability of dropping a value of the
             embedded series, an attention weight, a value within a feed-forward layer and a value before the head.
         random_mask_ratio: share of the values that masked imputation hides in training.
@@ -66,7 +68,7 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     norm_type: str = "batchnorm"
     norm_eps: float = 1e-5
     norm_momentum: float | int = 0.1
-    sync_batch_norm: bool = False
+    sync_batch_norm: bool = True
     positional_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
     ff_dropout: float | int = 0.1

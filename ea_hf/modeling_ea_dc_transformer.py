@@ -37,7 +37,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -107,8 +106,9 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
             return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
         values = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         weights = steps.observed.to(values.dtype)
-        count = self._over_processes(weights.sum())
-        mean = self._over_processes((values * weights).sum((0, 1))) / count.clamp(min=1)
+        totals = torch.cat([weights.sum().unsqueeze(0), (values * weights).sum((0, 1))])
+        count, totals = self._over_processes(totals).split([1, self.num_features])
+        mean = totals / count.clamp(min=1)
         centered = values - mean
         variance = self._over_processes((centered.square() * weights).sum((0, 1))) / count.clamp(min=1)
         if not steps.is_counted(self):
@@ -119,16 +119,18 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
 
     def _count(self, count: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> None:
         """Takes the statistics of a batch into the running ones."""
-        share = self.momentum * (count > 1)
+        share = self.momentum * (count > 1).to(mean.dtype)
         unbiased = variance * (count / (count - 1).clamp(min=1))
         self.running_mean.copy_((1 - share) * self.running_mean + share * mean)
         self.running_var.copy_((1 - share) * self.running_var + share * unbiased)
         self.num_batches_tracked.add_(1)
 
-    def _over_processes(self, total: torch.Tensor) -> torch.Tensor:
-        if self.is_synchronized and distributed.is_available() and distributed.is_initialized():
-            return all_reduce(total)
-        return total
+    def _over_processes(self, totals: torch.Tensor) -> torch.Tensor:
+        if not (self.is_synchronized and distributed.is_available() and distributed.is_initialized()):
+            return totals
+        from torch.distributed._functional_collectives import all_reduce  # not in every build of PyTorch
+
+        return all_reduce(totals, "sum", distributed.group.WORLD)
 
 
 class EADCTransformerLayerNorm(nn.LayerNorm):
@@ -307,13 +309,13 @@ class EADCTransformerPreTrainedModel(EvolvingPreTrainedModel, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As in the release: PyTorch's rules for the layers, U(-0.02, 0.02) for absolute positions."""
+        """As in the release, PyTorch's rule for the weights of layers and U(-0.02, 0.02) for positions; biases are 0."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | EADCTransformerConvolution):
             weight = module.weight if isinstance(module, nn.Linear) else module.weight_v
             bound = weight[0].numel() ** -0.5
             init.uniform_(weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            init.zeros_(module.bias)
         if isinstance(module, EADCTransformerConvolution):
             init.copy_(module.weight_g, module.weight_v.norm(dim=(1, 2), keepdim=True))
         elif isinstance(module, EADCTransformerAttention) and module.relative_positions is not None:
