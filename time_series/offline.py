@@ -74,9 +74,9 @@ def draw_attention_maps(path: Path, model_dir: Path, dataset_name: str, heads: i
     figure, axes = plt.subplots(
         heads, len(maps), figsize=(1.75 * len(maps) + 0.6, 1.8 * heads + 1.5), layout="constrained", squeeze=False
     )
-    # The convolution makes the maps of later layers larger; a few extreme scores would leave the others pale.
-    limit = torch.stack([evolved[:heads].abs() for evolved in maps]).flatten().quantile(0.995).item()
     for column, evolved in enumerate(maps):
+        # A scale for each layer, as the scores of early layers can be many times those of late ones.
+        limit = evolved[:heads].abs().max().item()
         for head in range(heads):
             axis = axes[head, column]
             shown = axis.imshow(evolved[head].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -87,21 +87,16 @@ def draw_attention_maps(path: Path, model_dir: Path, dataset_name: str, heads: i
                 axis.set_xlabel("key step", fontsize=8)
             if column == 0:
                 axis.set_ylabel(f"head {head + 1}\nquery step", fontsize=8)
+        bar = figure.colorbar(shown, ax=axes[:, column], orientation="horizontal", aspect=12, pad=0.02)
+        bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:.2g}", "0", f"{limit:.2g}"])
+        bar.ax.tick_params(labelsize=7)
     predicted = model.config.id2label[outputs.logits[0].argmax().item()]
     figure.suptitle(
         f"{dataset_name}, first test series ({batch['past_values'].shape[1]} steps, {extractor.num_channels} channels), "
         f"class {data.labels[split.labels[0]]}, classified as {predicted}",
         fontsize=11,
     )
-    figure.colorbar(
-        shown,
-        ax=axes,
-        orientation="horizontal",
-        shrink=0.6,
-        aspect=50,
-        extend="both",
-        label="attention score before the softmax (no unit)",
-    )
+    figure.supxlabel("attention score before the softmax (no unit), a scale for each layer", fontsize=9)
     figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     plt.close(figure)
 

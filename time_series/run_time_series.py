@@ -121,6 +121,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="Train at last on all training series, for the number of epochs whose mean validation score was best.",
     )
+    group.add_argument("--max_train_samples", type=int, help="Train on so many random series of each division.")
+    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation series.")
+    group.add_argument("--max_predict_samples", type=int, help="Use so many random test series.")
     group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
     group.add_argument("--do_predict", action="store_true", help="Write predictions of the test series.")
 
@@ -171,7 +174,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--push_to_hub is for one model; pass one of --seeds, --num_splits 1 or 0, and no --refit")
     if args.resume_from_checkpoint not in (None, "latest"):
         parser.error('--resume_from_checkpoint takes only "latest" here, as there may be several trainings')
-    check_arguments(parser, args, ("max_steps",))
+    check_arguments(parser, args, ("max_steps", "max_train_samples", "max_eval_samples", "max_predict_samples"))
     return args
 
 
@@ -250,6 +253,8 @@ class Run:
 def plan_runs(args: argparse.Namespace, data: SeriesData) -> list[Run]:
     """Each division of the training series with each seed; without the training of --refit, whose epochs follow."""
     train, validation, test = (data.splits.get(name) for name in ("train", "validation", "test"))
+    test = None if test is None else test.sample(args.max_predict_samples)
+    validation = None if validation is None else validation.sample(args.max_eval_samples)
     if args.eval_only:
         return [Run("", args.seeds[0], None, validation, test)]
     parts: list[tuple[str, SeriesSplit, SeriesSplit | None]]
@@ -267,11 +272,11 @@ def plan_runs(args: argparse.Namespace, data: SeriesData) -> list[Run]:
             data.labels,
         )
         parts = [
-            (f"split-{number}", train.select(first), train.select(second))
+            (f"split-{number}", train.select(first), train.select(second).sample(args.max_eval_samples))
             for number, (first, second) in enumerate(indices, 1)
         ]
     runs = [
-        Run(f"{name}-seed-{seed}".lstrip("-"), seed, first, second, test)
+        Run(f"{name}-seed-{seed}".lstrip("-"), seed, first.sample(args.max_train_samples), second, test)
         for name, first, second in parts
         for seed in args.seeds
     ]
@@ -671,8 +676,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.refit:
         epochs = choose_epochs(args, data, runs)
         logger.info(f"Training on all series for {epochs} epochs.")
-        test = data.splits.get("test")
-        whole = [Run(f"whole-seed-{seed}", seed, data.splits["train"], None, test, epochs) for seed in args.seeds]
+        train = data.splits["train"].sample(args.max_train_samples)
+        whole = [Run(f"whole-seed-{seed}", seed, train, None, runs[0].test, epochs) for seed in args.seeds]
         refits = [execute(args, data, planned, last=planned is whole[-1]) for planned in whole]
         summary["refit"] = {
             "num_train_epochs": epochs,

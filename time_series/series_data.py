@@ -52,6 +52,12 @@ class SeriesSplit:
             [self.names[index] for index in indices],
         )
 
+    def sample(self, max_samples: int | None) -> "SeriesSplit":
+        """At most so many of them at random, always the same ones; all if `None`."""
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return self.select(np.sort(np.random.default_rng(0).permutation(len(self))[:max_samples]).tolist())
+
 
 @dataclass
 class SeriesData:
