@@ -20,14 +20,14 @@ import ea_hf
 
 
 pytest.importorskip("aeon")
-SCRIPTS = Path(__file__).resolve().parents[1] / "time_series"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
 
 import run_time_series
 from run_time_series import choose_epochs, compute_metrics, load_data, parse_args, plan_runs
 from series_data import dataset_files, load_files
 
 
+SCRIPT = Path(run_time_series.__file__)
 TINY = "d_model=16,num_hidden_layers=2,num_attention_heads=2,ffn_dim=16"
 
 
@@ -62,7 +62,7 @@ def write_table(path: Path, targets: int = 0, count: int = 16, start: int = 0) -
             if targets
             else {"label": ("low", "high")[label]}
         )
-        for step in range(2 + index % 5):
+        for _ in range(2 + index % 5):
             value = None if generator.random() < 0.1 else generator.normal(3 * label)
             rows.append({"series": f"s{index}", "one": value, "two": generator.normal(), **labels})
     table = pd.DataFrame(rows)
@@ -243,7 +243,7 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
     }  # fmt: skip
     one = learn(tmp_path / "one", per_device_train_batch_size=8, **options)
     words = arguments(output_dir=tmp_path / "two", per_device_train_batch_size=4, **options)
-    status, printed = run_script(words, processes=2, script=SCRIPTS / "run_time_series.py")
+    status, printed = run_script(words, processes=2, script=SCRIPT)
     assert status == 0, printed
     two = json.loads((tmp_path / "two" / "all_results.json").read_text())
     for name in ("eval_loss", "test_loss", "test_accuracy"):
