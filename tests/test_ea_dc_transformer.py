@@ -202,7 +202,7 @@ def transcribe(
             for row, steps in enumerate(hidden):
                 parts = []
                 if config.attention_value_ratio < 1:
-                    names = ("weight_g", "weight_v", "bias")
+                    names = ("gain", "direction", "bias")
                     convolution = (block[f"layers.{half}.convolution.{name}"] for name in names)
                     parts.append(convolve(steps, *convolution, 2**index if config.use_dilation else 1))
                 if config.attention_value_ratio > 0:
@@ -535,7 +535,7 @@ def test_sizes_dilations_and_the_chain_follow_from_the_configuration():
     config = EADCTransformerConfig(d_model=64, num_attention_heads=8, context_length=20, num_hidden_layers=4)
     layers = [layer for block in EADCTransformerModel(config).blocks for layer in block.layers]
     assert [layer.convolution.dilation for layer in layers] == [1, 1, 2, 2, 4, 4, 8, 8]
-    assert all(tuple(layer.convolution.weight_v.shape) == (48, 64, 3) for layer in layers)
+    assert all(tuple(layer.convolution.direction.shape) == (48, 64, 3) for layer in layers)
     assert all(layer.attention.qkv.out_features == 48 for layer in layers)
     assert all(tuple(layer.attention.relative_positions.shape) == (39, 2) for layer in layers)
     assert [layer.attention.evolution.layer_index for layer in layers] == list(range(8))
@@ -556,7 +556,7 @@ def test_new_weights_follow_the_release():
         assert layer.attention.relative_positions.mean().abs() < 0.1
         assert layer.attention.relative_positions.std() == pytest.approx(2**-0.5, rel=0.2)
         # Weight normalization starts as the plain convolution.
-        assert_close(layer.convolution.weight_g, layer.convolution.weight_v.norm(dim=(1, 2), keepdim=True))
+        assert_close(layer.convolution.gain, layer.convolution.direction.norm(dim=(1, 2), keepdim=True))
         assert layer.attention.qkv.weight.std() == pytest.approx(64**-0.5 / 3**0.5, rel=0.1)
 
 
@@ -582,7 +582,7 @@ def test_gradients_are_those_of_the_training_loss(options):
         return objective(torch.func.functional_call(model, parameters, kwargs=inputs))
 
     objective(model(**inputs)).backward()
-    for part in ("relative_positions", "evolution", "norm", "weight_g", ""):
+    for part in ("relative_positions", "evolution", "norm", "gain", ""):
         direction = {name: torch.randn_like(value) * (part in name) for name, value in model.named_parameters()}
         slope = sum((direction[name] * value.grad).sum() for name, value in model.named_parameters()).item()
         with torch.no_grad():
@@ -606,7 +606,7 @@ def test_imputation_hides_what_the_mask_says():
         changed = model(values.where(~hidden, 100.0), bool_masked_pos=hidden)
         zeros = model(values.where(~hidden, 0.0))
     assert torch.equal(changed.logits, expected.logits) and torch.equal(zeros.logits, expected.logits)
-    assert torch.equal(expected.mask, hidden) and zeros.mask is None and zeros.loss is None
+    assert torch.equal(expected.mask, hidden.float()) and zeros.mask is None and zeros.loss is None
     assert expected.logits.shape == values.shape
     assert_close(expected.loss, ((expected.logits - values)[hidden] ** 2).mean())
     with torch.no_grad():
@@ -624,7 +624,7 @@ def test_imputation_counts_observed_values_only():
     everything = torch.ones(2, 9, dtype=torch.bool)
     with torch.no_grad():
         outputs = model(values, bool_masked_pos=everything)
-        assert torch.equal(outputs.mask, observed)
+        assert torch.equal(outputs.mask, observed.float())
         assert_close(outputs.loss, ((outputs.logits - values)[observed] ** 2).mean())
         assert model(values, bool_masked_pos=~everything).loss == 0
         assert model(values, torch.zeros(2, 9), bool_masked_pos=everything).loss == 0
