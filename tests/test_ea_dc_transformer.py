@@ -26,7 +26,12 @@ from ea_hf import (
     EADCTransformerForRegression,
     EADCTransformerModel,
 )
-from ea_hf.modeling_ea_dc_transformer import EADCTransformerAttention, EADCTransformerBatchNorm, ObservedSteps
+from ea_hf.modeling_ea_dc_transformer import (
+    EADCTransformerAttention,
+    EADCTransformerBatchNorm,
+    EADCTransformerConvolution,
+    ObservedSteps,
+)
 
 
 LENGTHS = (9, 1, 4, 6)
@@ -331,6 +336,10 @@ def test_a_step_without_any_channel_is_padding_wherever_it_is(training):
     values = torch.stack(series_of((9, 9)))
     mask = torch.ones(2, 9, 3)
     mask[0, 4] = 0
+    seen = []
+    for module in model.modules():
+        if isinstance(module, EADCTransformerAttention | EADCTransformerConvolution):
+            module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, 4]))
     runs = []
     for noise in (0.0, 5.0, torch.nan):
         changed = values.clone()
@@ -339,7 +348,8 @@ def test_a_step_without_any_channel_is_padding_wherever_it_is(training):
     for outputs in runs:
         assert torch.equal(outputs.last_hidden_state, runs[0].last_hidden_state)
         assert not outputs.last_hidden_state[0, 4].any()
-        assert all(not weights[0, :, :4, 4].any() for weights in outputs.attentions)
+        assert all(not weights[0, :, [0, 1, 2, 3, 5, 6, 7, 8], 4].any() for weights in outputs.attentions)
+    assert len(seen) == 3 * 8 and not torch.stack(seen).any()
     step = torch.cat([values[:, :4], values[:, 5:]], dim=1)
     assert not torch.equal(model(step).last_hidden_state[0, 4], runs[0].last_hidden_state[0, 5])  # time has passed
 
