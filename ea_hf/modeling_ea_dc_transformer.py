@@ -149,7 +149,7 @@ def _make_norm(config: EADCTransformerConfig) -> EADCTransformerBatchNorm | EADC
 class EADCTransformerConvolution(nn.Module):
     """A weight-normalized, dilated convolution over this and earlier steps.
 
-    The kernel is `weight_v` times `weight_g / norm(weight_v)`, each output channel by itself. (PyTorch's own weight
+    The kernel is `direction` times `gain / norm(direction)`, each output channel by itself. (PyTorch's own weight
     normalization cannot be pickled.)
     """
 
@@ -157,13 +157,13 @@ class EADCTransformerConvolution(nn.Module):
         super().__init__()
         self.dilation = dilation
         self.steps_before = (kernel_size - 1) * dilation
-        self.weight_g = nn.Parameter(torch.empty(out_channels, 1, 1))
-        self.weight_v = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size))
+        self.gain = nn.Parameter(torch.empty(out_channels, 1, 1))
+        self.direction = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, time, in_channels) to (batch, time, out_channels)."""
-        kernel = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(1, 2), keepdim=True))
+        kernel = self.direction * (self.gain / self.direction.norm(dim=(1, 2), keepdim=True))
         padded = nn.functional.pad(hidden_states.transpose(1, 2), (self.steps_before, 0))
         return nn.functional.conv1d(padded, kernel, self.bias, dilation=self.dilation).transpose(1, 2)
 
@@ -312,12 +312,12 @@ class EADCTransformerPreTrainedModel(EvolvingPreTrainedModel, PreTrainedModel):
         """As in the release, PyTorch's rule for the weights of layers and U(-0.02, 0.02) for positions; biases are 0."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear | EADCTransformerConvolution):
-            weight = module.weight if isinstance(module, nn.Linear) else module.weight_v
+            weight = module.weight if isinstance(module, nn.Linear) else module.direction
             bound = weight[0].numel() ** -0.5
             init.uniform_(weight, -bound, bound)
             init.zeros_(module.bias)
         if isinstance(module, EADCTransformerConvolution):
-            init.copy_(module.weight_g, module.weight_v.norm(dim=(1, 2), keepdim=True))
+            init.copy_(module.gain, module.direction.norm(dim=(1, 2), keepdim=True))
         elif isinstance(module, EADCTransformerAttention) and module.relative_positions is not None:
             init.normal_(module.relative_positions, std=module.scaling)
         elif isinstance(module, EADCTransformerEmbedding):
@@ -510,7 +510,7 @@ class EADCTransformerForMaskedImputationOutput(ModelOutput):
     Attributes:
         loss: the mean squared error at the hidden values, if there is a mask.
         logits: the imputed values, (batch, time, num_input_channels).
-        mask: True where an observed value was hidden, likewise, if there is a mask.
+        mask: 1 where an observed value was hidden and 0 elsewhere, likewise, if there is a mask.
     """
 
     loss: torch.Tensor | None = None
@@ -562,6 +562,7 @@ class EADCTransformerForMaskedImputation(EADCTransformerPreTrainedModel):
             counts = mask & targets.isfinite()
             errors = (logits - targets.where(counts, 0.0)).square().where(counts, 0.0)
             loss = errors.sum() / counts.sum().clamp(min=1)
+            mask = mask.to(logits.dtype)
         return EADCTransformerForMaskedImputationOutput(
             loss=loss, logits=logits, mask=mask, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

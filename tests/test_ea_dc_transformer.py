@@ -26,7 +26,12 @@ from ea_hf import (
     EADCTransformerForRegression,
     EADCTransformerModel,
 )
-from ea_hf.modeling_ea_dc_transformer import EADCTransformerAttention, EADCTransformerBatchNorm, ObservedSteps
+from ea_hf.modeling_ea_dc_transformer import (
+    EADCTransformerAttention,
+    EADCTransformerBatchNorm,
+    EADCTransformerConvolution,
+    ObservedSteps,
+)
 
 
 LENGTHS = (9, 1, 4, 6)
@@ -202,7 +207,7 @@ def transcribe(
             for row, steps in enumerate(hidden):
                 parts = []
                 if config.attention_value_ratio < 1:
-                    names = ("weight_g", "weight_v", "bias")
+                    names = ("gain", "direction", "bias")
                     convolution = (block[f"layers.{half}.convolution.{name}"] for name in names)
                     parts.append(convolve(steps, *convolution, 2**index if config.use_dilation else 1))
                 if config.attention_value_ratio > 0:
@@ -331,6 +336,10 @@ def test_a_step_without_any_channel_is_padding_wherever_it_is(training):
     values = torch.stack(series_of((9, 9)))
     mask = torch.ones(2, 9, 3)
     mask[0, 4] = 0
+    seen = []
+    for module in model.modules():
+        if isinstance(module, EADCTransformerAttention | EADCTransformerConvolution):
+            module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, 4]))
     runs = []
     for noise in (0.0, 5.0, torch.nan):
         changed = values.clone()
@@ -339,7 +348,8 @@ def test_a_step_without_any_channel_is_padding_wherever_it_is(training):
     for outputs in runs:
         assert torch.equal(outputs.last_hidden_state, runs[0].last_hidden_state)
         assert not outputs.last_hidden_state[0, 4].any()
-        assert all(not weights[0, :, :4, 4].any() for weights in outputs.attentions)
+        assert all(not weights[0, :, [0, 1, 2, 3, 5, 6, 7, 8], 4].any() for weights in outputs.attentions)
+    assert len(seen) == 3 * 8 and not torch.stack(seen).any()
     step = torch.cat([values[:, :4], values[:, 5:]], dim=1)
     assert not torch.equal(model(step).last_hidden_state[0, 4], runs[0].last_hidden_state[0, 5])  # time has passed
 
@@ -535,7 +545,7 @@ def test_sizes_dilations_and_the_chain_follow_from_the_configuration():
     config = EADCTransformerConfig(d_model=64, num_attention_heads=8, context_length=20, num_hidden_layers=4)
     layers = [layer for block in EADCTransformerModel(config).blocks for layer in block.layers]
     assert [layer.convolution.dilation for layer in layers] == [1, 1, 2, 2, 4, 4, 8, 8]
-    assert all(tuple(layer.convolution.weight_v.shape) == (48, 64, 3) for layer in layers)
+    assert all(tuple(layer.convolution.direction.shape) == (48, 64, 3) for layer in layers)
     assert all(layer.attention.qkv.out_features == 48 for layer in layers)
     assert all(tuple(layer.attention.relative_positions.shape) == (39, 2) for layer in layers)
     assert [layer.attention.evolution.layer_index for layer in layers] == list(range(8))
@@ -556,7 +566,7 @@ def test_new_weights_follow_the_release():
         assert layer.attention.relative_positions.mean().abs() < 0.1
         assert layer.attention.relative_positions.std() == pytest.approx(2**-0.5, rel=0.2)
         # Weight normalization starts as the plain convolution.
-        assert_close(layer.convolution.weight_g, layer.convolution.weight_v.norm(dim=(1, 2), keepdim=True))
+        assert_close(layer.convolution.gain, layer.convolution.direction.norm(dim=(1, 2), keepdim=True))
         assert layer.attention.qkv.weight.std() == pytest.approx(64**-0.5 / 3**0.5, rel=0.1)
 
 
@@ -582,7 +592,7 @@ def test_gradients_are_those_of_the_training_loss(options):
         return objective(torch.func.functional_call(model, parameters, kwargs=inputs))
 
     objective(model(**inputs)).backward()
-    for part in ("relative_positions", "evolution", "norm", "weight_g", ""):
+    for part in ("relative_positions", "evolution", "norm", "gain", ""):
         direction = {name: torch.randn_like(value) * (part in name) for name, value in model.named_parameters()}
         slope = sum((direction[name] * value.grad).sum() for name, value in model.named_parameters()).item()
         with torch.no_grad():
@@ -606,7 +616,7 @@ def test_imputation_hides_what_the_mask_says():
         changed = model(values.where(~hidden, 100.0), bool_masked_pos=hidden)
         zeros = model(values.where(~hidden, 0.0))
     assert torch.equal(changed.logits, expected.logits) and torch.equal(zeros.logits, expected.logits)
-    assert torch.equal(expected.mask, hidden) and zeros.mask is None and zeros.loss is None
+    assert torch.equal(expected.mask, hidden.float()) and zeros.mask is None and zeros.loss is None
     assert expected.logits.shape == values.shape
     assert_close(expected.loss, ((expected.logits - values)[hidden] ** 2).mean())
     with torch.no_grad():
@@ -624,7 +634,7 @@ def test_imputation_counts_observed_values_only():
     everything = torch.ones(2, 9, dtype=torch.bool)
     with torch.no_grad():
         outputs = model(values, bool_masked_pos=everything)
-        assert torch.equal(outputs.mask, observed)
+        assert torch.equal(outputs.mask, observed.float())
         assert_close(outputs.loss, ((outputs.logits - values)[observed] ** 2).mean())
         assert model(values, bool_masked_pos=~everything).loss == 0
         assert model(values, torch.zeros(2, 9), bool_masked_pos=everything).loss == 0

@@ -54,7 +54,7 @@ def tensors(outputs):
     found = {}
     for name, value in outputs.items():
         if isinstance(value, torch.Tensor):
-            found[name] = value.float() if value.dtype == torch.bool else value
+            found[name] = value
         elif isinstance(value, tuple):
             found.update({f"{name}.{index}": item for index, item in enumerate(value)})
     return found
@@ -554,7 +554,7 @@ def test_attention_maps_are_what_the_attentions_come_from(case):
             logits = layer_maps
             if mask in inputs:
                 logits = logits.masked_fill(inputs[mask].flatten(0, -2)[:, None, None] == 0, -torch.inf)
-            if attentions is outputs.get("decoder_attentions"):
+            if attentions is outputs.get("decoder_attentions") or getattr(model.config, "causal_attention", False):
                 logits = logits.masked_fill(torch.ones(logits.shape[-2:]).triu(1).bool(), -torch.inf)
             # Rows without any key in sight are padding.
             seen = (logits > -torch.inf).any(-1)

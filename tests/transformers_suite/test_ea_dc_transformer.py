@@ -66,7 +66,20 @@ class EADCTransformerModelTest(EvolvingModelTesterMixin, unittest.TestCase):
     has_text_modality = False
     test_resize_embeddings = False
     common_properties = ["hidden_size", "num_attention_heads", "num_hidden_layers", "num_input_channels"]
-    lacks = ()
+    lacks = (
+        "a choice of attention",
+        "a decoder-only head",
+        "a sliding window",
+        "a tensor-parallel plan",
+        "an encoder-decoder head",
+        "embeddings of tokens",
+        "experts",
+        "modules kept in float32",
+        "renamed weights",
+        "resizable position embeddings",
+        "rotary positions",
+        "sub-configurations",
+    )
 
     _torch_compile_train_cls = EADCTransformerForClassification
 
@@ -87,3 +100,26 @@ class EADCTransformerModelTest(EvolvingModelTesterMixin, unittest.TestCase):
         if return_labels and model_class is EADCTransformerForMaskedImputation:
             inputs["bool_masked_pos"] = torch.arange(self.model_tester.seq_length).expand(batch_size, -1) % 3 == 0
         return inputs
+
+    def test_attention_outputs(self):
+        """One attention per augmented layer, two in a block; asked for in two ways."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        steps = self.model_tester.seq_length
+        expected = [(self.model_tester.batch_size, self.model_tester.num_attention_heads, steps, steps)] * 4
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                model = model_class(config).eval()
+                by_argument = model(**inputs, output_attentions=True).attentions
+                model.config.output_attentions = True
+                by_config = model(**inputs).attentions
+                model.config.output_attentions = False
+                self.assertIsNone(model(**inputs).attentions)
+                for attentions in (by_argument, by_config):
+                    self.assertEqual([tuple(weights.shape) for weights in attentions], expected)
+
+    def test_model_get_set_embeddings(self):
+        """A series has values and no tokens, so there are no embeddings to get or set."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__), self.assertRaises(NotImplementedError):
+                model_class(config).get_input_embeddings()
