@@ -476,8 +476,9 @@ def imputation_loss(
             torch.manual_seed(0)
             mask = accelerator.unwrap_model(model).draw_mask(batch["past_values"])
         outputs = model(**batch, bool_masked_pos=mask)
-        errors = (outputs.logits.float() - batch["labels"]).square().where(outputs.mask, 0.0)
-        return torch.stack([errors.sum((1, 2)), outputs.mask.sum((1, 2))], dim=1).cpu().tolist()
+        hidden = outputs.mask.bool()
+        errors = (outputs.logits.float() - batch["labels"]).square().where(hidden, 0.0)
+        return torch.stack([errors.sum((1, 2)), hidden.sum((1, 2))], dim=1).cpu().tolist()
 
     sums = run_model(args, accelerator, dataset, extractor, "validation", forward, model).sum(axis=0)
     return {"loss": float(sums[0] / max(1.0, sums[1]))}
