@@ -4,10 +4,13 @@
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .evolution import AttentionEvolution
 
 
 def layer_classes(model: PreTrainedModel) -> list[str]:
@@ -19,10 +22,36 @@ def layer_classes(model: PreTrainedModel) -> list[str]:
     return sorted({type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)})
 
 
+def gather_kernels(model: nn.Module) -> None:
+    """Lets DeepSpeed's ZeRO-3 gather the kernels of the maps with each attention layer.
+
+    It gathers what a module owns when the module is called, but the fast paths call no convolution.
+    """
+    import deepspeed
+
+    for attention in model.modules():
+        if isinstance(getattr(attention, "evolution", None), AttentionEvolution):
+            for parameter in attention.evolution.parameters():
+                deepspeed.zero.register_external_parameter(attention, parameter)
+
+
 def prepare(
     accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """`accelerator.prepare`, such that FSDP2 also works with shared embeddings, and that a sharded model generates."""
+    """`accelerator.prepare`, such that FSDP2 also works with shared embeddings, and that a sharded model generates.
+
+    Raises:
+        ValueError: FSDP2 or DeepSpeed is to train a model with batch normalization.
+    """
+    is_sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if is_sharded and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} has batch normalization, whose running statistics would differ from process to "
+            f"process under {accelerator.distributed_type.value}. It is small enough for plain data parallelism: launch "
+            "with configs/ddp.yaml."
+        )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        gather_kernels(model)
     if not accelerator.is_fsdp2:
         return accelerator.prepare(model, optimizer)
     plugin = accelerator.state.fsdp_plugin

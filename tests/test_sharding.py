@@ -287,11 +287,15 @@ def half_precision(name: str) -> tuple[float, set[torch.dtype], set[torch.dtype]
     return difference(model, sums), maps, kernels, all(handed_on) and len(handed_on) > 0
 
 
-@every_family
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "EAResNetModel"])
 def test_mixed_precision_policy(name, two_processes):
     """Maps and kernels are in bfloat16, and the hooks of sharded layers do not touch what a layer hands to the next."""
+    # The decoder's layers all add to the gradient of the encoder's output; in which order is not the same, so that
+    # bfloat16 rounds otherwise.
+    is_encoder_decoder = MODELS[name].config().is_encoder_decoder
+    tolerance = 4 * torch.finfo(torch.bfloat16).eps if is_encoder_decoder else 1e-5
     for value, maps, kernels, untouched in two_processes.run(half_precision, name):
-        assert value <= 1e-5
+        assert value <= tolerance
         assert maps == kernels == {torch.bfloat16}
         assert untouched
 
@@ -342,7 +346,19 @@ def train_and_save(name: str, directory: Path) -> float:
     return 0.0
 
 
-@every_model
+def refusal(name: str) -> str:
+    model = MODELS[name].model()
+    with pytest.raises(ValueError) as error:
+        prepare(fsdp2_accelerator(), model, torch.optim.SGD(model.parameters()))
+    return str(error.value)
+
+
+def test_batch_normalization_is_not_sharded(two_processes):
+    for message in two_processes.run(refusal, "EAResNetModel"):
+        assert "EAResNetModel" in message and "configs/ddp.yaml" in message
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "EAResNetModel"])
 def test_a_sharded_model_trains_and_is_saved_as_an_ordinary_checkpoint(name, two_processes, tmp_path):
     assert max(two_processes.run(train_and_save, name, tmp_path)) <= 1e-6
     loaded, info = type(MODELS[name].model()).from_pretrained(tmp_path, output_loading_info=True)
