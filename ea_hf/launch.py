@@ -104,7 +104,9 @@ def configure_engine(accelerator: Accelerator, args: argparse.Namespace) -> None
 def _check_fsdp(accelerator: Accelerator, args: argparse.Namespace) -> None:
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
-        raise ValueError(f"fsdp_version is {plugin.fsdp_version}; the scripts shard with version 2, as configs/fsdp2.yaml.")
+        raise ValueError(
+            f"fsdp_version is {plugin.fsdp_version}; the scripts shard with version 2, as configs/fsdp2.yaml."
+        )
     if plugin.activation_checkpointing:
         raise ValueError(
             "fsdp_activation_checkpointing would draw other dropout masks in the backward pass than in the forward pass. "

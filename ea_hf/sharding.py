@@ -19,7 +19,9 @@ def layer_classes(model: PreTrainedModel) -> list[str]:
     Transformers' `_no_split_modules`, Accelerate's choice, also names embeddings, but their weights may belong to other
     modules too, such as a head for masked language modeling. Shared weights must be of one unit: the model itself.
     """
-    return sorted({type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)})
+    return sorted(
+        {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
+    )
 
 
 def gather_kernels(model: nn.Module) -> None:
