@@ -42,6 +42,8 @@ from .checkpoints import (
     save_checkpoint,
     write_json,
 )
+from .launch import check_launch, configure_engine, is_cpu_run
+from .sharding import prepare
 
 
 logger = logging.getLogger(__name__)
@@ -192,22 +194,22 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
 
 def create_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Sets up devices, processes, mixed precision, trackers, logging and the seed."""
+    """Sets up devices, processes, mixed precision, trackers, logging and the seed.
+
+    Raises:
+        ValueError: an argument that no run can have, or that the launched processes or devices cannot do.
+    """
     check_training_arguments(args)
+    check_launch(args)
     accelerator = Accelerator(
         # Accelerate lets several processes on CPUs know of each other (by gloo) only if it is told to use the CPU.
-        cpu=not torch.accelerator.is_available(),
+        cpu=is_cpu_run(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to if args.with_tracking else None,
         project_dir=str(args.output_dir),
     )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("On a CPU, fp16 would quietly be float32. Choose --mixed_precision bf16 or no.")
-    if accelerator.state.deepspeed_plugin is not None:
-        # The engine usually reads it off a prepared data loader; ours shards by itself.
-        config = accelerator.state.deepspeed_plugin.deepspeed_config
-        config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+    configure_engine(accelerator, args)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for name in ("ea_hf", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
@@ -335,9 +337,11 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
         ValueError: the optimizer does not know one of `--optim_args`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # ZeRO-3 leaves a parameter without elements, and notes its shape.
+    dimensions = {p: len(getattr(p, "ds_shape", p.shape)) for p in parameters}
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if dimensions[p] >= 2], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if dimensions[p] < 2], "weight_decay": 0.0},
     ]
     optimizer_class, defaults = OPTIMIZERS[args.optim]
     try:
@@ -408,7 +412,7 @@ def train(
     )
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    model, optimizer = accelerator.prepare(model, create_optimizer(args, model))
+    model, optimizer = prepare(accelerator, model, create_optimizer(args, model))
     scheduler = get_scheduler(
         args.lr_scheduler_type,
         # The optimizer itself, unprepared: a prepared scheduler would step once per process.
