@@ -387,6 +387,16 @@ def test_backbone_gives_the_features_of_the_model():
         assert_close(actual, hidden_states[index], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("depth", sorted(DEPTHS))
+def test_backbone_of_every_depth_at_sizes_that_are_not_square(depth):
+    with torch.device("meta"):
+        backbone = EAResNetBackbone(EAResNetConfig.from_depth(depth, out_features=["stage1", "stage2", "stage4"]))
+        for height, width in ((96, 160), (65, 321)):
+            maps = backbone(torch.empty(1, 3, height, width)).feature_maps
+            for features, channels, stride in zip(maps, backbone.channels, (4, 8, 32), strict=True):
+                assert features.shape == (1, channels, -(-height // stride), -(-width // stride))
+
+
 def test_compiles_and_exports():
     model = tiny_model()
     inputs = images()

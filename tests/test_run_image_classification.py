@@ -293,6 +293,13 @@ def test_optimizers_spare_biases_and_normalization(tmp_path):
         ({"train_dir": "x", "label_smoothing_factor": 1.0}, "--label_smoothing_factor is 1.0"),
         ({"train_dir": "x", "mixup_alpha": "nan"}, "--mixup_alpha is nan"),
         ({"train_dir": "x", "image_size": 0}, "--image_size is 0"),
+        ({"train_dir": "x", "label_names": "a,b"}, "--label_names is for --idx_dir"),
+        ({"idx_dir": "x", "label_names": "a, b,a"}, "--label_names is ['a', 'b', 'a']; the names must differ"),
+        ({"idx_dir": "x", "label_names": "a,,b"}, "and none be empty"),
+        (
+            {"dataset_name": "digits", "image_column_name": "x"},
+            "--image_column_name is for a --dataset_name of the Hub",
+        ),
         ({"train_dir": "x", "group_by_length": True}, "images have no length"),
         ({"train_dir": "x", "config_overrides": "hidden_size"}, "'hidden_size' is not name=value"),
     ],
@@ -338,6 +345,29 @@ def test_bad_data_and_models_are_told_before_anything_is_written(vanilla, tmp_pa
     results = classify(output_dir, train_dir=train, validation_dir=validation, skip_unreadable_images=True,
                        skip_empty_classes=True)  # fmt: skip
     assert 0 <= results["eval_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("batch_size, accumulation_steps, fits", [(10, 1, False), (8, 1, True), (4, 3, False)])
+def test_a_batch_of_one_image_and_one_pixel_is_told_before_training(batch_size, accumulation_steps, fits, tmp_path):
+    """Batch normalization would fail in the last step of the first epoch. There are 21 images; in the last case the last
+    step's 9 make batches of 4, 4 and 1."""
+    options = {
+        "model_type": "ea_resnet",
+        "config_overrides": "num_channels=1,stem_stride=1,layer_type=basic,embedding_size=4,hidden_sizes=[8,8,8,16],"
+        "depths=[1,1,1,1],attention_poolings=[0],num_attention_heads=2",
+        "dataset_name": "digits",
+        "max_train_samples": 21,
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "num_train_epochs": 1,
+    }
+    if fits:
+        assert classify(tmp_path / "output", **options)["global_step"] == 3
+    else:
+        with pytest.raises(ValueError, match=r"Of 21 images, .* only one, .* one pixel of its 8 x 8; batch norm"):
+            classify(tmp_path / "output", **options)
+        assert not (tmp_path / "output").exists()
+    assert classify(tmp_path / "larger", **{**options, "image_size": 9})["global_step"] > 0
 
 
 def test_a_checkpoint_keeps_the_order_of_its_classes(tmp_path):
