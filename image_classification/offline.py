@@ -134,7 +134,10 @@ def draw_confusion_matrix(path: Path, labels: list[str], truth: list[str], predi
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     figure, axis = plt.subplots(figsize=(7.2, 6.4), layout="constrained")
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    if max(map(len, labels)) > 3:
+        axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    else:
+        axis.set_xticks(range(len(labels)), labels)
     axis.set_yticks(range(len(labels)), labels)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("right class")

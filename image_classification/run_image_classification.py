@@ -283,17 +283,23 @@ class Augmentation:
         return image
 
 
-def random_box(size: tuple[int, int], min_scale: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random part of an image (left, upper, right, lower), of proportions between 3:4 and 4:3."""
+def random_box(
+    size: tuple[int, int], min_scale: float, generator: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A random part of an image (left, upper, right, lower), of proportions between 3:4 and 4:3.
+
+    Its edges lie between pixels too: of whole pixels, an image of 8 x 8 has but few parts.
+    """
     width, height = size
     for _ in range(10):
         area = width * height * generator.uniform(min_scale, 1)
         ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            left = int(generator.integers(width - box_width + 1))
-            upper = int(generator.integers(height - box_height + 1))
-            return left, upper, left + box_width, upper + box_height
+        box_width, box_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if box_width <= width and box_height <= height:
+            left = generator.uniform(0, width - box_width)
+            upper = generator.uniform(0, height - box_height)
+            # Rounding must not lead out of the image.
+            return left, upper, min(left + box_width, width), min(upper + box_height, height)
     return 0, 0, width, height
 
 
