@@ -22,8 +22,8 @@ glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two co
 translation: install  ## Train EA-T5 from English to German from scratch, about twenty minutes on two cores.
 	$(PYTHON) translation/offline.py
 
-vision: install  ## Train EA-ViT on handwritten digits, about three minutes on two cores.
-	$(PYTHON) image_classification/offline.py
+vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-mnist" takes Fashion-MNIST.
+	$(PYTHON) image_classification/offline.py $(ARGS)
 
 test: install  ## Run all tests.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup

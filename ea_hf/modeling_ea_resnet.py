@@ -299,7 +299,8 @@ class EAResNetModel(EAResNetPreTrainedModel):
     """The features and their average.
 
     With `output_attentions=True` the output has the attention weights of each augmented layer, with
-    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key).
+    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key). Queries and keys are
+    the pixels of the layer's attention, row by row; there is no class token.
     """
 
     def __init__(self, config: EAResNetConfig):

@@ -64,6 +64,14 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, a
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
 
 
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies matrices faster in bfloat16 than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raises ValueError if the tokenizer has tokens that the model has no embedding for.
 
