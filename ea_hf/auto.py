@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
+    RobertaTokenizer,
     T5Tokenizer,
     ViTImageProcessorPil,
 )
@@ -28,6 +29,7 @@ from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .configuration_evolving import EvolvingConfig
@@ -41,6 +43,14 @@ from .modeling_ea_bert import (
     EABertModel,
 )
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
+from .modeling_ea_roberta import (
+    EARobertaForMaskedLM,
+    EARobertaForMultipleChoice,
+    EARobertaForQuestionAnswering,
+    EARobertaForSequenceClassification,
+    EARobertaForTokenClassification,
+    EARobertaModel,
+)
 from .modeling_ea_t5 import (
     EAT5EncoderModel,
     EAT5ForConditionalGeneration,
@@ -51,7 +61,7 @@ from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageMod
 
 
 # Configuration class, tokenizer class.
-TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
+TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EARobertaConfig, RobertaTokenizer), (EAT5Config, T5Tokenizer))
 # Configuration class, image processor class.
 IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
 FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
@@ -64,6 +74,13 @@ MODELS = (
     (AutoModelForTokenClassification, EABertForTokenClassification),
     (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
     (AutoModelForMultipleChoice, EABertForMultipleChoice),
+    (AutoModel, EARobertaModel),
+    (AutoModelForPreTraining, EARobertaForMaskedLM),
+    (AutoModelForMaskedLM, EARobertaForMaskedLM),
+    (AutoModelForSequenceClassification, EARobertaForSequenceClassification),
+    (AutoModelForTokenClassification, EARobertaForTokenClassification),
+    (AutoModelForQuestionAnswering, EARobertaForQuestionAnswering),
+    (AutoModelForMultipleChoice, EARobertaForMultipleChoice),
     (AutoModel, EAT5Model),
     (AutoModelForPreTraining, EAT5ForConditionalGeneration),
     (AutoModelForSeq2SeqLM, EAT5ForConditionalGeneration),
@@ -79,9 +96,17 @@ MODELS = (
 
 
 def register() -> None:
-    """Makes Transformers' Auto classes know all families. Repeating it is harmless."""
+    """Makes Transformers' Auto classes know all families, and checkpoints travel with their code.
+
+    Repeating it is harmless.
+    """
     for config_class, _ in FAMILIES:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        family = [(auto, model) for auto, model in MODELS if model.config_class is config_class]
+        config_class.family_auto_map = {
+            auto_class.__name__: f"{loaded_class.__module__.split('.')[-1]}.{loaded_class.__name__}"
+            for auto_class, loaded_class in ((AutoConfig, config_class), *family)
+        }
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():

@@ -3,7 +3,14 @@
 """What the configurations of all families share."""
 
 import dataclasses
+import os
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
+
+from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
+from transformers.utils import HF_MODULES_CACHE
 
 from .evolution import check_evolution
 
@@ -29,8 +36,14 @@ class EvolvingConfig:
     # Model types whose checkpoints have the same layout but for the evolution modules.
     vanilla_model_types: tuple[str, ...] = ()
 
+    # In which file that travels with a checkpoint each Auto class finds its class, such as
+    # {"AutoModel": "modeling_ea_bert.EABertModel"}. Set by `auto.register`; in remote code the checkpoint says it.
+    family_auto_map: dict[str, str] = {}
+
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.family_auto_map:
+            self.auto_map = dict(self.family_auto_map)
         self.check()
 
     def check(self) -> None:
@@ -56,6 +69,26 @@ class EvolvingConfig:
         """What the file of a vanilla configuration says, as this class says it."""
         return {**config_dict, "model_type": cls.model_type}
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Saves the configuration and the code of its family, so that Auto classes load the checkpoint without `ea_hf`.
+
+        Models call this when they are saved.
+        """
+        if not hasattr(self, "auto_map"):
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+            return
+        # Code that came from elsewhere, as in "user/model--module.Class", is saved beside the checkpoint like the rest.
+        self.auto_map = {name: reference.split("--")[-1] for name, reference in self.auto_map.items()}
+        super().save_pretrained(save_directory)
+        for module in {reference.split(".")[0] for reference in self.auto_map.values()}:
+            file = Path(sys.modules[type(self).__module__].__file__).with_name(f"{module}.py")
+            if not file.exists():  # remote code of which only the configuration is loaded
+                file = Path(HF_MODULES_CACHE, get_cached_module_file(self.name_or_path, file.name))
+            for source in (file, *map(Path, get_relative_import_files(file))):
+                shutil.copyfile(source, Path(save_directory, source.name))
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
     # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
     @property
     def output_attentions(self) -> bool | None:
@@ -67,3 +100,18 @@ class EvolvingConfig:
 
     def validate_output_attentions(self) -> None:
         pass
+
+
+class EvolvingEncoderConfig(EvolvingConfig):
+    """What the configurations of encoders share whose vanilla model can also be a decoder.
+
+    Raises:
+        ValueError: see `EvolvingConfig`; also for `is_decoder=True` or `add_cross_attention=True`.
+    """
+
+    def check(self) -> None:
+        super().check()
+        for name in ("is_decoder", "add_cross_attention"):
+            if getattr(self, name):
+                family = type(self).__name__.removeprefix("EA").removesuffix("Config")
+                raise ValueError(f"`{name}` is True, but EA-{family} is an encoder. Set {name}=False.")

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_evolving import EvolvingConfig
-from .evolution import EvolutionState, MapConvolution
+from .evolution import ATTENTION_NAME, EvolutionState, MapConvolution, is_evolving_name
 
 
 def evolving_forward(forward: Callable) -> Callable:
@@ -49,15 +49,13 @@ def evolving_forward(forward: Callable) -> Callable:
 
 
 def _check_attn_implementation(attn_implementation: str | None) -> str:
-    if attn_implementation is None:
-        return "evolving"
-    if attn_implementation not in ("eager", "evolving"):
+    if attn_implementation not in (None, "eager") and not is_evolving_name(attn_implementation):
         raise ValueError(
             f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores "
             "from layer to layer, and fused kernels never write them out. Leave it out, or choose "
             '"evolving" ("eager" means the same).'
         )
-    return attn_implementation
+    return "eager" if attn_implementation == "eager" else ATTENTION_NAME
 
 
 class EvolvingPreTrainedModel:
