@@ -25,6 +25,7 @@ from transformers import (
     T5Tokenizer,
     ViTImageProcessorPil,
 )
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
@@ -58,6 +59,7 @@ from .modeling_ea_t5 import (
     EAT5Model,
 )
 from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
+from .pipeline_translation import TranslationPipeline
 
 
 # Configuration class, tokenizer class.
@@ -94,25 +96,44 @@ MODELS = (
     (AutoBackbone, EAResNetBackbone),
 )
 
+# Task, pipeline class, Auto class that loads the model.
+PIPELINES = (("translation", TranslationPipeline, AutoModelForSeq2SeqLM),)
+
 
 def register() -> None:
-    """Makes Transformers' Auto classes know all families, and checkpoints travel with their code.
+    """Makes Transformers' Auto classes and pipelines know all families, and checkpoints travel with their code.
 
     Repeating it is harmless.
     """
     for config_class, _ in FAMILIES:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        family = [(auto, model) for auto, model in MODELS if model.config_class is config_class]
-        config_class.family_auto_map = {
-            auto_class.__name__: f"{loaded_class.__module__.split('.')[-1]}.{loaded_class.__name__}"
-            for auto_class, loaded_class in ((AutoConfig, config_class), *family)
-        }
+        config_class.code_references = _code_references(config_class)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
         AutoImageProcessor.register(config_class, image_processor_classes={"pil": processor_class}, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
+    for task, pipeline_class, auto_class in PIPELINES:
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, auto_class, type="text")
+            REMOVED_TASKS.pop(task, None)  # Transformers refuses these names before it looks into its registry
+
+
+def _code_references(config_class: type[EvolvingConfig]) -> dict[str, dict[str, Any]]:
+    """How a checkpoint's configuration tells Transformers which classes the files beside it have."""
+
+    def reference(code: type) -> str:
+        return f"{code.__module__.split('.')[-1]}.{code.__name__}"
+
+    family = {auto.__name__: reference(model) for auto, model in MODELS if model.config_class is config_class}
+    pipelines = {
+        task: {"impl": reference(pipeline_class), "pt": [auto_class.__name__], "type": "text"}
+        for task, pipeline_class, auto_class in PIPELINES
+        if auto_class.__name__ in family
+    }
+    references = {"auto_map": {"AutoConfig": reference(config_class), **family}, "custom_pipelines": pipelines}
+    return {name: value for name, value in references.items() if value}
 
 
 def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs: Any) -> EvolvingConfig:

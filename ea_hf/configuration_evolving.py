@@ -4,15 +4,11 @@
 
 import dataclasses
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
-from transformers.utils import HF_MODULES_CACHE
-
 from .evolution import check_evolution
+from .remote_code import CODE_REFERENCES, save_config_with_code
 
 
 class EvolvingConfig:
@@ -36,14 +32,12 @@ class EvolvingConfig:
     # Model types whose checkpoints have the same layout but for the evolution modules.
     vanilla_model_types: tuple[str, ...] = ()
 
-    # In which file that travels with a checkpoint each Auto class finds its class, such as
-    # {"AutoModel": "modeling_ea_bert.EABertModel"}. Set by `auto.register`; in remote code the checkpoint says it.
-    family_auto_map: dict[str, str] = {}
+    # The values of `CODE_REFERENCES` for the configuration's file, set by `auto.register`. In remote code it is empty, and
+    # the configuration has them as attributes, read from its file.
+    code_references: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        if self.family_auto_map:
-            self.auto_map = dict(self.family_auto_map)
+        super().__post_init__(**{name: value for name, value in kwargs.items() if name not in self.code_references})
         self.check()
 
     def check(self) -> None:
@@ -70,22 +64,12 @@ class EvolvingConfig:
         return {**config_dict, "model_type": cls.model_type}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Saves the configuration and the code of its family, so that Auto classes load the checkpoint without `ea_hf`.
+        """Saves the configuration and the code of its family, so that Auto classes load it where `ea_hf` is not installed.
 
         Models call this when they are saved.
         """
-        if not hasattr(self, "auto_map"):
-            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-            return
-        # Code that came from elsewhere, as in "user/model--module.Class", is saved beside the checkpoint like the rest.
-        self.auto_map = {name: reference.split("--")[-1] for name, reference in self.auto_map.items()}
-        super().save_pretrained(save_directory)
-        for module in {reference.split(".")[0] for reference in self.auto_map.values()}:
-            file = Path(sys.modules[type(self).__module__].__file__).with_name(f"{module}.py")
-            if not file.exists():  # remote code of which only the configuration is loaded
-                file = Path(HF_MODULES_CACHE, get_cached_module_file(self.name_or_path, file.name))
-            for source in (file, *map(Path, get_relative_import_files(file))):
-                shutil.copyfile(source, Path(save_directory, source.name))
+        in_remote_code = {name: vars(self)[name] for name in CODE_REFERENCES if name in vars(self)}
+        save_config_with_code(self, self.code_references or in_remote_code, save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 

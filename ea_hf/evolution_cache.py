@@ -171,7 +171,7 @@ def evolving_cache_layer(past_key_values: Cache, layer_idx: int, queries: int) -
     layer = cache.layers[layer_idx]
     if isinstance(layer, EvolvingCacheLayer):
         return layer
-    if layer._layer_type == EvolvingCacheLayer._layer_type:  # of another copy of this file, see `ATTENTION_NAME`
+    if layer._layer_type == EvolvingDynamicLayer._layer_type:  # of another copy of this file, see `ATTENTION_NAME`
         layer.__class__ = EvolvingStaticLayer if isinstance(layer, StaticLayer) else EvolvingDynamicLayer
         return layer
     if type(layer) not in EVOLVING_LAYERS:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -58,6 +59,18 @@ def _check_attn_implementation(attn_implementation: str | None) -> str:
     return "eager" if attn_implementation == "eager" else ATTENTION_NAME
 
 
+def _name_to_pipelines(config: EvolvingConfig) -> None:
+    """Enters a family's class names into the tables in which `pipeline` looks up whether it supports a model.
+
+    They are those of Transformers' own models, to which `AutoModel.register` adds nothing.
+    """
+    auto_map = config.code_references.get("auto_map") or getattr(config, "auto_map", {})
+    for auto_name, reference in auto_map.items():
+        mapping = getattr(getattr(transformers, auto_name), "_model_mapping", None)
+        if mapping is not None:
+            mapping._model_mapping[config.model_type] = reference.split(".")[-1]
+
+
 class EvolvingPreTrainedModel:
     """What the model base class of every family has beside its vanilla methods. Comes first among the bases."""
 
@@ -75,6 +88,7 @@ class EvolvingPreTrainedModel:
     def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
         config.check()
         super().__init__(config, *args, **kwargs)
+        _name_to_pipelines(config)
 
     def post_init(self) -> None:
         """Makes what the vanilla constructor has built evolving, before new weights are initialized.
