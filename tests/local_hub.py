@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -67,6 +68,13 @@ class LocalHub(ThreadingHTTPServer):
         self.verified: set[str] = set()
         self.requests: list[tuple[str, str, int]] = []
         self.fault: Fault | None = None
+
+    def hold(self, repo_id: str, directory: Path) -> None:
+        """Takes the files of a directory for a repository's."""
+        repository = self.repositories[repo_id] = Repository()
+        repository.files = {path.name: path.read_bytes() for path in directory.iterdir()}
+        repository.large = {name for name in repository.files if name.endswith(LARGE_FILES)}
+        self.uploads |= {sha256(repository.files[name]): repository.files[name] for name in repository.large}
 
     @property
     def environment(self) -> dict[str, str]:
