@@ -90,7 +90,6 @@ REMEDIES_BY_STATUS: tuple[tuple[Container[int], str], ...] = (
     ),
     ((429,), "The Hub has had too many requests: wait some minutes."),
     (range(500, 600), "The Hub is out of order: wait, and look at https://status.huggingface.co."),
-    (range(1000), OTHER_REMEDY),
 )
 # By the name of the error or of one of its bases: the HTTP library's own differ among versions of huggingface_hub.
 UNREACHABLE = "The Hub cannot be reached: check the network, proxies, and HF_ENDPOINT if it is set."
@@ -213,7 +212,7 @@ def find_license(base_model: str, token: str | None = None) -> str | None:
     try:
         return ModelCard.load(card if Path(base_model).is_dir() else base_model, token=token).data.license
     except (OSError, ValueError) as error:  # no card, no network, or metadata that cannot be read
-        logger.info(f"The license of {base_model} is not known: {str(error).strip().splitlines()[0]}")
+        logger.info(f"The license of {base_model} is not known: {' '.join(str(error).split())[:MAX_REASON]}")
         return None
 
 
@@ -235,7 +234,7 @@ def push_to_hub(output_dir: Path, args: argparse.Namespace) -> None:
             ignore_patterns=list(NOT_PUSHED),
         )
     except Exception as error:  # whatever the network, the server or the token brought about
-        reason = str(error)
+        reason, remedy = _explain(error)
         for token in filter(None, (args.hub_token, get_token())):
             for written in (token, repr(token)[1:-1]):
                 reason = reason.replace(written, "...")
@@ -243,7 +242,7 @@ def push_to_hub(output_dir: Path, args: argparse.Namespace) -> None:
         private = " --private" if args.hub_private_repo else ""
         sys.exit(
             f"The model is finished and saved in {output_dir}, but pushing it to {repo_id} failed:\n"
-            f"{reason.strip()[:MAX_REASON]}\n{_remedy(error)} Then push it with:\n"
+            f"{reason[:MAX_REASON]}\n{remedy} Then push it with:\n"
             f"hf upload {shlex.quote(repo_id)} {shlex.quote(str(output_dir))} . {exclude}{private}"
         )
     logger.info(f"Pushed to {repo.repo_id}.")
@@ -257,19 +256,22 @@ def _name_repository_in_card(output_dir: Path, repo_id: str) -> None:
         card.write_text(code, encoding="utf-8")
 
 
-def _remedy(error: BaseException) -> str:
-    """What to do, by the status that the server gave or by what else went wrong."""
-    causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
-    for cause in causes:
+def _explain(error: BaseException) -> tuple[str, str]:
+    """What happened, and what to do, by the status that the server gave or by what else lies below the error."""
+    cause: BaseException | None = error
+    while cause is not None:
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
-            return next(remedy for statuses, remedy in REMEDIES_BY_STATUS if status in statuses)
-        for kind in type(cause).__mro__:
-            if kind.__name__ in REMEDIES_BY_ERROR:
-                return REMEDIES_BY_ERROR[kind.__name__]
-    return OTHER_REMEDY
+            remedies = (remedy for statuses, remedy in REMEDIES_BY_STATUS if status in statuses)
+        else:
+            names = (kind.__name__ for kind in type(cause).__mro__)
+            remedies = (REMEDIES_BY_ERROR[name] for name in names if name in REMEDIES_BY_ERROR)
+        remedy = next(remedies, None)
+        if remedy is not None:
+            messages = dict.fromkeys(str(e).strip() or type(e).__name__ for e in (error, cause))
+            return "\n".join(messages), remedy
+        cause = cause.__cause__ or cause.__context__
+    return str(error).strip() or type(error).__name__, OTHER_REMEDY
 
 
 def _table(header: tuple[str, str], rows: dict[str, Any]) -> str:

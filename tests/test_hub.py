@@ -40,6 +40,7 @@ def use_hub(monkeypatch, tmp_path):
 
     def use(endpoint: str) -> None:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # Transformers keeps a client
 
     for name, value in (
         ("HF_HUB_OFFLINE", False),
@@ -98,6 +99,15 @@ def test_a_push_sends_the_finished_run_and_nothing_else(hub, use_hub, finished_r
     push_to_hub(finished_run, options())  # again, to what is there already
 
 
+def test_saving_with_push_to_hub_sends_the_code(hub, use_hub, tmp_path):
+    use_hub(hub.endpoint)
+    case = next(case for case in CASES if case.model_class is ea_hf.EABertForMaskedLM)
+    for name, saved in (("model", case.model()), ("configuration", case.config())):
+        saved.save_pretrained(str(tmp_path / name), push_to_hub=True, repo_id=name, token=TOKEN)
+        pushed = set(hub.repositories[f"{USER}/{name}"].files)
+        assert pushed >= {path.name for path in (tmp_path / name).iterdir()} > {"modeling_ea_bert.py"}
+
+
 # What the server does or what the user says, and what the message then advises.
 FAILURES = {
     "no network": ({}, None, "cannot be reached: check the network"),
@@ -114,7 +124,7 @@ FAILURES = {
     ),
     "not found": ({}, Fault("POST", "commit", 404), "no such account or repository"),
     "storage is full": ({}, Fault("POST", "batch", 413, "Storage limit reached"), "Storage limit reached.*too large"),
-    "a file is too large": ({}, Fault("PUT", "/lfs/", 413), "too large for the storage"),
+    "a file is too large": ({}, Fault("PUT", "/lfs/", 413), "model.safetensors.*413.*too large for the storage"),
     "too many requests": ({}, Fault("POST", "create", 429), "too many requests: wait"),
     "out of order": ({}, Fault("POST", "create", 500), "out of order: wait"),
     "out of order at the end": ({}, Fault("POST", "commit", 503), "out of order: wait"),
