@@ -107,7 +107,7 @@ def register() -> None:
     """
     for config_class, _ in FAMILIES:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        config_class.code_references = _code_references(config_class)
+        config_class.family_auto_map, config_class.family_pipelines = _code_references(config_class)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
@@ -120,20 +120,21 @@ def register() -> None:
             REMOVED_TASKS.pop(task, None)  # Transformers refuses these names before it looks into its registry
 
 
-def _code_references(config_class: type[EvolvingConfig]) -> dict[str, dict[str, Any]]:
-    """How a checkpoint's configuration tells Transformers which classes the files beside it have."""
+def _code_references(config_class: type[EvolvingConfig]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """In which files beside a checkpoint Transformers finds a family's classes, and the pipelines that they serve."""
 
     def reference(code: type) -> str:
         return f"{code.__module__.split('.')[-1]}.{code.__name__}"
 
-    family = {auto.__name__: reference(model) for auto, model in MODELS if model.config_class is config_class}
+    auto_map = {
+        auto_class.__name__: reference(model) for auto_class, model in MODELS if model.config_class is config_class
+    }
     pipelines = {
         task: {"impl": reference(pipeline_class), "pt": [auto_class.__name__], "type": "text"}
         for task, pipeline_class, auto_class in PIPELINES
-        if auto_class.__name__ in family
+        if auto_class.__name__ in auto_map
     }
-    references = {"auto_map": {"AutoConfig": reference(config_class), **family}, "custom_pipelines": pipelines}
-    return {name: value for name, value in references.items() if value}
+    return {"AutoConfig": reference(config_class), **auto_map}, pipelines
 
 
 def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs: Any) -> EvolvingConfig:

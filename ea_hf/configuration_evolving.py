@@ -32,12 +32,15 @@ class EvolvingConfig:
     # Model types whose checkpoints have the same layout but for the evolution modules.
     vanilla_model_types: tuple[str, ...] = ()
 
-    # The values of `CODE_REFERENCES` for the configuration's file, set by `auto.register`. In remote code it is empty, and
-    # the configuration has them as attributes, read from its file.
-    code_references: dict[str, dict[str, Any]] = {}
+    # In which file that travels with a checkpoint Auto classes and pipelines find their classes, for `auto_map` and
+    # `custom_pipelines` of the configuration's file. Set where the family is registered. In remote code they are empty, and
+    # the configuration has `auto_map` and `custom_pipelines` as attributes, read from its file.
+    family_auto_map: dict[str, str] = {}
+    family_pipelines: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**{name: value for name, value in kwargs.items() if name not in self.code_references})
+        family = self._family_references()
+        super().__post_init__(**{name: value for name, value in kwargs.items() if name not in family})
         self.check()
 
     def check(self) -> None:
@@ -69,9 +72,14 @@ class EvolvingConfig:
         Models call this when they are saved.
         """
         in_remote_code = {name: vars(self)[name] for name in CODE_REFERENCES if name in vars(self)}
-        save_config_with_code(self, self.code_references or in_remote_code, save_directory)
+        save_config_with_code(self, in_remote_code | self._family_references(), save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    @classmethod
+    def _family_references(cls) -> dict[str, dict[str, Any]]:
+        references = {"auto_map": cls.family_auto_map, "custom_pipelines": cls.family_pipelines}
+        return {name: value for name, value in references.items() if value}
 
     # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
     @property

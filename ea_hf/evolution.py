@@ -34,9 +34,6 @@ from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
 
 
-# Transformers finds the functions of this file by one name in the whole process. A checkpoint's remote code is another copy
-# of this file, perhaps of another version, so each copy but the package's has a name of its own.
-ATTENTION_NAME = "evolving" if __name__ == "ea_hf.evolution" else f"evolving_{zlib.crc32(__name__.encode()):08x}"
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
 BLOCKED_BIAS = -1e4
 
@@ -412,6 +409,16 @@ def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return sdpa_mask(*args, **kwargs)
 
 
+def attention_name(name: str) -> str:
+    """Under which name this copy of the file registers an attention function with Transformers.
+
+    Transformers finds a function by one name in the whole process. A checkpoint's remote code is another copy of this file,
+    perhaps of another version, so each copy but the package's has names of its own.
+    """
+    return name if __name__ == "ea_hf.evolution" else f"{name}_{zlib.crc32(__name__.encode()):08x}"
+
+
+ATTENTION_NAME = attention_name("evolving")
 AttentionInterface.register(ATTENTION_NAME, evolving_attention_forward)
 AttentionMaskInterface.register(ATTENTION_NAME, evolving_mask)
 

@@ -64,7 +64,7 @@ def _name_to_pipelines(config: EvolvingConfig) -> None:
 
     They are those of Transformers' own models, to which `AutoModel.register` adds nothing.
     """
-    auto_map = config.code_references.get("auto_map") or getattr(config, "auto_map", {})
+    auto_map = config.family_auto_map or getattr(config, "auto_map", {})
     for auto_name, reference in auto_map.items():
         mapping = getattr(getattr(transformers, auto_name), "_model_mapping", None)
         if mapping is not None:

@@ -39,7 +39,7 @@ def load(directory, auto_name):
         return getattr(transformers, auto_name).from_pretrained(directory, trust_remote_code=True, ignore_mismatched_sizes=True)
     # AutoBackbone loads from the Hub only.
     config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=True)
-    reference = getattr(config, "auto_map", None) or type(config).code_references["auto_map"]
+    reference = type(config).family_auto_map or config.auto_map
     return get_class_from_dynamic_module(reference[auto_name], directory).from_pretrained(directory, config=config)
 
 def outputs_of(model, inputs, options):
@@ -207,7 +207,7 @@ own = load_all()
 assert all(type(model).__module__.startswith("transformers_modules.") for model, _ in remote)
 assert all(type(model).__module__.startswith("ea_hf.") for model, _ in own)
 for model, name in own:
-    reference = model.config.code_references["auto_map"]["AutoModel"].split(".")[0] + "." + name
+    reference = model.config.family_auto_map["AutoModel"].split(".")[0] + "." + name
     late = get_class_from_dynamic_module(reference, f"{checkpoints}/{{name}}").from_pretrained(f"{checkpoints}/{{name}}")
     assert not isinstance(late, type(model)) and not any(isinstance(m, AttentionEvolution) for m in late.modules())
     remote.append((late, name))
