@@ -105,5 +105,5 @@ class EvolvingEncoderConfig(EvolvingConfig):
         super().check()
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
-                family = type(self).__name__.removeprefix("EA").removesuffix("Config")
-                raise ValueError(f"`{name}` is True, but EA-{family} is an encoder. Set {name}=False.")
+                family = self.model_type.upper().replace("_", "-")
+                raise ValueError(f"`{name}` is True, but {family} is an encoder. Set {name}=False.")

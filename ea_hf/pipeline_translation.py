@@ -31,7 +31,8 @@ def find_settings(config: Any, source_lang: str | None, target_lang: str | None)
     if names and not settings:
         raise ValueError(
             f"The checkpoint knows {', '.join(names)}, but the source language is {source_lang} and the target language "
-            f"{target_lang}. Choose both from these."
+            f"{target_lang}. Choose both from these (`src_lang` and `tgt_lang`; of a script --source_lang and --target_lang, or "
+            "--source_prefix)."
         )
     return settings
 

@@ -109,9 +109,9 @@ def load_translator(args: argparse.Namespace) -> Translator:
     device = args.device or torch.accelerator.current_accelerator() or "cpu"
     try:
         settings = find_settings(model.config, args.source_lang, args.target_lang)
-    except ValueError as error:
+    except ValueError:
         if args.source_prefix is None:
-            raise ValueError(f"{error} Pass --source_lang and --target_lang, or --source_prefix.") from error
+            raise
         settings = {}
     prefix = settings.get("prefix", "") if args.source_prefix is None else args.source_prefix
     length = args.max_target_length or settings.get("max_length") or model.generation_config.max_new_tokens or 128
