@@ -37,7 +37,8 @@ model = {auto_class}.from_pretrained("{location}", trust_remote_code=True)
 {processor_name} = {processor_class}.from_pretrained("{location}", trust_remote_code=True)
 ```
 
-The model's code lies beside its weights. Where `ea_hf` is installed, `import ea_hf` takes the place of `trust_remote_code=True`.
+The model's code lies beside its weights. Where `ea_hf` is installed, no remote code is needed: after `import ea_hf`,
+`{auto_class}.from_pretrained("{location}")` loads it.
 
 ## Results
 
