@@ -9,6 +9,7 @@ from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
@@ -34,6 +35,15 @@ from .modeling_ea_resnet import (
     EAResNetForImageClassification,
     EAResNetModel,
     EAResNetPreTrainedModel,
+)
+from .modeling_ea_roberta import (
+    EARobertaForMaskedLM,
+    EARobertaForMultipleChoice,
+    EARobertaForQuestionAnswering,
+    EARobertaForSequenceClassification,
+    EARobertaForTokenClassification,
+    EARobertaModel,
+    EARobertaPreTrainedModel,
 )
 from .modeling_ea_t5 import (
     EAT5EncoderModel,
@@ -76,6 +86,14 @@ __all__ = [
     "EAResNetForImageClassification",
     "EAResNetModel",
     "EAResNetPreTrainedModel",
+    "EARobertaConfig",
+    "EARobertaForMaskedLM",
+    "EARobertaForMultipleChoice",
+    "EARobertaForQuestionAnswering",
+    "EARobertaForSequenceClassification",
+    "EARobertaForTokenClassification",
+    "EARobertaModel",
+    "EARobertaPreTrainedModel",
     "EAT5Config",
     "EAT5EncoderModel",
     "EAT5ForConditionalGeneration",

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_evolving import EvolvingConfig
-from .evolution import EvolutionState, MapConvolution
+from .evolution import ATTENTION_NAME, EvolutionState, MapConvolution, is_evolving_name
 
 
 def evolving_forward(forward: Callable) -> Callable:
@@ -49,15 +50,25 @@ def evolving_forward(forward: Callable) -> Callable:
 
 
 def _check_attn_implementation(attn_implementation: str | None) -> str:
-    if attn_implementation is None:
-        return "evolving"
-    if attn_implementation not in ("eager", "evolving"):
+    if attn_implementation not in (None, "eager") and not is_evolving_name(attn_implementation):
         raise ValueError(
             f"`attn_implementation` is {attn_implementation!r}, but evolving attention hands the attention scores "
             "from layer to layer, and fused kernels never write them out. Leave it out, or choose "
             '"evolving" ("eager" means the same).'
         )
-    return attn_implementation
+    return "eager" if attn_implementation == "eager" else ATTENTION_NAME
+
+
+def _name_to_pipelines(config: EvolvingConfig) -> None:
+    """Enters a family's class names into the tables in which `pipeline` looks up whether it supports a model.
+
+    They are those of Transformers' own models, to which `AutoModel.register` adds nothing.
+    """
+    auto_map = config.family_auto_map or getattr(config, "auto_map", {})
+    for auto_name, reference in auto_map.items():
+        mapping = getattr(getattr(transformers, auto_name), "_model_mapping", None)
+        if mapping is not None:
+            mapping._model_mapping[config.model_type] = reference.split(".")[-1]
 
 
 class EvolvingPreTrainedModel:
@@ -77,6 +88,7 @@ class EvolvingPreTrainedModel:
     def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
         config.check()
         super().__init__(config, *args, **kwargs)
+        _name_to_pipelines(config)
 
     def post_init(self) -> None:
         """Makes what the vanilla constructor has built evolving, before new weights are initialized.

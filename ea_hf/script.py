@@ -141,7 +141,9 @@ def run(
     if accelerator.is_main_process:
         write_json(args.output_dir / RESULTS_FILE, results)
         if not args.eval_only:
-            save_model_card(args.output_dir, args, config, metrics=scores | details, **model_card)
+            save_model_card(
+                args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
+            )
     model = accelerator.unwrap_model(model)
     end_training(accelerator)
     if accelerator.is_main_process and args.push_to_hub:

@@ -167,6 +167,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hub_model_id", help="Default: the name of --output_dir, under your account.")
     group.add_argument("--hub_token", help="Default: the token of `hf auth login`.")
     group.add_argument("--hub_private_repo", action="store_true")
+    group.add_argument("--license", help="Of the weights, for the model card. Default: the base model's.")
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@
     torchrun --nproc_per_node 2 glue/run_glue.py ...      # several processes, on GPUs or on CPUs
     accelerate launch glue/run_glue.py ...                # as `accelerate config` says
 
-A vanilla BERT becomes an EA-BERT on the fly; an evolving checkpoint is loaded as it is.
+A vanilla BERT or RoBERTa becomes an EA-BERT or EA-RoBERTa on the fly; an evolving checkpoint is loaded as it is.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ea_hf import evolving_config_from_pretrained
+from ea_hf import EARobertaConfig, evolving_config_from_pretrained
 from ea_hf.batching import predict
 from ea_hf.script import add_evolution_arguments, check_arguments, check_vocabulary, evolution_overrides, run
 from ea_hf.training import (
@@ -182,6 +182,8 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
     copy_weights_from_file(model)
     check_vocabulary(model, tokenizer, args.model_name_or_path)
     longest = getattr(config, "max_position_embeddings", args.max_length)
+    if isinstance(config, EARobertaConfig):  # counts positions from the one after the padding token's id
+        longest -= config.pad_token_id + 1
     if args.max_length > longest:
         raise ValueError(f"--max_length is {args.max_length}, but {args.model_name_or_path} ends at {longest} tokens.")
     return model, tokenizer

@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import tiny_bert
 import tiny_images
+import tiny_roberta
 import tiny_t5
 from datasets import Dataset, DatasetInfo
 from datasets.arrow_writer import ArrowWriter
@@ -26,6 +27,10 @@ def write_bert(directory: Path) -> None:
     BertForMaskedLM(BertConfig.from_pretrained(directory)).save_pretrained(directory)
 
 
+def write_roberta(directory: Path) -> None:
+    tiny_roberta.write_checkpoint(directory, max_position_embeddings=514)
+
+
 def write_t5(directory: Path) -> None:
     tiny_t5.write_checkpoint(directory, feed_forward_proj="relu")
 
@@ -38,6 +43,7 @@ def write_vit(directory: Path) -> None:
 
 # By their names on the Hub.
 MODELS: dict[str, Callable[[Path], None]] = {
+    "FacebookAI/roberta-base": write_roberta,
     "google-bert/bert-base-uncased": write_bert,
     "google-t5/t5-small": write_t5,
     "google/vit-base-patch16-224-in21k": write_vit,

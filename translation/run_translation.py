@@ -33,6 +33,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.batching import predict
+from ea_hf.pipeline_translation import find_task
 from ea_hf.script import (
     add_evolution_arguments,
     check_arguments,
@@ -207,11 +208,6 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
     model.generation_config.max_length = None
     model.generation_config.max_new_tokens = args.val_max_target_length
     return model, tokenizer
-
-
-def find_task(config: Any, source_lang: str, target_lang: str) -> dict[str, Any]:
-    """A checkpoint's own settings for two languages, such as T5's prefix."""
-    return (getattr(config, "task_specific_params", None) or {}).get(f"translation_{source_lang}_to_{target_lang}", {})
 
 
 def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> EAT5Config:
