@@ -7,6 +7,7 @@ Importing this package registers its configurations and models with Transformers
 
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
@@ -21,6 +22,7 @@ from .modeling_ea_bert import (
     EABertModel,
     EABertPreTrainedModel,
 )
+from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import (
     EAResNetBackbone,
     EAResNetForImageClassification,
@@ -73,5 +75,7 @@ __all__ = [
     "EAViTForMaskedImageModeling",
     "EAViTModel",
     "EAViTPreTrainedModel",
+    "EvolvedConfig",
+    "evolve",
     "evolving_config_from_pretrained",
 ]

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
@@ -82,6 +83,7 @@ def register() -> None:
     """Makes Transformers' Auto classes know all families. Repeating it is harmless."""
     for config_class, _ in FAMILIES:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoConfig.register(EvolvedConfig.model_type, EvolvedConfig, exist_ok=True)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
