@@ -13,6 +13,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, AttentionInterface, Cache, PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, CompileableContextVar
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
 from .evolution import (
@@ -36,8 +37,6 @@ from .evolution import (
 )
 from .modeling_evolving import EvolvingPreTrainedModel, add_maps, check_gradient_checkpointing
 
-
-_active_state = CompileableContextVar("evolution_state")
 
 # Arguments of attention functions that change the scores or the softmax in a way that the equations do not have.
 FOREIGN_ARGUMENTS = {
@@ -54,6 +53,26 @@ FOREIGN_ARGUMENTS = {
 }
 CROSS_ATTENTION_NAMES = re.compile(r"enc(oder|dec)_?att|cross_?att", re.IGNORECASE)
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
+
+
+class ActiveState:
+    """The state of the forward pass that is running, in each thread its own."""
+
+    def __init__(self):
+        self._variable: ContextVar[EvolvedState | None] = ContextVar("evolution_state", default=None)
+        self._while_compiling: EvolvedState | None = None  # torch.compile cannot trace a ContextVar
+
+    def get(self) -> "EvolvedState | None":
+        if torch.compiler.is_dynamo_compiling():
+            return self._while_compiling
+        # Where the compiler has broken the graph, a part of the model runs as it is.
+        return self._variable.get() or self._while_compiling
+
+    def set(self, state: "EvolvedState | None") -> None:
+        if torch.compiler.is_dynamo_compiling():
+            self._while_compiling = state
+        else:
+            self._variable.set(state)
 
 
 class EvolvedState(EvolutionState):
@@ -126,10 +145,18 @@ class EvolvedState(EvolutionState):
                 f"The chain {evolution.chain!r} has {queries} queries and {keys} keys, but evolving self-attention that is not "
                 "causal needs as many keys as queries. Prefixes of keys and caches are not for it."
             )
+        if evolution.is_causal and not evolution.is_cross_attention and past_length is None and queries != keys:
+            raise RuntimeError(
+                f"The chain {evolution.chain!r} has {queries} queries and {keys} keys, but its attention modules get no cache "
+                "that could hold the maps of the earlier ones. Use the model without a cache."
+            )
         known = self._blocked.get(evolution.chain)
         if attention_mask is not None and not _is_traced() and (known is None or known[0] is not attention_mask):
             _check_mask(evolution, queries, keys, attention_mask, past_length)
         return super().where_blocked(evolution, queries, keys, attention_mask, past_length)
+
+
+_active_state = ActiveState()
 
 
 def _check_mask(
@@ -255,14 +282,11 @@ def _evolved_forward(forward: Callable) -> Callable:
 
 def _run_with(state: EvolvedState | None, function: Callable, *args: Any, **kwargs: Any) -> Any:
     outer = _active_state.get()
-    token = _active_state.set(state)
+    _active_state.set(state)
     try:
         return function(*args, **kwargs)
     finally:
-        if outer is None:
-            _active_state.reset(token)
-        else:
-            _active_state.set(outer)
+        _active_state.set(outer)
 
 
 def _checkpoint(checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -276,7 +300,9 @@ def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     if state is None:
         return
     arguments = {**dict(zip(module.evolution.argument_names, args, strict=False)), **kwargs}
-    state.cache = arguments.get("past_key_values")
+    state.cache = next((value for value in arguments.values() if isinstance(value, Cache)), None)
+    if state.cache is not None and getattr(module, "layer_idx", None) is None:
+        raise ValueError(f"{type(module).__name__} has no `layer_idx`, by which a cache would hold its maps. Use no cache.")
     has_other_keys = arguments.get("key_value_states", arguments.get("encoder_hidden_states")) is not None
     if has_other_keys != module.evolution.is_cross_attention:
         expected = ("cross" if module.evolution.is_cross_attention else "self") + "-attention"
@@ -412,10 +438,6 @@ def _find_chains(model: PreTrainedModel) -> list[Chain]:
         siblings = [other for other in self_patterns if _owner(model, groups[other][0][0]) is owner]
         is_causal = any(_is_causal(groups[other][0][1], owner) for other in siblings if is_cross[pattern])
         is_causal = is_causal or (not is_cross[pattern] and _is_causal(attentions[0], owner))
-        if is_causal and any(getattr(attention, "layer_idx", None) is None for attention in attentions):
-            raise ValueError(
-                f"The layers {pattern!r} of {type(model).__name__} have no `layer_idx`, by which a cache would hold their maps."
-            )
         label = "cross" if is_cross[pattern] else _label(pattern, self_patterns)
         chains.append(Chain(pattern, label, attentions, heads.pop(), is_causal, is_cross[pattern]))
     return chains
