@@ -12,6 +12,7 @@ number of images. Of an encoder-decoder model the encoder is exported. `export` 
 import argparse
 import inspect
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ Inputs = dict[str, torch.Tensor]
 
 
 def export(
-    model: PreTrainedModel, inputs: Inputs, dynamic_shapes: dict[str, dict[int, Dim]], output: str | Path
+    model: PreTrainedModel, inputs: Inputs, dynamic_shapes: dict[str, dict[int, Any]], output: str | Path
 ) -> list[str]:
     """Writes a model to a file.
 
@@ -63,24 +64,37 @@ def export(
             torch.export.save(program, output)
         else:
             torch.onnx.export(
-                program, f=output, input_names=list(inputs), output_names=names, dynamo=True, verbose=False, external_data=False
+                program,
+                f=output,
+                input_names=list(inputs),
+                output_names=names,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
             )
     return names
 
 
-def largest_difference(model: PreTrainedModel, inputs: Inputs, exported: str | Path) -> float:
-    """The largest difference between the outputs of an exported file and of the model it came from."""
-    with torch.no_grad():
-        expected = model(**inputs)
-        if Path(exported).suffix == ".pt2":
-            outputs = list(torch.export.load(exported).module()(**inputs).values())
-        else:
-            import onnxruntime
+def load_exported(path: str | Path) -> Callable[[Inputs], list[torch.Tensor]]:
+    """An exported file as a function from inputs by name to outputs in order."""
+    if Path(path).suffix == ".pt2":
+        module = torch.export.load(path).module()
+        return lambda inputs: list(module(**inputs).values())
+    import onnxruntime
 
-            session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-            arrays = session.run(None, {name: values.numpy() for name, values in inputs.items()})
-            outputs = [torch.from_numpy(array) for array in arrays]
-    return max((a - b).abs().max().item() for a, b in zip(outputs, expected.values(), strict=True))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda inputs: [
+        torch.from_numpy(array) for array in session.run(None, {name: x.numpy() for name, x in inputs.items()})
+    ]
+
+
+@torch.no_grad()
+def largest_difference(
+    model: PreTrainedModel, exported: Callable[[Inputs], list[torch.Tensor]], inputs: Inputs
+) -> float:
+    """The largest difference between the outputs of a model and of the file that was exported from it."""
+    pairs = zip(exported(inputs), model(**inputs).values(), strict=True)
+    return max((actual - expected).abs().max().item() for actual, expected in pairs)
 
 
 def load_encoder(checkpoint: str) -> PreTrainedModel:
@@ -129,16 +143,19 @@ def example_inputs(model: PreTrainedModel, batch: int = 2, length: int = 8, imag
     )
 
 
-def open_axes(inputs: Inputs) -> dict[str, dict[int, Dim]]:
+def open_axes(inputs: Inputs) -> dict[str, dict[int, Any]]:
     """The number of sequences or images stays open, and the length of sequences."""
-    batch, length = Dim("batch"), Dim("length")
-    return {name: {0: batch, 1: length} if values.ndim == 2 else {0: batch} for name, values in inputs.items()}
+    return {
+        name: dict.fromkeys(range(2) if values.ndim == 2 else range(1), Dim.DYNAMIC) for name, values in inputs.items()
+    }
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="directory, or name on the Hub")
-    parser.add_argument("--output", required=True, help="the file to write: model.onnx, or model.pt2 for torch.export.load")
+    parser.add_argument(
+        "--output", required=True, help="the file to write: model.onnx, or model.pt2 for torch.export.load"
+    )
     parser.add_argument("--image_size", type=int, help="side of the images; the configuration's, or 224, if not given")
     return parser.parse_args(arguments)
 
@@ -152,8 +169,9 @@ def main(arguments: list[str] | None = None) -> None:
     inputs = example_inputs(model, **image)
     names = export(model, inputs, open_axes(inputs), args.output)
     sizes = ((2, 8), (1, 5), (3, 13))
+    exported = load_exported(args.output)
     difference = max(
-        largest_difference(model, example_inputs(model, batch, length, **image), args.output) for batch, length in sizes
+        largest_difference(model, exported, example_inputs(model, batch, length, **image)) for batch, length in sizes
     )
     print(f"{args.output}: from {', '.join(inputs)} to {', '.join(names)}")
     print(f"largest difference from PyTorch, with other numbers and lengths: {difference:.1e}")

@@ -224,7 +224,9 @@ def evolved_attention_forward(
         )
     for name, meaning in FOREIGN_ARGUMENTS.items():
         if kwargs.get(name) is not None:
-            raise ValueError(f"{type(module).__name__} asks for {meaning} (`{name}`), which evolving attention cannot do.")
+            raise ValueError(
+                f"{type(module).__name__} asks for {meaning} (`{name}`), which evolving attention cannot do."
+            )
     evolution = module.evolution
     if attention_mask is None and kwargs.get("is_causal") and not evolution.is_causal:
         raise ValueError(
@@ -302,7 +304,9 @@ def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     arguments = {**dict(zip(module.evolution.argument_names, args, strict=False)), **kwargs}
     state.cache = next((value for value in arguments.values() if isinstance(value, Cache)), None)
     if state.cache is not None and getattr(module, "layer_idx", None) is None:
-        raise ValueError(f"{type(module).__name__} has no `layer_idx`, by which a cache would hold its maps. Use no cache.")
+        raise ValueError(
+            f"{type(module).__name__} has no `layer_idx`, by which a cache would hold its maps. Use no cache."
+        )
     has_other_keys = arguments.get("key_value_states", arguments.get("encoder_hidden_states")) is not None
     if has_other_keys != module.evolution.is_cross_attention:
         expected = ("cross" if module.evolution.is_cross_attention else "self") + "-attention"
@@ -364,7 +368,9 @@ def register_models(config_class: type[EvolvedConfig]) -> None:
         if not name.startswith("Auto") or mapping is None or config_class.vanilla_class not in mapping:
             continue
         vanilla = mapping[config_class.vanilla_class]
-        evolved = tuple(evolved_model_class(model) for model in (vanilla if isinstance(vanilla, tuple) else (vanilla,)))
+        evolved = tuple(
+            evolved_model_class(model) for model in (vanilla if isinstance(vanilla, tuple) else (vanilla,))
+        )
         mapping.register(config_class, evolved if len(evolved) > 1 else evolved[0], exist_ok=True)
         if len(evolved) == 1:
             config_class.family_auto_map[name] = f"{__name__.split('.')[-1]}.{evolved[0].__name__}"
@@ -487,7 +493,9 @@ def _refuse_what_is_not_exact(model: PreTrainedModel, chains: list[Chain]) -> No
     for config in configs.values():
         window = getattr(config, "sliding_window", None)
         if window is not None and getattr(config, "use_sliding_window", True):
-            raise ValueError(f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact.")
+            raise ValueError(
+                f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact."
+            )
         kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "attention"}
         if kinds:
             raise ValueError(
@@ -520,7 +528,9 @@ def _check_own_attention(attention: nn.Module, num_heads: int) -> None:
     function = _attention_function(attention)
     names = [name for name in function.__code__.co_names if "eager_attention_forward" in name]
     if not names:
-        raise ValueError(f"{type(attention).__name__} has no eager attention function, with which evolving attention must agree.")
+        raise ValueError(
+            f"{type(attention).__name__} has no eager attention function, with which evolving attention must agree."
+        )
     device = next((parameter.device for parameter in attention.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     key_heads = num_heads // getattr(attention, "num_key_value_groups", 1)
@@ -533,7 +543,9 @@ def _check_own_attention(attention: nn.Module, num_heads: int) -> None:
         actual, _ = function.__globals__[names[0]](attention, query, key, value, mask, scaling=0.3, dropout=0.0)
         key, value = (states.repeat_interleave(num_heads // key_heads, dim=1) for states in (key, value))
         expected = torch.softmax(torch.matmul(query, key.transpose(2, 3)) * 0.3 + mask, dim=-1).matmul(value)
-    if actual.shape != expected.transpose(1, 2).shape or not torch.allclose(actual, expected.transpose(1, 2), atol=1e-5):
+    if actual.shape != expected.transpose(1, 2).shape or not torch.allclose(
+        actual, expected.transpose(1, 2), atol=1e-5
+    ):
         raise ValueError(
             f"{type(attention).__name__} does more than softmax(scores + mask), such as attention sinks, which the equations of "
             "evolving attention do not have."

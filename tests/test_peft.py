@@ -84,7 +84,9 @@ def test_only_lora_and_the_convolutions_are_trained(setting):
     for name in convolutions:
         original = state[name.replace("modules_to_save.default", "original_module")]
         assert not torch.equal(state[name], original)
-        assert torch.equal(original, before[name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")])
+        assert torch.equal(
+            original, before[name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")]
+        )
     with peft_model.disable_adapter():
         assert_close_outputs(run(peft_model, inputs), run(base, inputs), atol=0.0)
 
