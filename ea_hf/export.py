@@ -21,7 +21,7 @@ from torch.export import Dim
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-import ea_hf  # noqa: F401  # registers the families
+import ea_hf  # registers the families
 
 
 # Largest difference between the outputs of the file and those of PyTorch, in float32.

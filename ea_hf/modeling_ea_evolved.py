@@ -29,7 +29,6 @@ from .evolution import (
     BLOCKED_BIAS,
     AttentionEvolution,
     EvolutionState,
-    MapConvolution,
     _is_blocked,
     _is_traced,
     check_evolution,

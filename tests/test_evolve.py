@@ -15,60 +15,38 @@ from typing import Any
 import pytest
 import torch
 from models import randomize
+from test_exactness import run
+from test_exactness import tensors as tensors_of_one
 from torch.testing import assert_close
 from transformers import (
-    AlbertConfig,
     AlbertModel,
     AutoConfig,
     AutoModel,
-    BartConfig,
     BartForConditionalGeneration,
-    BertConfig,
     BertForSequenceClassification,
-    CLIPConfig,
     CLIPModel,
-    DebertaV2Config,
     DebertaV2Model,
-    DeiTConfig,
     DeiTForImageClassification,
-    DistilBertConfig,
     DistilBertForMaskedLM,
     DynamicCache,
-    ElectraConfig,
     ElectraForMaskedLM,
-    Gemma2Config,
     Gemma2ForCausalLM,
-    GPT2Config,
     GPT2LMHeadModel,
-    GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    GptOssConfig,
     GptOssForCausalLM,
-    LlamaConfig,
     LlamaForCausalLM,
-    M2M100Config,
     M2M100ForConditionalGeneration,
-    MarianConfig,
     MarianMTModel,
-    MBartConfig,
     MBartForConditionalGeneration,
-    MistralConfig,
     MistralForCausalLM,
-    OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
-    Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen3Config,
     Qwen3ForCausalLM,
-    RobertaConfig,
     RobertaForMaskedLM,
     StaticCache,
-    T5Config,
     T5ForConditionalGeneration,
-    Wav2Vec2Config,
     Wav2Vec2Model,
-    WhisperConfig,
     WhisperForConditionalGeneration,
 )
 from transformers.utils import ModelOutput
@@ -277,20 +255,11 @@ one_of_each_kind = pytest.mark.parametrize(
 )
 
 
-def run(model, inputs, **kwargs):
-    with torch.no_grad():
-        return model(**inputs, **kwargs)
-
-
 def tensors(outputs):
-    """The tensors of an output by name, also those within tuples and outputs of parts."""
-    found = {}
+    """The tensors of an output by name, also those within the outputs of parts."""
+    found = tensors_of_one(outputs)
     for name, value in outputs.items():
-        if isinstance(value, torch.Tensor):
-            found[name] = value
-        elif isinstance(value, tuple):
-            found.update({f"{name}.{index}": item for index, item in enumerate(value) if item is not None})
-        elif isinstance(value, ModelOutput):
+        if isinstance(value, ModelOutput):
             found.update({f"{name}.{key}": item for key, item in tensors(value).items()})
     return found
 
@@ -345,7 +314,7 @@ def test_padding_changes_nothing(family, kernel_size):
     model = family.evolving(kernel_size=kernel_size).double()
     lengths = (9, 4, 6)
     together = main_output(run(model, double(family.inputs(lengths, width=12))))
-    for row, length in enumerate(lengths):
+    for row in range(len(lengths)):
         alone = {name: values[row : row + 1] for name, values in double(family.inputs(lengths, width=12)).items()}
         for name in list(alone):
             if "mask" in name:
