@@ -19,7 +19,6 @@ from ea_hf.export import TOLERANCE, export, largest_difference, load_exported, m
 ENCODERS = [case for case in BASE_CASES if not case.config().is_encoder_decoder]
 ENCODERS += [case for case in CASES if str(case) == "EAT5EncoderModel"]
 every_encoder = pytest.mark.parametrize("case", ENCODERS, ids=str)
-every_format = pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 
 
 def without_convolution(model):
@@ -31,13 +30,12 @@ def without_convolution(model):
     return other
 
 
-@every_format
 @every_encoder
-def test_exported_file_computes_the_same(case, suffix, tmp_path):
+def test_exported_file_computes_the_same(case, tmp_path):
     model = case.model()
     example = case.batch([9, 4], width=11).inputs
-    export(model, example, case.inputs.dynamic_shapes(example), tmp_path / f"model.{suffix}")
-    exported = load_exported(tmp_path / f"model.{suffix}")
+    export(model, example, case.inputs.dynamic_shapes(example), tmp_path / "model.onnx")
+    exported = load_exported(tmp_path / "model.onnx")
     sizes = (((9, 4), 11), ((5, 1, 7, 2, 3), 8), ((16, 17, 2), 19))
     for index, (lengths, width) in enumerate(sizes):
         inputs = case.batch(lengths, case.inputs.paddings[index % len(case.inputs.paddings)], width).inputs
@@ -45,12 +43,11 @@ def test_exported_file_computes_the_same(case, suffix, tmp_path):
         assert largest_difference(without_convolution(model), exported, inputs) > 10 * TOLERANCE
 
 
-@every_format
-def test_ea_resnet_computes_the_same(suffix, tmp_path):
+def test_ea_resnet_computes_the_same(tmp_path):
     model = tiny_model()
     shapes = Images().dynamic_shapes({"pixel_values": images()})
-    export(model, {"pixel_values": images()}, shapes, tmp_path / f"model.{suffix}")
-    exported = load_exported(tmp_path / f"model.{suffix}")
+    export(model, {"pixel_values": images()}, shapes, tmp_path / "model.onnx")
+    exported = load_exported(tmp_path / "model.onnx")
     for count in (1, 2, 5):
         assert largest_difference(model, exported, {"pixel_values": images(count, seed=count)}) <= TOLERANCE
 
