@@ -29,7 +29,9 @@ from transformers import (
     DeiTForImageClassification,
     DistilBertForMaskedLM,
     DynamicCache,
+    ElectraConfig,
     ElectraForMaskedLM,
+    ElectraTokenizer,
     Gemma2ForCausalLM,
     GPT2LMHeadModel,
     GPTNeoXForCausalLM,
@@ -48,6 +50,7 @@ from transformers import (
     T5ForConditionalGeneration,
     Wav2Vec2Model,
     WhisperForConditionalGeneration,
+    pipeline,
 )
 from transformers.utils import ModelOutput
 
@@ -503,6 +506,18 @@ def test_the_base_model_of_a_checkpoint_loads(tmp_path):
     assert not info["missing_keys"]
     inputs = FAMILIES[0].inputs()
     assert_same(run(base, inputs), run(model.electra, inputs))
+
+
+def test_the_tokenizer_of_a_checkpoint_is_found_and_a_pipeline_runs(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
+    tokenizer = ElectraTokenizer(str(tmp_path / "vocab.txt"))
+    config = ElectraConfig(**{**TEXT, "embedding_size": 16, "vocab_size": len(tokenizer)})
+    ea_hf.evolve(ElectraForMaskedLM(config)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    fill_mask = pipeline("fill-mask", model=str(tmp_path / "model"))
+    assert type(fill_mask.model).__name__ == "EvolvedElectraForMaskedLM"
+    assert fill_mask.tokenizer.vocab_size == len(tokenizer)
+    assert len(fill_mask("a b [MASK] c")) == 5
 
 
 def test_vanilla_classes_report_an_evolving_checkpoint(tmp_path, transformers_log):
