@@ -8,6 +8,7 @@ Importing this package registers its configurations and models with Transformers
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
@@ -30,6 +31,7 @@ from .modeling_ea_dc_transformer import (
     EADCTransformerModel,
     EADCTransformerPreTrainedModel,
 )
+from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import (
     EAResNetBackbone,
     EAResNetForImageClassification,
@@ -105,5 +107,7 @@ __all__ = [
     "EAViTForMaskedImageModeling",
     "EAViTModel",
     "EAViTPreTrainedModel",
+    "EvolvedConfig",
+    "evolve",
     "evolving_config_from_pretrained",
 ]

@@ -34,6 +34,7 @@ from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
@@ -124,6 +125,7 @@ def register() -> None:
     for config_class in CONFIGS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.family_auto_map, config_class.family_pipelines = _code_references(config_class)
+    AutoConfig.register(EvolvedConfig.model_type, EvolvedConfig, exist_ok=True)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
