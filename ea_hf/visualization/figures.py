@@ -120,7 +120,8 @@ def draw_layers(maps: ExampleMaps, chain: str | None = None, head: int | None = 
             for axis, values, (part, is_vanilla) in zip(
                 row[first + start : first + stop], panels[start:stop], columns[start:stop], strict=True
             ):
-                image = draw_map(axis, values, part, limit, drawn.queries, drawn.keys)
+                names = (None, None) if drawn.grid else (drawn.queries, drawn.keys)
+                image = draw_map(axis, values, part, limit, *names)
                 if drawn.grid:
                     _hide_ticks(axis)
                 axis.set_title(_title(part, layer, is_vanilla, maps.activation), fontsize=8, parse_math=False)

@@ -2,7 +2,8 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const state = { chain: 0, layer: 0, head: 0, part: "evolved", query: 0, key: 0 };
+// The second layer is the first one whose map has several parts.
+const state = { chain: 0, layer: 1, head: 0, part: "evolved", query: 0, key: 0 };
 const PICTURE_SIDE = 340; // pixels
 const SMALLEST_NAMED_CELL = 11; // pixels; below this no name is legible
 
@@ -43,16 +44,18 @@ function valuesOf(chain, layer, name, head) {
   return (query, key) => integers[(head * queries + query) * keys + key] * scale;
 }
 
+const valuesNow = (name) => valuesOf(currentChain(), currentLayer(), name, state.head);
+
 function largest(layer, name, head) {
   return layer.maps[name] ? layer.maps[name].scales[head] * 32767 : 0;
 }
 
-/** The value at which colours are strongest. */
-function limitOf(part) {
+/** The value at which the colours of a map are strongest. */
+function limitOf(part, mapName) {
   const names = data.parts.filter((other) => other.isProbability === part.isProbability).map((other) => other.name);
   names.push(vanillaName(part));
   const values = {
-    map: () => [part.name, vanillaName(part)].map((name) => largest(currentLayer(), name, state.head)),
+    map: () => [largest(currentLayer(), mapName, state.head)],
     layer: () => names.map((name) => largest(currentLayer(), name, state.head)),
     chain: () =>
       currentChain().layers.flatMap((layer) =>
@@ -117,9 +120,8 @@ function paintCells(canvas, part, values, limit) {
 }
 
 function colorScale(part, limit) {
-  const colors = part.isProbability ? part.colors : part.colors;
   const bar = element("div", { className: "bar" });
-  bar.style.background = `linear-gradient(to right, ${colors.join(", ")})`;
+  bar.style.background = `linear-gradient(to right, ${part.colors.join(", ")})`;
   const shares = part.isProbability ? [0, 0.5, 1] : [-1, -0.5, 0, 0.5, 1];
   const numbers = shares.map((share) => element("span", { textContent: format(Number((share * limit).toPrecision(3))) }));
   return element(
@@ -142,16 +144,34 @@ function choose(query, key) {
   showPair();
 }
 
+/** The value under the pointer, beside it. */
+function showTip(event, name) {
+  const chain = currentChain();
+  const [query, key] = [chain.queries[state.query], chain.keys[state.key]];
+  const value = isBlocked(chain, state.query, state.key) ? "masked" : format(valuesNow(name)(state.query, state.key));
+  const names = [query, " → ", key].map((text) => element("bdi", { textContent: text }));
+  byId("tip").replaceChildren(...names, element("b", { textContent: value }));
+  byId("tip").hidden = false;
+  const { offsetWidth, offsetHeight } = byId("tip");
+  byId("tip").style.left = `${Math.max(4, Math.min(event.clientX + 16, innerWidth - offsetWidth - 20))}px`;
+  const below = event.clientY + 20;
+  byId("tip").style.top = `${below + offsetHeight > innerHeight ? event.clientY - offsetHeight - 12 : below}px`;
+}
+
+function hideTip() {
+  byId("tip").hidden = true;
+}
+
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 /** A whole map, with the names of its rows and columns. */
 class Matrix {
-  constructor(part, values, limit, label) {
+  constructor(part, name, limit, label) {
     const chain = currentChain();
     this.canvas = element("canvas", { tabIndex: 0, className: "map" });
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", `${label}. Arrow keys choose a pair; its values are read below.`);
-    paintCells(this.canvas, part, values, limit);
+    paintCells(this.canvas, part, valuesNow(name), limit);
     this.cell = element("div", { className: "cell" });
     this.seconds = [chain.secondQuery, chain.secondKey].map((start) =>
       start === null ? null : element("div", { className: "second" }),
@@ -168,8 +188,10 @@ class Matrix {
         Math.floor(((event.clientY - box.top) / box.height) * chain.queries.length),
         Math.floor(((event.clientX - box.left) / box.width) * chain.keys.length),
       );
+      showTip(event, name);
     };
     this.canvas.addEventListener("pointermove", pointed);
+    this.canvas.addEventListener("pointerleave", hideTip);
     this.canvas.addEventListener("pointerdown", pointed);
     this.canvas.addEventListener("keydown", (event) => {
       if (!(event.key in ARROWS)) return;
@@ -228,13 +250,14 @@ class Matrix {
 
 /** One row of a map, laid out as the parts of the image; or the image itself, if there is no part to show. */
 class Picture {
-  constructor(part, values, limit, label) {
-    Object.assign(this, { part, values, limit });
+  constructor(part, name, limit, label) {
+    Object.assign(this, { part, limit, values: part && valuesNow(name) });
     const chain = currentChain();
     [this.gridRows, this.gridColumns] = chain.grid;
     this.leading = chain.keys.length - this.gridRows * this.gridColumns;
     this.size = Math.max(2, Math.floor(PICTURE_SIDE / Math.max(this.gridRows, this.gridColumns)));
-    this.top = this.leading ? Math.max(this.size, 18) + 6 : 0;
+    this.leadingSize = Math.min(Math.max(this.size, 18), 28);
+    this.top = this.leading ? this.leadingSize + 6 : 0;
     this.canvas = element("canvas", {
       tabIndex: 0,
       className: part ? "map" : "seen",
@@ -248,10 +271,12 @@ class Picture {
       const scale = this.canvas.width / box.width;
       const index = this.indexAt((event.clientX - box.left) * scale, (event.clientY - box.top) * scale);
       if (index === null) return;
-      if (part && !isPressed) choose(state.query, index);
       if (isPressed) choosePictureQuery(index);
+      else if (part) choose(state.query, index);
+      if (part) showTip(event, name);
     };
     this.canvas.addEventListener("pointermove", (event) => pointed(event, false));
+    this.canvas.addEventListener("pointerleave", hideTip);
     this.canvas.addEventListener("pointerdown", (event) => pointed(event, true));
     this.canvas.addEventListener("keydown", (event) => {
       if (!(event.key in ARROWS)) return;
@@ -268,13 +293,13 @@ class Picture {
   /** Left and upper end of a part of the image, or of a token before them. */
   placeOf(index) {
     const patch = index - this.leading;
-    if (patch < 0) return [index * Math.max(this.size, 18), 0];
+    if (patch < 0) return [index * this.leadingSize, 0];
     return [(patch % this.gridColumns) * this.size, this.top + Math.floor(patch / this.gridColumns) * this.size];
   }
 
   indexAt(x, y) {
     if (y < this.top) {
-      const index = Math.floor(x / Math.max(this.size, 18));
+      const index = Math.floor(x / this.leadingSize);
       return index < this.leading ? index : null;
     }
     const [row, column] = [Math.floor((y - this.top) / this.size), Math.floor(x / this.size)];
@@ -286,7 +311,7 @@ class Picture {
     const context = this.canvas.getContext("2d");
     const chain = currentChain();
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    const sideOf = (index) => (index < this.leading ? Math.max(this.size, 18) : this.size);
+    const sideOf = (index) => (index < this.leading ? this.leadingSize : this.size);
     if (this.leading) {
       context.fillStyle = getComputedStyle(document.body).color;
       context.font = "13px system-ui, sans-serif";
@@ -332,15 +357,15 @@ let shownMaps = [];
 
 function drawMaps() {
   const [chain, layer, part] = [currentChain(), currentLayer(), partNamed(state.part)];
-  const limit = limitOf(part);
   const where = `${chain.title}, layer ${layer.number}, head ${data.heads[state.head]}`;
   const maps = [{ title: part.title, formula: layer.formulas[part.name], name: part.name }];
   if (data.hasVanilla) {
-    const title = `vanilla ${part.isProbability ? "attention" : "scores"}: the same weights without evolution`;
+    const title = `vanilla ${part.isProbability ? "attention" : "scores"}, same weights without evolution`;
     maps.push({ title, formula: layer.vanillaFormulas[part.name], name: vanillaName(part) });
   }
+  for (const map of maps) map.limit = limitOf(part, map.name);
   const View = showsImage() ? Picture : Matrix;
-  shownMaps = maps.map((map) => new View(part, valuesOf(chain, layer, map.name, state.head), limit, `${map.title}, ${where}`));
+  shownMaps = maps.map((map) => new View(part, map.name, map.limit, `${map.title}, ${where}`));
   const figures = maps.map((map, i) =>
     element(
       "figure",
@@ -352,7 +377,7 @@ function drawMaps() {
         element("span", { textContent: `${map.formula}; ${where}` }),
       ),
       shownMaps[i].node,
-      colorScale(part, limit),
+      colorScale(part, map.limit),
     ),
   );
   if (showsImage()) {
@@ -400,8 +425,7 @@ function makeParts() {
 function drawParts() {
   for (const part of data.parts) {
     const { canvas, formula, range } = thumbnails.get(part.name);
-    const limit = limitOf(part);
-    paintCells(canvas, part, valuesOf(currentChain(), currentLayer(), part.name, state.head), limit);
+    paintCells(canvas, part, valuesNow(part.name), limitOf(part, part.name));
     canvas.style.imageRendering = currentChain().keys.length > 84 ? "auto" : "pixelated";
     formula.textContent = currentLayer().formulas[part.name];
     const most = format(Number(largest(currentLayer(), part.name, state.head).toPrecision(3)));
@@ -411,33 +435,36 @@ function drawParts() {
 
 function showPair() {
   const [chain, layer] = [currentChain(), currentLayer()];
-  const named = (names, index) => `${names[index]}`;
-  byId("pair-query").textContent = named(chain.queries, state.query);
-  byId("pair-query").title = byId("pair-key").title = "";
-  byId("pair-key").textContent = named(chain.keys, state.key);
+  byId("pair-query").textContent = chain.queries[state.query];
+  byId("pair-key").textContent = chain.keys[state.key];
+  byId("pair-places").textContent = chain.grid ? "" : `(row ${state.query + 1}, column ${state.key + 1})`;
   byId("explanation").textContent = EXPLANATIONS[state.part];
   const isMasked = isBlocked(chain, state.query, state.key);
-  const value = (name) => valuesOf(chain, layer, name, state.head)(state.query, state.key);
-  const rows = data.parts.map((part) => {
-    let how = layer.formulas[part.name];
+  const value = (name) => valuesNow(name)(state.query, state.key);
+  const columns = data.parts.map((part) => {
     const weight = layer.weights[part.name];
-    if (weight && weight !== 1) how += ` = ${format(weight)} × ${format(value(part.name) / weight)}`;
-    return [part.name, part.title, how, value(part.name)];
+    const how = weight && weight !== 1 ? `${format(weight)} × ${format(value(part.name) / weight)}` : "";
+    return { name: part.name, title: part.title, formula: layer.formulas[part.name], how };
   });
   for (const part of data.hasVanilla ? [partNamed("evolved"), partNamed("attention")] : []) {
-    const name = vanillaName(part);
-    rows.push([name, `vanilla ${part.isProbability ? "attention" : "scores"}`, layer.vanillaFormulas[part.name], value(name)]);
+    const title = `vanilla ${part.isProbability ? "attention" : "scores"}`;
+    columns.push({ name: vanillaName(part), title, formula: layer.vanillaFormulas[part.name], how: "" });
   }
+  const cells = (tag, contentOf) =>
+    columns.map((column) => {
+      const cell = element(tag, {}, ...contentOf(column));
+      cell.classList.toggle("chosen", column.name === state.part);
+      cell.dataset.map = column.name;
+      return cell;
+    });
+  const shown = (column) => (isMasked ? "masked" : format(value(column.name)));
+  byId("pair-titles").replaceChildren(...cells("th", ({ title }) => [title]));
+  byId("pair-formulas").replaceChildren(...cells("td", ({ formula }) => [formula]));
   byId("pair-values").replaceChildren(
-    ...rows.map(([name, title, how, number]) => {
-      const cell = element("td", { className: "value", textContent: isMasked ? "masked" : format(number) });
-      cell.dataset.map = name;
-      const heading = element("th", { scope: "row", textContent: title });
-      const row = element("tr", {}, heading, element("td", { textContent: isMasked ? "" : how }), cell);
-      row.classList.toggle("sum", name === "evolved");
-      row.classList.toggle("chosen", name === state.part);
-      return row;
-    }),
+    ...cells("td", (column) => [
+      element("b", { className: "value", textContent: shown(column) }),
+      element("small", { textContent: column.how && !isMasked ? ` = ${column.how}` : "" }),
+    ]),
   );
 }
 
@@ -476,7 +503,6 @@ function begin() {
   data.chains.forEach((chain, index) => byId("chain").append(element("option", { value: index, textContent: chain.title })));
   byId("chain-label").hidden = data.chains.length === 1;
   byId("head").max = data.heads.length - 1;
-  if (!data.hasVanilla) byId("scale").options[0].textContent = "this map";
   const numbers = { chain: enterChain, layer: draw, head: draw };
   for (const [name, then] of Object.entries(numbers)) {
     byId(name).addEventListener("input", () => {

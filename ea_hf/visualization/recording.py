@@ -116,7 +116,8 @@ def record_maps(
         vanilla: also run the model with both weights 0.
 
     Raises:
-        ValueError: no evolving attention in the model, more than one example, or a layer or head that is not there.
+        ValueError: no evolving attention in the model, more than one example, a layer or head that is not there, or
+            maps with infinite or undefined values.
     """
     model = model.base_model
     evolutions = evolutions_of(model)
@@ -191,6 +192,11 @@ def _record(
     chains: dict[str, list[LayerMaps]] = {}
     for evolution, maps in calls:
         attention = pick(next(weights[names.get(evolution.chain, "attention_maps")]))
+        if not maps["evolved"].isfinite().all():
+            raise ValueError(
+                f"The map of layer {evolution.layer_index + 1} has infinite or undefined values. Load the model in float32, "
+                "and look at its weights if that does not help."
+            )
         number = evolution.layer_index + 1
         if layers is None or number in layers:
             chains.setdefault(evolution.chain, []).append(
