@@ -22,6 +22,7 @@ TITLES = {
 }
 # Tokens that stand before the patches of an image.
 LEADING_TOKENS = ("class token", "distillation token")
+# Where the checkpoint sets no other limit.
 MAX_NEW_TOKENS = 128
 
 
@@ -79,8 +80,9 @@ class ExampleMaps:
 def readable(token: str) -> str:
     """A token with what has no shape of its own, such as spaces and line ends, written out."""
     shown = "".join(
-        "␣" if character.isspace() and character not in "\n\r\t" else
-        repr(character)[1:-1] if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
+        repr(character)[1:-1]
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else ("␣" if character.isspace() else character)
         for character in token
     )
     return shown or "(empty)"
@@ -232,7 +234,9 @@ def _write(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Ten
     if not model.can_generate():
         raise ValueError(f"{type(model).__name__} cannot write a text by itself; give it a target.")
     return model.generate(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=MAX_NEW_TOKENS
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=model.generation_config.max_new_tokens or MAX_NEW_TOKENS,
     )
 
 

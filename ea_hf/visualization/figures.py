@@ -49,7 +49,7 @@ def draw_map(
     if blocked is not None:
         values = values.masked_fill(blocked, torch.nan)
     colors = LinearSegmentedColormap.from_list(part.name, part.colors).with_extremes(bad="0.85")
-    image = axis.imshow(values, cmap=colors, vmin=0 if part.is_probability else -limit, vmax=limit, aspect="equal")
+    image = axis.imshow(values.numpy(), cmap=colors, vmin=0 if part.is_probability else -limit, vmax=limit, aspect="equal")
     _name_axis(axis, "x", "key", keys, rotation=90)
     _name_axis(axis, "y", "query", queries, rotation=0)
     return image
