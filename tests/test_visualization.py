@@ -75,7 +75,7 @@ def assert_parts_add_up(model, inputs):
     for chain, layers in record_maps(model, inputs).items():
         name = model.attention_map_names.get(chain, "attention_maps")
         assert [layer.number for layer in layers] == list(range(1, len(layers) + 1))
-        for layer in layers:
+        for previous, layer in zip([None, *layers], layers, strict=False):
             evolved, attention = left[name].pop(0)[0], left[name.replace("_maps", "s")].pop(0)[0]
             assert_close(layer.evolved, evolved)
             assert_close(layer.attention, attention)
@@ -87,7 +87,6 @@ def assert_parts_add_up(model, inputs):
             else:
                 assert_close(layer.previous, previous.evolved)
                 assert all(part.abs().max() > 0.02 * evolved.abs().max() for part in parts)
-            previous = layer
     assert not any(left.values())
 
 
@@ -108,7 +107,8 @@ def test_scores_are_those_of_query_and_key(bert):
     for index, layer in enumerate(record_maps(model, inputs)["self"]):
         attention = model.encoder.layer[index].attention.self
         query, key = (
-            linear(states[index])[0].unflatten(-1, (4, 8)).transpose(0, 1) for linear in (attention.query, attention.key)
+            linear(states[index])[0].unflatten(-1, (4, 8)).transpose(0, 1)
+            for linear in (attention.query, attention.key)
         )
         assert_close(layer.scores, (query @ key.mT * 8**-0.5).detach(), atol=1e-5, rtol=0)
 
@@ -252,7 +252,9 @@ def test_an_ea_resnet_has_a_grid_for_each_chain(checkpoints):
     assert [chain.grid for chain in maps.chains] == [(8, 8), (4, 4)]
     for chain in maps.chains:
         rows, columns = chain.grid
-        assert chain.layers[0].evolved.shape == (2, rows * columns, rows * columns) and len(chain.keys) == rows * columns
+        assert (
+            chain.layers[0].evolved.shape == (2, rows * columns, rows * columns) and len(chain.keys) == rows * columns
+        )
 
 
 def test_tokens_without_a_shape_are_written_out():
@@ -288,7 +290,13 @@ def test_a_figure_shows_each_part_of_each_layer(bert):
     drawn = panels(figure)
     assert len(drawn) == 2 * 7
     for row, layer in enumerate(maps.chains[0].layers):
-        expected = [layer.from_scores, layer.from_previous, layer.from_convolution, layer.evolved, layer.vanilla.evolved]
+        expected = [
+            layer.from_scores,
+            layer.from_previous,
+            layer.from_convolution,
+            layer.evolved,
+            layer.vanilla.evolved,
+        ]
         expected += [layer.attention, layer.vanilla.attention]
         for axis, values in zip(drawn[7 * row : 7 * row + 7], expected, strict=True):
             assert_close(torch.tensor(axis.images[0].get_array().data), values[1])
@@ -304,7 +312,9 @@ def test_a_figure_of_an_image_shows_one_query_over_its_patches(checkpoints):
     pytest.importorskip("matplotlib")
     maps = image_maps(*images(checkpoints, "vit"), Image.fromarray(digits(2)[3]))
     image, *parts = panels(draw_layers(maps, query=6))[:6]
-    assert_close(torch.tensor(parts[3].images[0].get_array().data), maps.chains[0].layers[0].evolved[0][6, 1:].view(4, 4))
+    assert_close(
+        torch.tensor(parts[3].images[0].get_array().data), maps.chains[0].layers[0].evolved[0][6, 1:].view(4, 4)
+    )
     (frame,) = image.patches  # around the second patch of the second row, two by two pixels
     assert frame.get_xy() == (1.5, 1.5) and frame.get_width() == frame.get_height() == 2
     with pytest.raises(ValueError, match="There is no query 17"):

@@ -4,6 +4,7 @@
 
 import base64
 import io
+import itertools
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,7 +121,9 @@ def expected_values(layer, head, query, key):
 
 def point_at(page, query, key, shape, figure="#shown"):
     box = page.locator(f"{figure} canvas").bounding_box()
-    page.mouse.move(box["x"] + (key + 0.5) * box["width"] / shape[1], box["y"] + (query + 0.5) * box["height"] / shape[0])
+    page.mouse.move(
+        box["x"] + (key + 0.5) * box["width"] / shape[1], box["y"] + (query + 0.5) * box["height"] / shape[0]
+    )
 
 
 def pixels(page, selector="#shown canvas"):
@@ -153,7 +156,12 @@ def test_sliders_move_the_map(browser, pair_maps, tmp_path):
     (chain,) = pair_maps.chains
     with opened(browser, pair_maps, tmp_path / "maps.html") as page:
         seen = []
-        for keys, layer, head in (([], 2, 1), (["#layer ArrowRight"], 3, 1), (["#head End"], 3, 4), (["#layer Home"], 1, 4)):
+        for keys, layer, head in (
+            ([], 2, 1),
+            (["#layer ArrowRight"], 3, 1),
+            (["#head End"], 3, 4),
+            (["#layer Home"], 1, 4),
+        ):
             for pressed in keys:
                 page.locator(pressed.split()[0]).press(pressed.split()[1])
             assert page.locator("#layer-shown").text_content() == str(layer)
@@ -178,7 +186,9 @@ def test_colours_are_those_of_the_scale_and_its_numbers(browser, pair_maps, tmp_
             page.locator("#scale").select_option(scale)
             numbers = page.locator("#shown .numbers span").all_text_contents()
             limit = max(values.abs().max().item() for values in maps)
-            assert [float(number) for number in numbers] == pytest.approx([-limit, -limit / 2, 0, limit / 2, limit], rel=5e-3)
+            assert [float(number) for number in numbers] == pytest.approx(
+                [-limit, -limit / 2, 0, limit / 2, limit], rel=5e-3
+            )
             assert page.locator("#shown .unit").text_content() == "logit before mask and softmax, no unit"
             places = (layer.from_convolution[0].numpy() / limit + 1) / 2 * (len(stops) - 1)
             expected = np.stack([np.interp(places, range(len(stops)), stops[:, i]) for i in range(3)], axis=-1)
@@ -192,7 +202,10 @@ def test_colours_are_those_of_the_scale_and_its_numbers(browser, pair_maps, tmp_
 def test_parts_are_chosen_with_the_keyboard_and_named(browser, pair_maps, tmp_path):
     with opened(browser, pair_maps, tmp_path / "maps.html") as page:
         page.locator('#parts input[value="evolved"]').focus()
-        for key, part, title in (("ArrowLeft", 2, "From the convolution"), ("ArrowLeft", 1, "From the previous layer")):
+        for key, part, title in (
+            ("ArrowLeft", 2, "From the convolution"),
+            ("ArrowLeft", 1, "From the previous layer"),
+        ):
             page.keyboard.press(key)
             assert page.locator("#shown figcaption b").text_content() == title
             formula = ("0.42 × S₂", "0.18 × A₁", "0.4 × ReLU(Conv2d(M₂))")[part]
@@ -221,7 +234,11 @@ def test_every_control_is_reached_with_the_tab_key(browser, translation_maps, tm
         reached = set()
         for _ in range(12):
             page.keyboard.press("Tab")
-            reached.add(page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.name"))
+            reached.add(
+                page.evaluate(
+                    "document.activeElement.id || document.activeElement.className || document.activeElement.name"
+                )
+            )
         assert {"chain", "layer", "head", "scale", "zoom", "part", "map"} <= reached
 
 
@@ -262,7 +279,7 @@ def test_names_of_a_long_sentence_do_not_overlap(browser, long_maps, tmp_path, z
         for selector, axis in (("#shown .rows.labels span", 1), ("#shown .columns.labels span", 0)):
             places = boxes(page, selector)
             assert len(places) == len(chain.keys)
-            for place, following in zip(places, places[1:], strict=False):
+            for place, following in itertools.pairwise(places):
                 assert following[axis] >= place[axis + 2] - 0.01
             font = page.locator(selector).first.evaluate("label => parseFloat(getComputedStyle(label).fontSize)")
             assert 10 <= font <= places[0][axis + 2] - places[0][axis]
@@ -356,7 +373,13 @@ def test_text_is_legible_in_light_and_dark(browser, pair_maps, tmp_path, scheme)
         color_of = "(one, name) => getComputedStyle(one)[name].match(/[\\d.]+/g).slice(0, 3).map(Number)"
         background = page.locator("body").evaluate(color_of, "backgroundColor")
         assert (sum(background) > 600) == (scheme == "light")
-        for selector in ("body", "#shown figcaption span", ".axis >> nth=0", ".unit >> nth=0", "#controls label >> nth=1"):
+        for selector in (
+            "body",
+            "#shown figcaption span",
+            ".axis >> nth=0",
+            ".unit >> nth=0",
+            "#controls label >> nth=1",
+        ):
             color = page.locator(selector).first.evaluate(color_of, "color")
             assert contrast(color, background) >= 4.5, selector
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows how the attention maps of a checkpoint evolve, on a page for the browser, or as pictures.
 
-    python -m ea_hf.visualization output/film_sentiment "A film that never quite finds its feet." --output maps.html
-    python -m ea_hf.visualization output/verse_pairs "First sentence." "Second sentence." --vanilla --output maps.html
-    python -m ea_hf.visualization output/en-de "Open the file." --target "Öffnen Sie die Datei." --output maps.html
-    python -m ea_hf.visualization output/digits-ea_vit --image three.png --layers 1 2 --heads 1 --png maps.png
+python -m ea_hf.visualization output/film_sentiment "A film that never quite finds its feet." --output maps.html
+python -m ea_hf.visualization output/verse_pairs "First sentence." "Second sentence." --vanilla --output maps.html
+python -m ea_hf.visualization output/en-de "Open the file." --target "Öffnen Sie die Datei." --output maps.html
+python -m ea_hf.visualization output/digits-ea_vit --image three.png --layers 1 2 --heads 1 --png maps.png
 """
 
 import argparse
@@ -52,7 +52,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.output is None and args.png is None:
         parser.error("say where to write: --output maps.html, --png maps.png, or both")
     if (args.text is None) == (args.image is None):
-        parser.error("give a sentence after the checkpoint, or --image with a file" + (", not both" * bool(args.image)))
+        parser.error(
+            "give a sentence after the checkpoint, or --image with a file" + (", not both" * bool(args.image))
+        )
     if args.image is not None and args.target is not None:
         parser.error("--target is for models of text; leave it out with --image")
     for path, suffixes in ((args.output, (".html", ".htm")), (args.png, (".png",))):
@@ -133,7 +135,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.output is not None:
         fitting = heads_that_fit(maps)
         if args.heads is None and 0 < fitting < len(maps.heads):
-            print(f"The page has room for {fitting} of {len(maps.heads)} heads; choose others with --heads.", file=sys.stderr)
+            print(
+                f"The page has room for {fitting} of {len(maps.heads)} heads; choose others with --heads.",
+                file=sys.stderr,
+            )
             args.heads = maps.heads[:fitting]
             maps = find_maps(args)
         try:

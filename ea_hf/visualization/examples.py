@@ -182,17 +182,32 @@ def image_maps(
     """
     evolutions = evolutions_of(model)
     pixels = processor(image, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
-    strides = {module.evolution: _patch_size(module, model.config) for module in model.modules() if hasattr(module, "evolution")}
+    strides = {
+        module.evolution: _patch_size(module, model.config)
+        for module in model.modules()
+        if hasattr(module, "evolution")
+    }
     chain_strides = {evolution.chain: strides[evolution] for evolution in evolutions}
     chains = []
     for name, chain_layers in record_maps(model, {"pixel_values": pixels}, layers, heads, vanilla).items():
-        height, width = (-(-size // stride) for size, stride in zip(pixels.shape[-2:], chain_strides[name], strict=True))
+        height, width = (
+            -(-size // stride) for size, stride in zip(pixels.shape[-2:], chain_strides[name], strict=True)
+        )
         leading = chain_layers[0].evolved.shape[-1] - height * width
         patches = [f"row {row + 1}, column {column + 1}" for row in range(height) for column in range(width)]
         names = [*LEADING_TOKENS[:leading], *patches]
         title = TITLES.get(name, f"{name.replace('chain', 'chain ')}, {height} x {width} parts of the image")
         chains.append(
-            Chain(name, title, "query: part of the image", "key: part of the image", names, names, chain_layers, (height, width))
+            Chain(
+                name,
+                title,
+                "query: part of the image",
+                "key: part of the image",
+                names,
+                names,
+                chain_layers,
+                (height, width),
+            )
         )
     return _example(model, heads, chains, image=_as_seen(processor, pixels))
 

@@ -49,7 +49,9 @@ def draw_map(
     if blocked is not None:
         values = values.masked_fill(blocked, torch.nan)
     colors = LinearSegmentedColormap.from_list(part.name, part.colors).with_extremes(bad="0.85")
-    image = axis.imshow(values.numpy(), cmap=colors, vmin=0 if part.is_probability else -limit, vmax=limit, aspect="equal")
+    image = axis.imshow(
+        values.numpy(), cmap=colors, vmin=0 if part.is_probability else -limit, vmax=limit, aspect="equal"
+    )
     _name_axis(axis, "x", "key", keys, rotation=90)
     _name_axis(axis, "y", "query", queries, rotation=0)
     return image
@@ -161,13 +163,13 @@ def _panel_inches(chain: Chain) -> tuple[float, float]:
     if chain.grid:
         rows, columns = chain.grid
         return smallest * min(1.0, columns / rows), smallest * min(1.0, rows / columns)
-    width, height = (min(largest, max(smallest, INCHES_PER_NAME * len(names))) for names in (chain.keys, chain.queries))
+    width, height = (
+        min(largest, max(smallest, INCHES_PER_NAME * len(names))) for names in (chain.keys, chain.queries)
+    )
     return width, height
 
 
-def _values(
-    chain: Chain, layer: LayerMaps, part: Part, is_vanilla: bool, head: int, query: int
-) -> torch.Tensor:
+def _values(chain: Chain, layer: LayerMaps, part: Part, is_vanilla: bool, head: int, query: int) -> torch.Tensor:
     """What a panel shows: a map, or one of its rows as parts of the image."""
     values = (part.vanilla(layer.vanilla) if is_vanilla else part.values(layer))[head]
     if layer.blocked is not None:

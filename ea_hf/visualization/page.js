@@ -360,7 +360,7 @@ function drawMaps() {
   const where = `${chain.title}, layer ${layer.number}, head ${data.heads[state.head]}`;
   const maps = [{ title: part.title, formula: layer.formulas[part.name], name: part.name }];
   if (data.hasVanilla) {
-    const title = `vanilla ${part.isProbability ? "attention" : "scores"}, same weights without evolution`;
+    const title = `vanilla ${part.isProbability ? "attention" : "scores"}, same weights`;
     maps.push({ title, formula: layer.vanillaFormulas[part.name], name: vanillaName(part) });
   }
   for (const map of maps) map.limit = limitOf(part, map.name);
