@@ -126,8 +126,8 @@ def text_maps(
     if text_pair is not None and encoding.is_fast and 1 in (sides := encoding.sequence_ids(0)):
         second = sides.index(1)
     decoder_tokens = None
-    chain_names = {evolution.chain for evolution in evolutions_of(model.base_model)}
-    if "decoder" in chain_names:
+    is_encoder_decoder = any(evolution.is_cross_attention for evolution in evolutions_of(model.base_model))
+    if is_encoder_decoder:
         if target is None:
             written = _write(model, inputs)
             texts["written by the model"] = tokenizer.decode(written[0], skip_special_tokens=True)
@@ -141,15 +141,15 @@ def text_maps(
         raise ValueError(f"{type(model).__name__} has no decoder; leave the target out.")
     chains = []
     for name, chain_layers in record_maps(model, inputs, layers, heads, vanilla).items():
-        has_decoder_queries, has_decoder_keys = name in ("decoder", "cross"), name == "decoder"
+        has_decoder_queries = is_encoder_decoder and name in ("decoder", "cross")
+        has_decoder_keys = is_encoder_decoder and name == "decoder"
+        key_axis = "key: token of the source" if name == "cross" else "key: token"
         chains.append(
             Chain(
                 name=name,
                 title=TITLES.get(name, name),
                 query_axis="query: token that the decoder has read" if has_decoder_queries else "query: token",
-                key_axis={"decoder": "key: token that the decoder has read", "cross": "key: token of the source"}.get(
-                    name, "key: token"
-                ),
+                key_axis="key: token that the decoder has read" if has_decoder_keys else key_axis,
                 queries=decoder_tokens if has_decoder_queries else tokens,
                 keys=decoder_tokens if has_decoder_keys else tokens,
                 layers=chain_layers,
@@ -215,7 +215,7 @@ def image_maps(
 def _example(model: PreTrainedModel, heads: Sequence[int] | None, chains: list[Chain], **what: Any) -> ExampleMaps:
     return ExampleMaps(
         model_name=model.config.name_or_path or type(model).__name__,
-        heads=list(heads or range(1, model.config.num_attention_heads + 1)),
+        heads=list(heads or range(1, len(chains[0].layers[0].evolved) + 1)),
         activation=type(evolutions_of(model)[0].activation).__name__.removesuffix("Activation"),
         chains=chains,
         **what,
@@ -228,6 +228,8 @@ def _tokens(tokenizer: Any, ids: torch.Tensor) -> list[str]:
 
 def _check_length(model: PreTrainedModel, tokenizer: Any, length: int) -> None:
     limits = [tokenizer.model_max_length]
+    if getattr(model.config, "max_position_embeddings", None) is not None:
+        limits.append(model.config.max_position_embeddings)
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     if positions is not None:
         # RoBERTa's positions begin after the one for padding.

@@ -125,7 +125,6 @@ def record_maps(
         if isinstance(value, torch.Tensor) and len(value) != 1:
             raise ValueError(f"`{name}` has {len(value)} examples; maps are drawn of one.")
     _check_numbers("layer", layers, 1 + max(evolution.layer_index for evolution in evolutions))
-    _check_numbers("head", heads, model.config.num_attention_heads)
     recorded = _record(model, evolutions, inputs, layers, heads)
     if vanilla:
         with _without_evolution(evolutions):
@@ -164,6 +163,7 @@ def _record(
 
     def record(evolution, args, evolved):
         scores, previous, blocked = args[:3]
+        _check_numbers("head", heads, scores.shape[1])
         maps = {
             "scores": pick(scores),
             "previous": pick(previous),
