@@ -4,6 +4,7 @@
 
 import base64
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,7 +40,18 @@ def checkpoints(tmp_path_factory):
         "resnet": tiny_evolving.write_resnet(directory),
         "vanilla": str(directory / "vanilla"),
         "image": tiny_evolving.write_image(directory / "two.png"),
+        "wordless": without(directory, "wordless", "tokenizer.json"),
+        "damaged": without(directory, "damaged", "model.safetensors", b"damaged"),
     }
+
+
+def without(directory, name, file, content=None):
+    """A copy of the EA-BERT that lacks a file, or has one with another content."""
+    copy = shutil.copytree(directory / "ea_bert", directory / name)
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_bytes(content)
+    return str(copy)
 
 
 @pytest.fixture(scope="module")
@@ -437,6 +449,8 @@ def test_the_command_takes_the_heads_that_fit_and_says_so(checkpoints, tmp_path,
     ("words", "message"),
     [
         (["nowhere", "A film."], "nowhere holds no checkpoint that can be loaded: give a directory"),
+        (["{damaged}", "A film."], "damaged holds no checkpoint that can be loaded: give a directory"),
+        (["{wordless}", "A film."], "wordless has no tokenizer that can be loaded; save one there"),
         (["{vanilla}", "A film."], "vanilla: BertModel has no attention maps that evolve"),
         (["{bert}", "film " * 200], "The text has 202 tokens, but the model takes 128 at most; shorten it"),
         (["{bert}", "A film.", "--layers", "4"], "There is no layer 4; choose from 1 to 3"),
@@ -455,6 +469,12 @@ def test_the_command_says_what_to_do(checkpoints, words, message, tmp_path):
     with pytest.raises(SystemExit, match=re.escape(message)):
         main([*(word.format(**checkpoints) for word in words), "--output", str(output)])
     assert not output.exists()
+
+
+def test_what_cannot_be_written_is_said(checkpoints, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"This cannot be written: .*file"):
+        main([checkpoints["bert"], "A film.", "--output", str(tmp_path / "file" / "maps.html")])
 
 
 @pytest.mark.parametrize(

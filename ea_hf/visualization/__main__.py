@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
 import ea_hf
@@ -74,7 +75,7 @@ def load_model(checkpoint: str) -> PreTrainedModel:
         (architecture, *_) = config.architectures or [None]
         # The class that was saved, since another one might lack weights.
         model = getattr(ea_hf, architecture or "", AutoModel).from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise SystemExit(
             f"{checkpoint} holds no checkpoint that can be loaded: give a directory with config.json and "
             f"model.safetensors, or a name on the Hub.\n{error}"
@@ -87,9 +88,17 @@ def load_model(checkpoint: str) -> PreTrainedModel:
 
 
 def load(auto_class: type, checkpoint: str, name: str) -> Any:
-    """Its tokenizer or image processor."""
+    """Its tokenizer or image processor.
+
+    Raises:
+        SystemExit: there is none; with what to do.
+    """
     try:
-        return auto_class.from_pretrained(checkpoint)
+        loaded = auto_class.from_pretrained(checkpoint)
+        # Without its files Transformers makes a tokenizer that knows no word.
+        if auto_class is AutoTokenizer and len(loaded) <= len(loaded.all_special_ids):
+            raise OSError("There are no files of a tokenizer.")
+        return loaded
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(
             f"{checkpoint} has no {name} that can be loaded; save one there with `{name.split()[-1]}.save_pretrained"
@@ -130,8 +139,6 @@ def open_image(path: Path, num_channels: int) -> Any:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     maps = find_maps(args)
-    for path in filter(None, (args.output, args.png)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     if args.output is not None:
         fitting = heads_that_fit(maps)
         if args.heads is None and 0 < fitting < len(maps.heads):
@@ -141,17 +148,18 @@ def main(argv: list[str] | None = None) -> None:
             )
             args.heads = maps.heads[:fitting]
             maps = find_maps(args)
-        try:
+    try:
+        for path in filter(None, (args.output, args.png)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if args.output is not None:
             write_page(maps, args.output)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
-        print(f"Wrote {args.output} ({args.output.stat().st_size / 1e6:.1f} MB); open it in a browser.")
-    if args.png is not None:
-        try:
-            paths = save_figures(maps, args.png)
-        except ImportError as error:
-            raise SystemExit(str(error)) from error
-        print(f"Wrote {', '.join(map(str, paths))}.")
+            print(f"Wrote {args.output} ({args.output.stat().st_size / 1e6:.1f} MB); open it in a browser.")
+        if args.png is not None:
+            print(f"Wrote {', '.join(map(str, save_figures(maps, args.png)))}.")
+    except (ValueError, ImportError) as error:
+        raise SystemExit(str(error)) from error
+    except OSError as error:
+        raise SystemExit(f"This cannot be written: {error}") from error
 
 
 if __name__ == "__main__":

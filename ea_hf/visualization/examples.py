@@ -189,14 +189,15 @@ def image_maps(
     }
     chain_strides = {evolution.chain: strides[evolution] for evolution in evolutions}
     chains = []
-    for name, chain_layers in record_maps(model, {"pixel_values": pixels}, layers, heads, vanilla).items():
+    recorded = record_maps(model, {"pixel_values": pixels}, layers, heads, vanilla)
+    for number, (name, chain_layers) in enumerate(recorded.items(), start=1):
         height, width = (
             -(-size // stride) for size, stride in zip(pixels.shape[-2:], chain_strides[name], strict=True)
         )
         leading = chain_layers[0].evolved.shape[-1] - height * width
         patches = [f"row {row + 1}, column {column + 1}" for row in range(height) for column in range(width)]
         names = [*LEADING_TOKENS[:leading], *patches]
-        title = TITLES.get(name, f"{name.replace('chain', 'chain ')}, {height} x {width} parts of the image")
+        title = TITLES.get(name, f"chain {number}, {height} x {width} parts of the image")
         chains.append(
             Chain(
                 name,
