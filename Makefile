@@ -35,8 +35,11 @@ lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-figures: install  ## Draw the picture of the README, of the model that `make glue` made.
+figures: install  ## Draw the pictures of the README, of the model that `make glue` made; one is taken in Chromium.
 	$(PYTHON) docs/draw_map_flow.py
+	$(PYTHON) -m ea_hf.visualization output/film_sentiment "A film that never quite finds its feet." \
+		--layers 1 2 3 --heads 3 --vanilla --output output/maps.html
+	$(PYTHON) docs/photograph_page.py output/maps.html --output docs/visualization.png
 
 docs: install  ## Build the documentation's site in build/docs.
 	$(VENV)/bin/mkdocs build

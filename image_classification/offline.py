@@ -28,9 +28,9 @@ from image_data import ImageData, load_digits, load_idx, open_image
 from sklearn.metrics import confusion_matrix
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-import ea_hf  # noqa: F401, it registers the models
 from ea_hf.script import has_bfloat16
 from ea_hf.training import RESULTS_FILE
+from ea_hf.visualization import draw_map, image_maps
 
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -161,28 +161,25 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
     indices = [int(np.flatnonzero(split.labels == label)[0]) for label in range(SHOWN_IMAGES)]
     images = [open_image(split.images[index], model.config.num_channels) for index in indices]
     with torch.no_grad():
-        outputs = model(**processor(images, return_tensors="pt"), output_attention_maps=True)
-    sizes = [evolved.shape[-1] for evolved in outputs.attention_maps]
-    layers = [index for index, size in enumerate(sizes) if size == max(sizes, key=sizes.count)][:SHOWN_LAYERS]
-    maps = [outputs.attention_maps[layer].mean(dim=1) for layer in layers]  # over the heads
-    limit = max(evolved.abs().max().item() for evolved in maps)
-    columns = 1 + len(layers)
+        logits = model(**processor(images, return_tensors="pt")).logits
+    examples = [image_maps(model, processor, image) for image in images]
+    longest = [max(example.chains, key=lambda chain: len(chain.layers)).layers[:SHOWN_LAYERS] for example in examples]
+    maps = [[layer.evolved.mean(dim=0) for layer in layers] for layers in longest]  # over the heads
+    limit = max(evolved.abs().max().item() for layers in maps for evolved in layers)
+    columns = 1 + len(maps[0])
     figure, axes = plt.subplots(
         len(images), columns, figsize=(2.6 * columns, 2.65 * len(images) + 0.6), layout="constrained", squeeze=False
     )
     for row, (index, image) in enumerate(zip(indices, images, strict=True)):
         axes[row, 0].imshow(np.asarray(image), cmap="gray")
-        predicted = model.config.id2label[outputs.logits[row].argmax().item()]
+        predicted = model.config.id2label[logits[row].argmax().item()]
         axes[row, 0].set_title(f"{data.labels[split.labels[index]]}, classified as {predicted}", fontsize=9)
         axes[row, 0].set_xlabel("pixel", fontsize=8)
         axes[row, 0].set_ylabel("pixel", fontsize=8)
-        for column, (layer, evolved) in enumerate(zip(layers, maps, strict=True), 1):
-            axis = axes[row, column]
-            shown = axis.imshow(evolved[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        for axis, layer, evolved in zip(axes[row, 1:], longest[row], maps[row], strict=True):
+            shown = draw_map(axis, evolved, limit=limit)
             if row == 0:
-                axis.set_title(f"$A_{{{layer + 1}}}$", fontsize=11)
-            axis.set_xlabel("key", fontsize=8)
-            axis.set_ylabel("query", fontsize=8)
+                axis.set_title(f"$A_{{{layer.number}}}$", fontsize=11)
     for axis in axes.flat:
         axis.tick_params(labelsize=7)
     tokens = "0 is the class token, then come" if model.config.model_type == "ea_vit" else "these are"
