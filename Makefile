@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue translation vision test test-hf lint figures docs clean
+.PHONY: help install glue translation vision time-series test test-hf lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ translation: install  ## Train EA-T5 from English to German from scratch, about 
 
 vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-mnist" takes Fashion-MNIST.
 	$(PYTHON) image_classification/offline.py $(ARGS)
+
+time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about five minutes on two cores.
+	$(PYTHON) time_series/offline.py
 
 test: install  ## Run all tests.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup

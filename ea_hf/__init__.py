@@ -5,6 +5,9 @@
 Importing this package registers its configurations and models with Transformers' Auto classes.
 """
 
+from importlib import import_module
+from typing import Any
+
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
@@ -14,6 +17,7 @@ from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
+from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -66,6 +70,14 @@ __version__ = "0.1.0.dev0"
 
 register()
 
+
+def __getattr__(name: str) -> Any:
+    """The estimators come when they are asked for, since they need aeon."""
+    if name in ("EADCTransformerClassifier", "EADCTransformerRegressor"):
+        return getattr(import_module(".estimators", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AttentionEvolution",
     "EABertConfig",
@@ -78,6 +90,7 @@ __all__ = [
     "EABertModel",
     "EABertPreTrainedModel",
     "EADCTransformerConfig",
+    "EADCTransformerFeatureExtractor",
     "EADCTransformerForClassification",
     "EADCTransformerForMaskedImputation",
     "EADCTransformerForRegression",

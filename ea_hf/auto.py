@@ -7,6 +7,7 @@ from typing import Any
 from transformers import (
     AutoBackbone,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -40,6 +41,7 @@ from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .configuration_evolving import EvolvingConfig
+from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -130,6 +132,7 @@ def register() -> None:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
         AutoImageProcessor.register(config_class, image_processor_classes={"pil": processor_class}, exist_ok=True)
+    AutoFeatureExtractor.register(EADCTransformerConfig, EADCTransformerFeatureExtractor, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
     for task, pipeline_class, auto_class in PIPELINES:

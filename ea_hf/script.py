@@ -98,6 +98,8 @@ def run(
     predict: Callable[[torch.nn.Module], dict[str, Any] | None] | None,
     model_card: dict[str, Any],
     metric_details: dict[str, str] | None = None,
+    note_evaluations: Callable[[dict[int, dict[str, float]]], None] | None = None,
+    last_run: bool = True,
     **training: Any,
 ) -> dict[str, Any]:
     """Trains unless `--eval_only`, evaluates, predicts, and leaves model, results and model card in `--output_dir`.
@@ -108,6 +110,8 @@ def run(
         predict: takes the model and writes predictions; may return results. `None` if none are asked for.
         model_card: as for `save_model_card`, but for what is known here.
         metric_details: what belongs to the scores in results and model card, such as signatures.
+        note_evaluations: takes the metrics of all evaluations of a training, by step.
+        last_run: whether nothing follows in this process; several processes part then.
         training: as for `train`.
     """
     config = model.config
@@ -127,6 +131,8 @@ def run(
         trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
         model, scores = trained.model, trained.evaluation
         results |= trained.metrics
+        if note_evaluations is not None:
+            note_evaluations(trained.evaluations)
         del trained
         save_model(accelerator, model, args.output_dir)
         if accelerator.is_main_process:
@@ -145,7 +151,10 @@ def run(
                 args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
             )
     model = accelerator.unwrap_model(model)
-    end_training(accelerator)
+    if last_run:
+        end_training(accelerator)
+    else:
+        accelerator.free_memory()
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     return results

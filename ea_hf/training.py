@@ -66,6 +66,7 @@ OPTIMIZERS = {
     "adamw_torch": (torch.optim.AdamW, {"fused": True}),
     "adafactor": (Adafactor, {"scale_parameter": False, "relative_step": False}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
+    "radam": (torch.optim.RAdam, {}),
 }
 # Differences in these make a resumed run another run; differences in the others are allowed and said.
 IDENTITY = (
@@ -297,11 +298,13 @@ class TrainingResult:
         model: the prepared model with its final weights.
         metrics: of the training itself, such as its last loss and its speed.
         evaluation: the metrics of the final weights, if they were evaluated.
+        evaluations: all metrics that were taken on the way, by step.
     """
 
     model: torch.nn.Module
     metrics: dict[str, float]
     evaluation: dict[str, float] | None
+    evaluations: dict[int, dict[str, float]]
 
 
 def describe_dataset(dataset: Any) -> str:
@@ -502,7 +505,8 @@ def train(
         logger.info(f"Taking the weights of {state.best_checkpoint}, the best ({state.best_metric:.4f}).")
         accelerator.load_state(str(args.output_dir / state.best_checkpoint))
         step_of_weights = int(CHECKPOINT.fullmatch(state.best_checkpoint).group(1))
-    return TrainingResult(model, metrics, state.evaluations.get(str(step_of_weights)))
+    evaluations = {int(step): values for step, values in state.evaluations.items()}
+    return TrainingResult(model, metrics, evaluations.get(step_of_weights), evaluations)
 
 
 def end_training(accelerator: Accelerator) -> None:
