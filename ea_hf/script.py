@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import write_json
+from .interruptions import signals_noted
+from .liveness import processes_watched
 from .publishing import push_to_hub, save_model_card
 from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
 
@@ -101,8 +103,11 @@ def run(
         model_card: as for `save_model_card`, but for what is known here.
         metric_details: what belongs to the scores in results and model card, such as signatures.
         training: as for `train`.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; the program ends with a non-zero status, and can go on from a checkpoint.
     """
-    config = model.config
+    config, details = model.config, metric_details or {}
 
     def save_assets(directory: Path) -> None:
         config.save_pretrained(directory)
@@ -110,32 +115,32 @@ def run(
             accelerator.unwrap_model(model).generation_config.save_pretrained(directory)
         processor.save_pretrained(directory)
 
-    details = metric_details or {}
     results: dict[str, Any] = dict(details)
     scores: dict[str, float] | None = None
-    if args.eval_only:
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-    else:
-        trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
-        model, scores = trained.model, trained.evaluation
-        results |= trained.metrics
-        del trained
-        save_model(accelerator, model, args.output_dir)
+    with signals_noted(), processes_watched(accelerator):
+        if args.eval_only:
+            model = accelerator.prepare_model(model, evaluation_mode=True)
+        else:
+            trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
+            model, scores = trained.model, trained.evaluation
+            results |= trained.metrics
+            del trained
+            save_model(accelerator, model, args.output_dir)
+            if accelerator.is_main_process:
+                processor.save_pretrained(args.output_dir)
+        if scores is None:
+            scores = evaluate(model) if evaluate is not None else {}
+        results |= {f"eval_{name}": value for name, value in scores.items()}
+        if scores:
+            logger.info(f"Final evaluation: {format_metrics(scores)}")
+        if predict is not None:
+            results |= predict(model) or {}
         if accelerator.is_main_process:
-            processor.save_pretrained(args.output_dir)
-    if scores is None:
-        scores = evaluate(model) if evaluate is not None else {}
-    results |= {f"eval_{name}": value for name, value in scores.items()}
-    if scores:
-        logger.info(f"Final evaluation: {format_metrics(scores)}")
-    if predict is not None:
-        results |= predict(model) or {}
-    if accelerator.is_main_process:
-        write_json(args.output_dir / RESULTS_FILE, results)
-        if not args.eval_only:
-            save_model_card(args.output_dir, args, config, metrics=scores | details, **model_card)
-    model = accelerator.unwrap_model(model)
-    end_training(accelerator)
+            write_json(args.output_dir / RESULTS_FILE, results)
+            if not args.eval_only:
+                save_model_card(args.output_dir, args, config, metrics=scores | details, **model_card)
+        model = accelerator.unwrap_model(model)
+        end_training(accelerator)
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     return results

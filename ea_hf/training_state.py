@@ -1,0 +1,96 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Weights and optimizer state on disk, in a form that does not depend on how many processes share them, or how.
+
+Whole tensors by the names of the parameters: what DDP or FSDP2 wrote on many processes, one process reads, and the
+other way round. DeepSpeed's engine keeps files of its own, for as many processes as wrote them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.bin"
+SCHEDULER_FILE = "scheduler.bin"
+SCALER_FILE = "scaler.bin"
+
+
+def describe_engine(accelerator: Accelerator) -> str:
+    """Which checkpoints a run can read: "torch", or DeepSpeed's of one stage and number of processes."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return "torch"
+    return f"DeepSpeed ZeRO-{plugin.zero_stage} on {accelerator.num_processes} processes"
+
+
+def save_training_state(
+    accelerator: Accelerator, model: torch.nn.Module, optimizer: Any, scheduler: Any, directory: Path
+) -> None:
+    """Writes what `load_training_state` reads. All processes take part; the main one writes.
+
+    Args:
+        model, optimizer: prepared by the accelerator, or sharded with torch's `fully_shard`.
+        scheduler: of the learning rate, unprepared.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        accelerator.save_state(str(directory))
+    else:
+        # Gathered on the main process alone, on its CPU.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        model = accelerator.unwrap_model(model)
+        weights = get_model_state_dict(model, options=options)
+        moments = get_optimizer_state_dict(model, _plain(optimizer), options=options)
+        # After all that needs the other processes, so that a full disk leaves none of them waiting.
+        accelerator.save(weights, directory / MODEL_FILE, safe_serialization=True)
+        accelerator.save(moments, directory / OPTIMIZER_FILE)
+    accelerator.save(scheduler.state_dict(), directory / SCHEDULER_FILE)
+    if accelerator.scaler is not None:
+        accelerator.save(accelerator.scaler.state_dict(), directory / SCALER_FILE)
+
+
+def load_training_state(
+    accelerator: Accelerator, model: torch.nn.Module, optimizer: Any, scheduler: Any, directory: Path
+) -> None:
+    """Reads what `save_training_state` wrote, on however many processes. All processes take part; the main one reads."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        accelerator.load_state(str(directory))
+    else:
+        several = accelerator.num_processes > 1
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several)
+        model = accelerator.unwrap_model(model)
+        set_model_state_dict(
+            model, _read_weights(model, directory) if accelerator.is_main_process else {}, options=options
+        )
+        moments = torch.load(directory / OPTIMIZER_FILE, map_location="cpu") if accelerator.is_main_process else {}
+        set_optimizer_state_dict(model, _plain(optimizer), moments, options=options)
+    scheduler.load_state_dict(torch.load(directory / SCHEDULER_FILE))
+    if accelerator.scaler is not None and (directory / SCALER_FILE).exists():
+        accelerator.scaler.load_state_dict(torch.load(directory / SCALER_FILE))
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _read_weights(model: torch.nn.Module, directory: Path) -> dict[str, torch.Tensor]:
+    weights = load_file(directory / MODEL_FILE)
+    # Of tied parameters, the file holds one.
+    named = dict(model.named_parameters(remove_duplicate=False))
+    held = {id(named[name]): name for name in weights if name in named}
+    for name, parameter in named.items():
+        if name not in weights and id(parameter) in held:
+            weights[name] = weights[held[id(parameter)]]
+    return weights
