@@ -19,6 +19,8 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator
 
+from .interruptions import received
+
 
 INTERVAL = 2.0
 # Without a sign for so many seconds, a process counts as dead. Long enough for a machine that is busy or swaps.
@@ -42,8 +44,11 @@ def processes_watched(accelerator: Accelerator) -> Iterator[None]:
         yield
     except BaseException as error:
         if _lost_connection(error):
-            # The thread soon knows who is missing, and ends this process with its name.
-            watch.join(PATIENCE + 5 * INTERVAL)
+            # The thread soon knows who is missing, and ends this process with its name; unless torchrun, which knows
+            # already, wants this process to end.
+            deadline = time.monotonic() + PATIENCE + 5 * INTERVAL
+            while watch.is_alive() and time.monotonic() < deadline and not any(received()):
+                watch.join(0.2)
         watch.leave(error)
         raise
     watch.leave()
