@@ -51,6 +51,39 @@ def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
 
 
+def add_streaming_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds the arguments of a script that can train on a stream of text."""
+    group.add_argument(
+        "--streaming",
+        action="store_true",
+        help="Read the training data while training, instead of preparing it on disk; needs --max_train_steps.",
+    )
+    group.add_argument(
+        "--shuffle_buffer_size",
+        type=int,
+        default=10_000,
+        help="Of a stream: rows that are shuffled at once, and held in memory; 1 keeps the order.",
+    )
+
+
+def check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program with a message if a stream is asked for what it cannot do."""
+    if not args.streaming:
+        return
+    if args.eval_only:
+        parser.error("--streaming is for training, without --eval_only")
+    if args.max_train_steps is None:
+        parser.error("--streaming needs --max_train_steps, as nobody knows how long a stream is")
+    if args.group_by_length:
+        parser.error("--group_by_length needs the lengths of all examples, which --streaming does not know")
+    if args.dataloader_num_workers > 1:
+        parser.error(
+            f"--dataloader_num_workers is {args.dataloader_num_workers}, but --streaming reads in order, with one at most"
+        )
+    if args.shuffle_buffer_size < 1:
+        parser.error(f"--shuffle_buffer_size is {args.shuffle_buffer_size}; it must be at least 1")
+
+
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:
     """Ends the program with a message if the output would replace the model to start from, or a number is below 1.
 

@@ -350,7 +350,7 @@ class TrainingResult:
 def describe_dataset(dataset: Any) -> str:
     """Identifies a data set by its size and its content: all of it, or a sample where an example has to be computed."""
     if isinstance(dataset, Stream):
-        return dataset.description
+        return f"{dataset.description}, shuffled by {dataset.buffer_size}"
     digest = hashlib.sha256()
     if isinstance(dataset, datasets.Dataset):
         for table in dataset.with_format("arrow").iter(1000):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.fingerprint import Hasher
 
 from ea_hf.local_files import read_lines, read_rows
@@ -97,22 +97,49 @@ def load_files(files: dict[str, Sequence[str]], source_lang: str, target_lang: s
     return splits
 
 
-def load_hub(dataset_name: str, config_name: str | None, source_lang: str, target_lang: str) -> DatasetDict:
+def stream_files(paths: Sequence[str], source_lang: str, target_lang: str) -> IterableDataset:
+    """The pairs of files as they are read, with the columns `source` and `target`; errors are told when they come.
+
+    Args:
+        paths: as for `read_pairs`.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist or is not a file.")
+    return IterableDataset.from_generator(
+        _generate,
+        features=FEATURES,
+        gen_kwargs={"paths": tuple(paths), "source_lang": source_lang, "target_lang": target_lang},
+    )
+
+
+def load_hub(
+    dataset_name: str, config_name: str | None, source_lang: str, target_lang: str, streaming: bool = False
+) -> DatasetDict | IterableDatasetDict:
     """The same from the Hub, or from a local copy of a repository; without copying anything.
+
+    Args:
+        streaming: leave the data where it is, and read it when it is asked for.
 
     Raises:
         ConnectionError: the Hub cannot be reached.
         ValueError: a language is missing.
     """
     try:
-        raw = load_dataset(dataset_name, config_name)
+        raw = load_dataset(dataset_name, config_name, streaming=streaming)
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} ({config_name}) could not be loaded: {error}\nWithout a network, pass local files with "
             "--train_file and --validation_file, or a local copy of the repository with --dataset_name."
         ) from error
-    splits = DatasetDict()
+    splits = IterableDatasetDict() if streaming else DatasetDict()
     for name, split in raw.items():
+        if streaming:
+            languages = {"source_lang": source_lang, "target_lang": target_lang, "place": f"{dataset_name}, {name}"}
+            splits[name] = split.map(
+                _to_pair, remove_columns=split.column_names, features=FEATURES, fn_kwargs=languages
+            )
+            continue
         split = split.flatten()
         columns = {}
         for role, language in (("source", source_lang), ("target", target_lang)):
@@ -125,6 +152,14 @@ def load_hub(dataset_name: str, config_name: str | None, source_lang: str, targe
             columns[found[0]] = role
         splits[name] = split.select_columns(list(columns)).rename_columns(columns)
     return splits
+
+
+def _to_pair(row: dict[str, Any], source_lang: str, target_lang: str, place: str) -> dict[str, str]:
+    texts = row.get("translation", row)
+    return {
+        "source": check_text(texts.get(source_lang), source_lang, f"A row of {place}", texts),
+        "target": check_text(texts.get(target_lang), target_lang, f"A row of {place}", texts),
+    }
 
 
 def _stat(path: str) -> Any:
