@@ -8,7 +8,6 @@ Unlike a buffer that slides, a block can be read again: where a run stands is th
 begins, and how many of its rows are used up.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -97,9 +96,8 @@ class StreamedBatches:
         """Yields ((number, row), position after it), in the order of the epoch; numbers count the rows that are kept."""
         position = position or {"begin": None, "block": 0, "used": 0}
         begin, block_number, used = position["begin"], position["block"], position["used"]
-        source = copy.copy(self.stream.rows)  # the next epoch begins at the beginning
-        if begin is not None:
-            source.load_state_dict(begin)
+        source = self.stream.rows
+        source.load_state_dict(begin)  # None: from the beginning, whatever was loaded before
         block: list[tuple[int, dict]] = []
         number = block_number * self.stream.buffer_size
 

@@ -52,7 +52,13 @@ def save_training_state(
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model = accelerator.unwrap_model(model)
         weights = get_model_state_dict(model, options=options)
+        for name in _names_of_ties(model):  # safetensors holds each tensor once
+            weights.pop(name, None)
         moments = get_optimizer_state_dict(model, _plain(optimizer), options=options)
+        for group in moments.get("param_groups", []):  # gathering makes lists of tuples, but the first time only
+            group.update(
+                {name: tuple(value) for name, value in group.items() if isinstance(value, list) and name != "params"}
+            )
         # After all that needs the other processes, so that a full disk leaves none of them waiting.
         accelerator.save(weights, directory / MODEL_FILE, safe_serialization=True)
         accelerator.save(moments, directory / OPTIMIZER_FILE)
@@ -85,12 +91,13 @@ def _plain(optimizer: Any) -> torch.optim.Optimizer:
     return getattr(optimizer, "optimizer", optimizer)
 
 
+def _names_of_ties(model: torch.nn.Module) -> dict[str, str]:
+    """Further names of tied parameters, and the first name of each."""
+    first: dict[torch.nn.Parameter, str] = {}
+    names = model.named_parameters(remove_duplicate=False)
+    return {name: known for name, parameter in names if (known := first.setdefault(parameter, name)) != name}
+
+
 def _read_weights(model: torch.nn.Module, directory: Path) -> dict[str, torch.Tensor]:
     weights = load_file(directory / MODEL_FILE)
-    # Of tied parameters, the file holds one.
-    named = dict(model.named_parameters(remove_duplicate=False))
-    held = {id(named[name]): name for name in weights if name in named}
-    for name, parameter in named.items():
-        if name not in weights and id(parameter) in held:
-            weights[name] = weights[held[id(parameter)]]
-    return weights
+    return weights | {name: weights[first] for name, first in _names_of_ties(model).items()}

@@ -158,9 +158,9 @@ def load_streamed_files(
     if others:
         data = load_files(others, ",".join(columns), label_column_name, problem_type, allow_empty_text, labels)
     data.sources["train"] = Path(path).name
-    data.train_stream = IterableDataset.from_generator(
-        _stream_rows, gen_kwargs={"path": path, "columns": columns, "label": label_column_name, "labels": labels}
-    )
+    # A list among the arguments would be taken for shards, one for each of its values.
+    arguments = {"path": path, "columns": tuple(columns), "label": label_column_name, "regression": labels is None}
+    data.train_stream = IterableDataset.from_generator(_stream_rows, gen_kwargs=arguments)
     data.stream_description = describe_files([path])
     return data
 
@@ -179,9 +179,9 @@ def _is_decimal(value: Any, from_text: bool) -> bool:
     return isinstance(value, float) and not value.is_integer()
 
 
-def _stream_rows(path: str, columns: Sequence[str], label: str, labels: list[str] | None) -> Iterator[dict[str, Any]]:
+def _stream_rows(path: str, columns: tuple[str, ...], label: str, regression: bool) -> Iterator[dict[str, Any]]:
     for row in read_rows(path):
-        value = float(row[label]) if labels is None else _check_classes([row[label]], path, label)[0]
+        value = float(row[label]) if regression else _check_classes([row[label]], path, label)[0]
         yield {**{column: row.get(column) or "" for column in columns}, "label": value}
 
 
