@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue translation vision test test-hf lint figures clean
+.PHONY: help install glue translation vision test test-hf lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ lint: install  ## Check style and format.
 
 figures: install  ## Draw the picture of the README, of the model that `make glue` made.
 	$(PYTHON) docs/draw_map_flow.py
+
+docs: install  ## Build the documentation's site in build/docs.
+	$(VENV)/bin/mkdocs build
 
 clean:  ## Delete what the other targets made, but for data and models.
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache

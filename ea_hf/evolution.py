@@ -328,7 +328,7 @@ def _needs_reference(
 ) -> bool:
     """The one place that decides which path runs: whether these equations as they stand, or `evolution_fast`."""
     mask = tensors.attention_mask
-    floats = (tensors.query, tensors.key, tensors.value, tensors.previous, tensors.position_bias)
+    floats = (tensors.key, tensors.value, tensors.previous)
     return (
         _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
         or tensors.query.is_meta  # shapes without numbers
@@ -371,7 +371,9 @@ def _reference_attention(
 def _fast_attention(
     evolution: AttentionEvolution, tensors: Tensors, scaling: float, dropout: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output and A_l, by `evolution_fast`."""
+    """The output and A_l, by `evolution_fast`, all in the query's dtype: under autocast T5's position bias has another."""
+    if tensors.position_bias is not None:
+        tensors = tensors._replace(position_bias=tensors.position_bias.to(tensors.query.dtype))
     layer = Layer(
         scaling, evolution.residual_weight, evolution.conv_weight, evolution.kernel_size, evolution.is_causal
     )

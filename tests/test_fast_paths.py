@@ -169,6 +169,24 @@ def test_half_precision_is_near_float32(dtype):
         torch.testing.assert_close(half(training=False).float(), chain(training=False), rtol=precision, atol=precision)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_position_bias_of_autocast_takes_the_fast_path(monkeypatch, dtype):
+    """T5's embedding of positions stays float32 under autocast, while its queries and keys do not."""
+    chain = Chain(Case(position_bias=True), torch.float32)
+    expected, expected_gradients = chain.gradients()
+    monkeypatch.setattr(evolution, "_reference_attention", None)
+    half = Chain(Case(position_bias=True), torch.float32)
+    half.inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in chain.inputs]
+    half.differentiable[: len(half.inputs)] = half.inputs
+    with torch.autocast("cpu", dtype):
+        output, gradients = half.gradients()
+    precision = torch.finfo(dtype).eps * 64
+    torch.testing.assert_close(output.float(), expected, rtol=precision, atol=precision)
+    assert gradients[-1].dtype == torch.float32
+    scale = expected_gradients[-1].abs().max()
+    torch.testing.assert_close(gradients[-1], expected_gradients[-1], rtol=0, atol=precision * scale)
+
+
 def tiny_bert(**fields) -> EABertModel:
     torch.manual_seed(0)
     sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}

@@ -1,0 +1,116 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What README and docs/ show is true: every block of code runs, every public name has its place, every link leads somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import offline_hub
+import pytest
+
+import ea_hf
+
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# The commands of the documentation run as they stand, with a smaller budget after the reader's own arguments.
+BUDGET = "--max_train_samples 12 --max_eval_samples 6 --max_predict_samples 6 --num_train_epochs 1"
+# Programs in whose place a block's commands find another one.
+STAND_INS = {
+    "make": 'exec {make} --no-print-directory -n "$@" > /dev/null',  # the target exists
+    "git": "exit 0",  # there is nothing to clone from
+    "pip": "exit 0",  # everything is installed
+    "python": 'case "$1" in */run_*.py) set -- "$@" {budget};; esac; exec {python} "$@"',
+    "torchrun": 'case "$*" in */run_*.py*) set -- "$@" {budget};; esac; exec {torchrun} "$@"',
+    "accelerate": 'case "$*" in */run_*.py*) set -- "$@" {budget};; esac; exec {accelerate} "$@"',
+}
+DRIVER = """
+import subprocess, sys, traceback
+namespace = {"__name__": "__main__"}
+for kind, code in %r:
+    print(code, flush=True)
+    if kind == "python":
+        exec(compile(code, "block", "exec"), namespace)
+    else:
+        subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The language and the text of each block."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    return offline_hub.write_offline_hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder that looks like the repository, and programs with a smaller budget."""
+    root, programs = tmp_path / "ea_hf", tmp_path / "bin"
+    root.mkdir()
+    programs.mkdir()
+    offline_hub.link_repository(REPOSITORY, root)
+    offline_hub.write_files(root)
+    found = {name: offline_hub.executable(name) for name in ("make", "torchrun", "accelerate")}
+    for name, script in STAND_INS.items():
+        path = programs / name
+        path.write_text("#!/usr/bin/env bash\n" + script.format(python=sys.executable, budget=BUDGET, **found) + "\n")
+        path.chmod(0o755)
+    return root
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_every_block_runs(page, root, hub):
+    code = [(kind, text) for kind, text in blocks(page) if kind in ("python", "bash")]
+    environment = {
+        **os.environ,
+        **hub,
+        "PATH": f"{root.parent / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER % code], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_says_its_language(page):
+    """A block without one would not be run."""
+    unknown = {kind for kind, _ in blocks(page)} - {"python", "bash", "text", "yaml", "bibtex"}
+    assert not unknown, f"blocks of the languages {unknown} in {page.name}"
+
+
+def test_api_reference_has_every_public_name():
+    described = re.findall(r"^::: ea_hf\.(\w+)$", (REPOSITORY / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(described) == sorted(ea_hf.__all__)
+
+
+def test_site_builds_and_its_formulas_need_no_script(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    method = (tmp_path / "method" / "index.html").read_text()
+    assert "<math" in method
+    assert "arithmatex" not in method
+    for path in tmp_path.rglob("*.html"):
+        assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?://(?!squidfunk)', path.read_text()), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_within_the_repository_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
