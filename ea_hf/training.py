@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import time
@@ -52,6 +51,8 @@ from .checkpoints import (
     write_json,
 )
 from .interruptions import Interrupted, raise_if_any, received
+from .launch import check_launch, configure_engine, is_cpu_run
+from .sharding import prepare
 from .streaming import Stream, StreamedBatches
 from .training_state import describe_engine, load_training_state, save_training_state
 
@@ -211,24 +212,23 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
 
 def create_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Sets up devices, processes, mixed precision, trackers, logging and the seed."""
+    """Sets up devices, processes, mixed precision, trackers, logging and the seed.
+
+    Raises:
+        ValueError: an argument that no run can have, or that the launched processes or devices cannot do.
+    """
     check_training_arguments(args)
-    _check_devices(args.mixed_precision)
+    check_launch(args)
     accelerator = Accelerator(
         # Accelerate lets several processes on CPUs know of each other (by gloo) only if it is told to use the CPU.
-        cpu=not torch.accelerator.is_available(),
+        cpu=is_cpu_run(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to if args.with_tracking else None,
         project_dir=str(args.output_dir),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
     )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("On a CPU, fp16 would quietly be float32. Choose --mixed_precision bf16 or no.")
-    if accelerator.state.deepspeed_plugin is not None:
-        # The engine usually reads it off a prepared data loader; ours shards by itself.
-        config = accelerator.state.deepspeed_plugin.deepspeed_config
-        config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+    configure_engine(accelerator, args)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for name in ("ea_hf", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
@@ -239,27 +239,6 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
         datasets.disable_progress_bars()
     set_seed(args.seed)
     return accelerator
-
-
-def _check_devices(mixed_precision: str | None) -> None:
-    if not torch.accelerator.is_available():
-        return
-    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.accelerator.device_count()
-    if processes > devices:
-        raise ValueError(
-            f"{processes} processes were started on this machine, which has {devices} devices that can be used "
-            f"({torch.accelerator.current_accelerator().type}). Start as many processes as devices, such as with "
-            f"--nproc_per_node {devices}."
-        )
-    precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if (
-        precision == "bf16"
-        and torch.cuda.is_available()
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise ValueError(
-            f"{torch.cuda.get_device_name()} has no bf16 of its own. Choose --mixed_precision fp16 or no."
-        )
 
 
 def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> Any:
@@ -397,9 +376,11 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
         ValueError: the optimizer does not know one of `--optim_args`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # ZeRO-3 leaves a parameter without elements, and notes its shape.
+    dimensions = {p: len(getattr(p, "ds_shape", p.shape)) for p in parameters}
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if dimensions[p] >= 2], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if dimensions[p] < 2], "weight_decay": 0.0},
     ]
     optimizer_class, defaults = OPTIMIZERS[args.optim]
     try:
@@ -480,7 +461,7 @@ def train(
     )
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    model, optimizer = accelerator.prepare(model, create_optimizer(args, model))
+    model, optimizer = prepare(accelerator, model, create_optimizer(args, model))
     scheduler = get_scheduler(
         args.lr_scheduler_type,
         # The optimizer itself, unprepared: a prepared scheduler would step once per process.

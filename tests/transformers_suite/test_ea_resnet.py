@@ -83,10 +83,3 @@ class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
         for model_class in self.all_model_classes:
             with self.subTest(model_class.__name__), self.assertRaises(NotImplementedError):
                 model_class(config).get_input_embeddings()
-
-    def test_training_gradient_checkpointing_use_reentrant_true(self):
-        """Like Transformers' ResNet, it supports no checkpointing, and says so."""
-        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
-            with self.subTest(model_class.__name__), self.assertRaisesRegex(ValueError, "does not support"):
-                model_class(config).activation_checkpointing_enable()
