@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -320,71 +321,108 @@ def test_a_rank_that_is_killed_ends_the_other_and_is_named(options, tmp_path):
 # Kills at random moments
 
 
-def kill_all(run: Torchrun, chance: random.Random) -> None:
-    for process in (*run.workers(), psutil.Process(run.process.pid)):
-        process.kill()
+class Pair:
+    """A run in two processes, as a launcher of another kind starts them: nobody ends the one if the other dies."""
+
+    def __init__(self, words: list[str], directory: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        directory.mkdir()
+        self.logs = [directory / str(rank) for rank in range(2)]
+        self.ranks = []
+        for rank, log in enumerate(self.logs):
+            environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+            self.ranks.append(start_run(words, log, environment=environment, patience=6.0))
+
+    @property
+    def output(self) -> str:
+        return "".join(log.read_text() for log in self.logs if log.exists())
+
+    def is_running(self) -> bool:
+        return all(process.is_alive() for process in self.ranks)
+
+    def wait_for(self, sign: Callable[[], Any]) -> bool:
+        """Whether the sign came before one of the processes was gone."""
+        while not sign():
+            if not self.is_running():
+                return False
+            time.sleep(0.001)
+        return True
+
+    def wait(self) -> list[int | None]:
+        """The exit codes; `None` for a process that does not end."""
+        for process in self.ranks:
+            process.join(300)
+        return [process.exitcode for process in self.ranks]
 
 
-def terminate_all(run: Torchrun, chance: random.Random) -> None:
-    run.process.terminate()  # torchrun passes it on
+def send(number: int, ranks: str) -> Callable[[Pair, random.Random], None]:
+    def act(run: Pair, chance: random.Random) -> None:
+        victims = run.ranks if ranks == "all" else [chance.choice(run.ranks)]
+        for process in victims:
+            os.kill(process.pid, number)
+
+    return act
 
 
-def terminate_one(run: Torchrun, chance: random.Random) -> None:
-    chance.choice(run.workers()).terminate()
-
-
-def kill_one(run: Torchrun, chance: random.Random) -> None:
-    chance.choice(run.workers()).kill()
-
-
-KILLS: dict[str, Callable[[Torchrun, random.Random], None] | None] = {
-    "kill -9 of all": kill_all,
-    "SIGTERM": terminate_all,
-    "SIGTERM of one rank": terminate_one,
-    "kill -9 of one rank": kill_one,
-    "kill -9 while a checkpoint is written": kill_all,
+KILLS = {
+    "kill -9 of all": send(signal.SIGKILL, "all"),
+    "kill -9 of one rank": send(signal.SIGKILL, "one"),
+    "SIGTERM to all": send(signal.SIGTERM, "all"),
+    "SIGTERM to one rank": send(signal.SIGTERM, "one"),
+    "kill -9 while a checkpoint is written": send(signal.SIGKILL, "all"),
+    "kill -9 of one rank while a checkpoint is written": send(signal.SIGKILL, "one"),
     "disk full": None,
 }
 
 
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments(options, small_disk, tmp_path):
-    """Two processes; each kind of fault at least three times."""
-    chance = random.Random(0)
-    options |= {"num_train_epochs": 400, "per_device_train_batch_size": 4, "eval_steps": 100, "logging_steps": 10}
-    options |= {"checkpointing_steps": 10}
-    whole = Torchrun(arguments(**options, output_dir=tmp_path / "whole"))
-    assert whole.wait() == 0, whole.output
+def is_writing(output_dir: Path) -> bool:
+    return bool(list(output_dir.glob(".checkpoint-*")))
+
+
+@pytest.mark.parametrize("count", [pytest.param(7, id="seven"), pytest.param(20, id="twenty", marks=pytest.mark.slow)])
+def test_every_kill_at_a_random_moment_is_survived(count, options, small_disk, tmp_path):
+    """Two processes. Each goes on from the last checkpoint; the end is that of a run which nobody disturbed."""
+    chance = random.Random(count)
+    options |= {"num_train_epochs": 8 * count, "per_device_train_batch_size": 4, "eval_steps": 50}
+    options |= {"checkpointing_steps": 10, "logging_steps": 1}
+    last_step = 5 * options["num_train_epochs"]
+    whole = Pair(arguments(**options, output_dir=tmp_path / "whole"), tmp_path / "undisturbed")
+    assert whole.wait() == [0, 0], whole.output
     output_dir = small_disk / "output"
     words = arguments(**options, output_dir=output_dir, resume_from_checkpoint="latest")
-    kinds = [*KILLS] * 3 + ["kill -9 of one rank", "SIGTERM"]
+    kinds = [*KILLS] * (count // len(KILLS)) + list(KILLS)[: count % len(KILLS)]
     chance.shuffle(kinds)
     for number, kind in enumerate(kinds, 1):
         before = (checkpoint_steps(output_dir) or [0])[-1]
-        filler = fill(small_disk, chance.randrange(50_000, 300_000)) if kind == "disk full" and before else None
-        run = Torchrun(words)
-        assert run.wait_for("Training on"), run.output
+        filler = fill(small_disk, chance.randrange(30_000, 250_000)) if kind == "disk full" else None
+        run = Pair(words, tmp_path / f"logs_{number}")
+        step = f"step {before + chance.randrange(1, 25)}:"
+        run.wait_for(lambda run=run, step=step: step in run.output)
         resumed = re.search(r"Resuming from .*: step (\d+),", run.output)
-        assert int(resumed.group(1)) if resumed else before == 0, run.output
+        assert before == (int(resumed.group(1)) if resumed else 0) or filler is not None, run.output
         if filler is None:
-            time.sleep(chance.uniform(0, 1.5))
-            if "checkpoint" in kind:
-                while not list(output_dir.glob(".checkpoint-*")) and run.process.poll() is None:
-                    time.sleep(0.0005)
-            assert run.process.poll() is None, f"over before kill {number}: {run.output}"
-            (KILLS[kind] or kill_all)(run, chance)
-        assert run.wait(90) != 0
-        steps = checkpoint_steps(output_dir)
-        reached = max([0, *map(int, re.findall(r"step (\d+):", run.output))])
-        if kind.startswith("SIGTERM") and "Stopped by" in run.output:
-            assert f"Stopped by SIGTERM after step {steps[-1]} " in run.output
-        assert not steps or find_fault(output_dir / f"checkpoint-{steps[-1]}") is None
-        last = (steps or [0])[-1]
-        assert last >= before and last > reached - 20, run.output  # reports come every 10 steps, checkpoints too
-        print(f"{number}: {kind}: resumed at {before}, reached {reached} or more, last checkpoint {last}", flush=True)
+            time.sleep(chance.uniform(0, 0.05))
+            if "written" in kind:
+                run.wait_for(lambda: is_writing(output_dir))
+            assert run.is_running(), f"over before kill {number}: {run.output}"
+            KILLS[kind](run, chance)
+        codes = run.wait()
+        assert 0 not in codes and None not in codes, (kind, codes, run.output)
         if filler is not None:
-            assert "could not be written" in run.output, run.output
+            assert "No space left" in run.output or "could not be written" in run.output, run.output
             filler.unlink()
-    run = Torchrun(words)
-    assert run.wait() == 0, run.output
+        if kind.startswith("SIGTERM"):
+            assert codes == [128 + signal.SIGTERM] * 2 and "Stopped by SIGTERM" in run.output, run.output
+        if "one rank" in kind and "kill" in kind:
+            assert re.search(r"rank \d \(|store of the processes", run.output), run.output
+        after = (checkpoint_steps(output_dir) or [0])[-1]
+        assert after == 0 or find_fault(output_dir / f"checkpoint-{after}") is None
+        reached = max([0, *map(int, re.findall(r"step (\d+): loss", run.output))])
+        assert before <= after < last_step and reached - after <= 10, run.output
+        print(f"{number}: {kind}: resumed at {before}, reached {reached}, last checkpoint {after}", flush=True)
+    run = Pair(words, tmp_path / "logs_end")
+    assert run.wait() == [0, 0], run.output
     assert_same_end(output_dir, tmp_path / "whole")
