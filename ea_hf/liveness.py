@@ -34,7 +34,7 @@ def processes_watched(accelerator: Accelerator) -> Iterator[None]:
 
     A process whose block ends, in whatever way, is no longer waited for. One that ends by an error tells the others.
     """
-    if accelerator.num_processes == 1 or "MASTER_ADDR" not in os.environ:
+    if accelerator.num_processes == 1 or "MASTER_PORT" not in os.environ:
         yield
         return
     watch = _Watch(accelerator.process_index, accelerator.num_processes)

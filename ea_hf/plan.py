@@ -383,7 +383,9 @@ def format_plan(figures: dict[str, Any]) -> str:
     ]
     lines += [_format_table((*header, "total MB"), rows), "", f"Devices, each with {batch_size} examples"]
     memories = [name for name in figures["devices"][0] if name.startswith("largest_batch_of_")]
-    speeds = [name for name in ("seconds_per_step", "examples_per_second", "efficiency") if name in figures["devices"][0]]
+    speeds = [
+        name for name in ("seconds_per_step", "examples_per_second", "efficiency") if name in figures["devices"][0]
+    ]
     header = ("length", "precision", "mode", "devices", "sharding", "MB each", "sent MB each")
     labels = (f"largest batch in {name.removeprefix('largest_batch_of_').replace('_', ' ')}" for name in memories)
     rows = [
@@ -421,14 +423,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--model_type", help="Such as ea_bert, for a new model.")
     parser.add_argument("--config_overrides", type=parse_values, default={}, help='As "num_hidden_layers=24".')
     parser.add_argument("--batch_size", type=int, default=8, help="Examples per device.")
-    parser.add_argument("--length", type=int, nargs="+", default=[128], help="Of texts, in tokens; several are compared.")
+    parser.add_argument(
+        "--length", type=int, nargs="+", default=[128], help="Of texts, in tokens; several are compared."
+    )
     parser.add_argument("--target_length", type=int, help="Of an encoder-decoder's targets. Default: --length.")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--optim", choices=OPTIMIZERS, default="adamw_torch")
     parser.add_argument("--memory", type=float, nargs="*", default=[], help="Of a device, in GB: what fits.")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--tflops", type=float, help="That a device sustains, in 10^12 operations per second: how fast.")
+    parser.add_argument(
+        "--tflops", type=float, help="That a device sustains, in 10^12 operations per second: how fast."
+    )
     parser.add_argument("--bandwidth", type=float, default=50.0, help="Between devices, in 10^9 bytes per second.")
     parser.add_argument("--json", action="store_true", help="Print figures in bytes and operations, not tables.")
     args = parser.parse_args(argv)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import write_json
-from .interruptions import signals_noted
+from .interruptions import Interrupted, signals_noted
 from .liveness import processes_watched
 from .publishing import push_to_hub, save_model_card
 from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
@@ -161,13 +161,18 @@ def run(
             save_model(accelerator, model, args.output_dir)
             if accelerator.is_main_process:
                 processor.save_pretrained(args.output_dir)
-        if scores is None:
-            scores = evaluate(model) if evaluate is not None else {}
-        results |= {f"eval_{name}": value for name, value in scores.items()}
-        if scores:
-            logger.info(f"Final evaluation: {format_metrics(scores)}")
-        if predict is not None:
-            results |= predict(model) or {}
+        try:
+            if scores is None:
+                scores = evaluate(model) if evaluate is not None else {}
+            results |= {f"eval_{name}": value for name, value in scores.items()}
+            if scores:
+                logger.info(f"Final evaluation: {format_metrics(scores)}")
+            if predict is not None:
+                results |= predict(model) or {}
+        except Interrupted as interruption:
+            advice = "" if args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
+            logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
+            raise
         if accelerator.is_main_process:
             write_json(args.output_dir / RESULTS_FILE, results)
             if not args.eval_only:

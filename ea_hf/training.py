@@ -435,8 +435,6 @@ def train(
     if isinstance(train_dataset, Stream):
         if args.max_train_steps is None:
             raise ValueError("A stream has no known end: say with --max_train_steps how long to train.")
-        if args.group_by_length:
-            raise ValueError("--group_by_length needs the lengths of all examples, which a stream does not have.")
         batches, size = StreamedBatches(train_dataset, *share), "a stream of"
         max_train_steps = args.max_train_steps
     else:

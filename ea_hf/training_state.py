@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -73,6 +73,8 @@ def load_training_state(
     """Reads what `save_training_state` wrote, on however many processes. All processes take part; the main one reads."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         accelerator.load_state(str(directory))
+        # Accelerate counts micro-batches, and this run may have another number of them in a step.
+        accelerator.step = 0
     else:
         several = accelerator.num_processes > 1
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several)
@@ -82,9 +84,17 @@ def load_training_state(
         )
         moments = torch.load(directory / OPTIMIZER_FILE, map_location="cpu") if accelerator.is_main_process else {}
         set_optimizer_state_dict(model, _plain(optimizer), moments, options=options)
-    scheduler.load_state_dict(torch.load(directory / SCHEDULER_FILE))
-    if accelerator.scaler is not None and (directory / SCALER_FILE).exists():
-        accelerator.scaler.load_state_dict(torch.load(directory / SCALER_FILE))
+    scheduler.load_state_dict(_read(accelerator, directory / SCHEDULER_FILE))
+    if accelerator.scaler is not None:
+        scale = _read(accelerator, directory / SCALER_FILE)
+        if scale is not None:  # the run had another precision until now
+            accelerator.scaler.load_state_dict(scale)
+
+
+def _read(accelerator: Accelerator, file: Path) -> Any:
+    """What a small file holds, on every process; `None` if there is no such file."""
+    content = torch.load(file) if accelerator.is_main_process and file.exists() else None
+    return broadcast_object_list([content])[0]
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
