@@ -150,10 +150,17 @@ def model_class(config: EvolvingConfig) -> type:
     return next((classes[head] for head in HEADS if head in classes), list(classes.values())[-1])
 
 
+def _build_for(config: EvolvingConfig, mode: str) -> nn.Module:
+    options = dict(MODES[mode])
+    gradient_checkpointing = options.pop("gradient_checkpointing", False)
+    return build(type(config).from_dict({**config.to_dict(), **options}), gradient_checkpointing)
+
+
 def build(config: EvolvingConfig, gradient_checkpointing: bool = False) -> nn.Module:
     """A model in training mode whose weights nobody has initialized."""
     with init.no_init_weights():
         model = model_class(config)(config).train()
+    model.tie_weights()
     if gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -214,12 +221,9 @@ def plan_step(
         mode: one of `MODES`.
         precision: "fp32", or "bf16" for mixed precision.
     """
-    options = dict(MODES[mode])
-    gradient_checkpointing = options.pop("gradient_checkpointing", False)
-    config = type(config).from_dict({**config.to_dict(), **options})
     dtype = PRECISIONS[precision]
     with FakeTensorMode():
-        model = build(config, gradient_checkpointing)
+        model = _build_for(config, mode)
         inputs = make_inputs(config, model, batch_size, length, target_length)
         with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             outputs = model.eval()(**inputs, output_attention_maps=True)
@@ -227,33 +231,59 @@ def plan_step(
         map_bytes = sum(value.numel() * value.element_size() for value in maps)
         del outputs, maps
         model.train()
-        for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        with FlopCounterMode(display=False) as flops, LiveBytes(model, inputs) as live:
+        with FlopCounterMode(display=False) as flops:
             loss = run_forward(model, inputs, dtype)
-            saved_bytes, forward_flops = live.now, flops.get_total_flops()
+            forward_flops = flops.get_total_flops()
             loss.backward()
-        return Step(forward_flops, flops.get_total_flops(), map_bytes, saved_bytes, live.peak)
+        return Step(forward_flops, flops.get_total_flops(), map_bytes, *_run_step(model, inputs, dtype))
 
 
-def _drop_gradient(parameter: nn.Parameter) -> None:
-    parameter.grad = None
+def _run_step(model: nn.Module, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> tuple[int, int]:
+    """The saved bytes and the peak bytes; see `Step`. The counter of operations would keep what is replayed alive."""
+
+    def drop_gradient(parameter: nn.Parameter) -> None:
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.register_post_accumulate_grad_hook(drop_gradient)
+    with LiveBytes(model, inputs) as live:
+        loss = run_forward(model, inputs, dtype)
+        saved_bytes = live.now
+        loss.backward()
+    return saved_bytes, live.peak
 
 
-def device_bytes(model: Model, step: Step, devices: int = 1, sharding: str = "ddp", precision: str = "fp32") -> int:
+def peak_bytes(
+    config: EvolvingConfig,
+    batch_size: int,
+    length: int,
+    target_length: int | None = None,
+    mode: str = "default",
+    precision: str = "fp32",
+) -> int:
+    """The peak bytes of `plan_step` alone, in half the time."""
+    with FakeTensorMode():
+        model = _build_for(config, mode)
+        inputs = make_inputs(config, model, batch_size, length, target_length)
+        return _run_step(model, inputs, PRECISIONS[precision])[1]
+
+
+def device_bytes(model: Model, peak: int, devices: int = 1, sharding: str = "ddp", precision: str = "fp32") -> int:
     """What one of several devices holds at most.
 
     Args:
+        peak: `Step.peak_bytes`.
         sharding: "ddp": each has everything, and a copy of the gradients for the exchange. "fsdp2": each has a share,
             the weights outside of the layers, and two layers' weights and one layer's gradients at a time.
     """
     if devices == 1:
-        return 2 * model.weight_bytes + model.optimizer_bytes + step.peak_bytes
+        return 2 * model.weight_bytes + model.optimizer_bytes + peak
     if sharding == "ddp":
-        return 3 * model.weight_bytes + model.optimizer_bytes + step.peak_bytes
+        return 3 * model.weight_bytes + model.optimizer_bytes + peak
     share = (2 * model.weight_bytes + model.optimizer_bytes) // devices
     gathered = PRECISIONS[precision].itemsize * (2 * model.root_parameters + 3 * model.layer_parameters)
-    return share + gathered + step.peak_bytes
+    return share + gathered + peak
 
 
 def sent_bytes(model: Model, devices: int, sharding: str, precision: str = "fp32") -> int:
@@ -267,17 +297,17 @@ def sent_bytes(model: Model, devices: int, sharding: str, precision: str = "fp32
     return 3 * (devices - 1) * PRECISIONS[precision].itemsize * model.parameters // devices
 
 
-def largest_batch(step_of: Callable[[int], Step], bytes_of: Callable[[Step], int], memory: int) -> int:
+def largest_batch(bytes_of: Callable[[int], int], memory: int) -> int:
     """The largest batch per device that fits, 0 if none does.
 
-    Memory is a straight line but for small batches, which it goes above.
+    Args:
+        bytes_of: what a batch of so many examples needs: a straight line but for small batches, which it goes above.
     """
-    low, high = (bytes_of(step_of(size)) for size in (32, 64))
-    slope = (high - low) / 32
-    size = max(0, int((memory - low) / slope + 32))
-    while size > 0 and bytes_of(step_of(size)) > memory:
-        size -= max(1, size // 50)
-    return max(0, size)
+    low, high = bytes_of(32), bytes_of(64)
+    size = max(0, int((memory - low) / ((high - low) / 32) + 32))
+    while 0 < size < 32 and bytes_of(size) > memory:
+        size -= 1
+    return size
 
 
 def plan(args: argparse.Namespace, config: EvolvingConfig) -> dict[str, Any]:
@@ -285,26 +315,26 @@ def plan(args: argparse.Namespace, config: EvolvingConfig) -> dict[str, Any]:
     model = plan_model(config, args.optim)
 
     @cache
-    def step_of(size: int, length: int, mode: str, precision: str) -> Step:
-        return plan_step(config, size, length, args.target_length, mode, precision)
+    def peak_of(size: int, length: int, mode: str, precision: str) -> int:
+        return peak_bytes(config, size, length, args.target_length, mode, precision)
 
     rows_of_steps, rows_of_devices = [], []
     for length in args.length:
         for precision in args.precision:
             for mode in args.mode:
                 key = {"length": length, "precision": precision, "mode": mode}
-                step = step_of(args.batch_size, length, mode, precision)
-                total = device_bytes(model, step)
-                rows_of_steps.append({**key, **asdict(step), "total_bytes": total})
+                step = plan_step(config, args.batch_size, length, args.target_length, mode, precision)
+                rows_of_steps.append({**key, **asdict(step), "total_bytes": device_bytes(model, step.peak_bytes)})
                 for devices in args.devices:
                     for sharding in ("ddp", "fsdp2") if devices > 1 else ("one device",):
-                        used = device_bytes(model, step, devices, sharding, precision)
+                        used = device_bytes(model, step.peak_bytes, devices, sharding, precision)
                         row = {**key, "devices": devices, "sharding": sharding, "bytes_per_device": used}
                         row |= _speed(args, model, step, devices, sharding, precision)
                         for memory in args.memory:
                             row[f"largest_batch_of_{memory:g}_GB"] = largest_batch(
-                                lambda size, k=(length, mode, precision): step_of(size, *k),
-                                lambda s, d=devices, w=sharding, p=precision: device_bytes(model, s, d, w, p),
+                                lambda size, k=(length, mode, precision), d=devices, w=sharding: device_bytes(
+                                    model, peak_of(size, *k), d, w, k[-1]
+                                ),
                                 int(memory * GB * (1 - RESERVED_SHARE)),
                             )
                         rows_of_devices.append(row)

@@ -444,3 +444,19 @@ def test_bad_values_are_refused(values, message, tmp_path):
 def test_unknown_depth_is_refused():
     with pytest.raises(ValueError, match="`depth` is 51; choose one of 18, 26, 34, 50, 101, 152"):
         EAResNetConfig.from_depth(51)
+
+
+def test_activation_checkpointing_changes_no_gradient_and_no_statistic():
+    """A block runs twice, but its batch counts once in the running statistics."""
+    models = [tiny_model().double().train() for _ in range(2)]
+    models[1].activation_checkpointing_enable()
+    labels = torch.arange(3)
+    for model in models:
+        for seed in range(2):
+            model(images(seed=seed).double(), labels=labels).loss.backward()
+    for (name, parameter), expected in zip(models[1].named_parameters(), models[0].parameters(), strict=True):
+        assert_close(parameter.grad, expected.grad, msg=f"{name}: ".__add__)
+    before = tiny_model().double().state_dict()
+    for name, expected in models[0].named_buffers():
+        assert_close(models[1].get_buffer(name), expected, rtol=0, atol=0)
+        assert not torch.equal(expected, before[name])
