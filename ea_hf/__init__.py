@@ -11,7 +11,9 @@ from typing import Any
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
@@ -33,11 +35,21 @@ from .modeling_ea_dc_transformer import (
     EADCTransformerModel,
     EADCTransformerPreTrainedModel,
 )
+from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import (
     EAResNetBackbone,
     EAResNetForImageClassification,
     EAResNetModel,
     EAResNetPreTrainedModel,
+)
+from .modeling_ea_roberta import (
+    EARobertaForMaskedLM,
+    EARobertaForMultipleChoice,
+    EARobertaForQuestionAnswering,
+    EARobertaForSequenceClassification,
+    EARobertaForTokenClassification,
+    EARobertaModel,
+    EARobertaPreTrainedModel,
 )
 from .modeling_ea_t5 import (
     EAT5EncoderModel,
@@ -89,6 +101,14 @@ __all__ = [
     "EAResNetForImageClassification",
     "EAResNetModel",
     "EAResNetPreTrainedModel",
+    "EARobertaConfig",
+    "EARobertaForMaskedLM",
+    "EARobertaForMultipleChoice",
+    "EARobertaForQuestionAnswering",
+    "EARobertaForSequenceClassification",
+    "EARobertaForTokenClassification",
+    "EARobertaModel",
+    "EARobertaPreTrainedModel",
     "EAT5Config",
     "EAT5EncoderModel",
     "EAT5ForConditionalGeneration",
@@ -100,5 +120,7 @@ __all__ = [
     "EAViTForMaskedImageModeling",
     "EAViTModel",
     "EAViTPreTrainedModel",
+    "EvolvedConfig",
+    "evolve",
     "evolving_config_from_pretrained",
 ]

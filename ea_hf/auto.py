@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
+    RobertaTokenizer,
     T5Tokenizer,
     ViTImageProcessorPil,
 )
@@ -29,11 +30,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
     MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING,
 )
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
+from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .configuration_evolving import EvolvingConfig
@@ -54,6 +58,14 @@ from .modeling_ea_dc_transformer import (
     EADCTransformerModel,
 )
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
+from .modeling_ea_roberta import (
+    EARobertaForMaskedLM,
+    EARobertaForMultipleChoice,
+    EARobertaForQuestionAnswering,
+    EARobertaForSequenceClassification,
+    EARobertaForTokenClassification,
+    EARobertaModel,
+)
 from .modeling_ea_t5 import (
     EAT5EncoderModel,
     EAT5ForConditionalGeneration,
@@ -61,10 +73,11 @@ from .modeling_ea_t5 import (
     EAT5Model,
 )
 from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
+from .pipeline_translation import TranslationPipeline
 
 
 # Configuration class, tokenizer class.
-TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EAT5Config, T5Tokenizer))
+TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EARobertaConfig, RobertaTokenizer), (EAT5Config, T5Tokenizer))
 # Configuration class, image processor class.
 IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
 CONFIGS = (*(config_class for config_class, _ in TEXT_FAMILIES + IMAGE_FAMILIES), EADCTransformerConfig)
@@ -78,6 +91,13 @@ MODELS = (
     (AutoModelForTokenClassification, EABertForTokenClassification),
     (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
     (AutoModelForMultipleChoice, EABertForMultipleChoice),
+    (AutoModel, EARobertaModel),
+    (AutoModelForPreTraining, EARobertaForMaskedLM),
+    (AutoModelForMaskedLM, EARobertaForMaskedLM),
+    (AutoModelForSequenceClassification, EARobertaForSequenceClassification),
+    (AutoModelForTokenClassification, EARobertaForTokenClassification),
+    (AutoModelForQuestionAnswering, EARobertaForQuestionAnswering),
+    (AutoModelForMultipleChoice, EARobertaForMultipleChoice),
     (AutoModel, EAT5Model),
     (AutoModelForPreTraining, EAT5ForConditionalGeneration),
     (AutoModelForSeq2SeqLM, EAT5ForConditionalGeneration),
@@ -95,11 +115,19 @@ MODELS = (
     (MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING, EADCTransformerForRegression),
 )
 
+# Task, pipeline class, Auto class that loads the model.
+PIPELINES = (("translation", TranslationPipeline, AutoModelForSeq2SeqLM),)
+
 
 def register() -> None:
-    """Makes Transformers' Auto classes know all families. Repeating it is harmless."""
+    """Makes Transformers' Auto classes and pipelines know all families, and checkpoints travel with their code.
+
+    Repeating it is harmless.
+    """
     for config_class in CONFIGS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        config_class.family_auto_map, config_class.family_pipelines = _code_references(config_class)
+    AutoConfig.register(EvolvedConfig.model_type, EvolvedConfig, exist_ok=True)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
@@ -107,6 +135,29 @@ def register() -> None:
     AutoFeatureExtractor.register(EADCTransformerConfig, EADCTransformerFeatureExtractor, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
+    for task, pipeline_class, auto_class in PIPELINES:
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, auto_class, type="text")
+            REMOVED_TASKS.pop(task, None)  # Transformers refuses these names before it looks into its registry
+
+
+def _code_references(config_class: type[EvolvingConfig]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """In which files beside a checkpoint Transformers finds a family's classes, and the pipelines that they serve."""
+
+    def reference(code: type) -> str:
+        return f"{code.__module__.split('.')[-1]}.{code.__name__}"
+
+    auto_map = {
+        auto_class.__name__: reference(model)
+        for auto_class, model in MODELS
+        if model.config_class is config_class and isinstance(auto_class, type)
+    }
+    pipelines = {
+        task: {"impl": reference(pipeline_class), "pt": [auto_class.__name__], "type": "text"}
+        for task, pipeline_class, auto_class in PIPELINES
+        if auto_class.__name__ in auto_map
+    }
+    return {"AutoConfig": reference(config_class), **auto_map}, pipelines
 
 
 def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs: Any) -> EvolvingConfig:

@@ -36,6 +36,7 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["past_values", "past_observed_mask"]
+    _auto_class = "AutoFeatureExtractor"  # so that its code is saved beside it
 
     def __init__(
         self,

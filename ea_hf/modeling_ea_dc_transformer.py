@@ -55,6 +55,8 @@ from .modeling_relative_positions import embeddings_of_pairs
 class ObservedSteps:
     """Which steps of a batch are observed, and which normalizations have counted them, in one forward pass.
 
+    Where layers are on different devices, whoever uses a mask takes it along.
+
     Args:
         observed: boolean, (batch, time, 1).
         causal: whether a step attends to itself and earlier steps only.
@@ -70,7 +72,7 @@ class ObservedSteps:
 
     def zero_padding(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Zeros at the padded steps of (batch, time, channels)."""
-        return hidden_states.masked_fill(~self.observed, 0.0)
+        return hidden_states.masked_fill(~self.observed.to(hidden_states.device), 0.0)
 
     def is_counted(self, norm: "EADCTransformerBatchNorm") -> bool:
         """Whether the normalization has counted the batch already; it has when gradient checkpointing replays it."""
@@ -105,7 +107,7 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
         values = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        weights = steps.observed.to(values.dtype)
+        weights = steps.observed.to(values)
         totals = torch.cat([weights.sum().unsqueeze(0), (values * weights).sum((0, 1))])
         count, totals = self._over_processes(totals).split([1, self.num_features])
         mean = totals / count.clamp(min=1)
@@ -209,7 +211,7 @@ class EADCTransformerAttention(nn.Module):
             query,
             key,
             value,
-            steps.attention_mask,
+            steps.attention_mask.to(query.device),
             scaling=self.scaling,
             dropout=self.attention_dropout,
             position_bias=position_bias,
@@ -430,13 +432,13 @@ class EADCTransformerSeriesHead(nn.Module):
         return self.linear(nn.functional.pad(hidden_states, (0, 0, 0, missing)).flatten(1))
 
 
-class EADCTransformerForClassification(EADCTransformerPreTrainedModel):
-    """Head for the classification of a series."""
+class EADCTransformerWithSeriesHead(EADCTransformerPreTrainedModel):
+    """What classification and regression share. A subclass says what the loss is, in `series_loss`."""
 
-    def __init__(self, config: EADCTransformerConfig):
+    def __init__(self, config: EADCTransformerConfig, num_outputs: int):
         super().__init__(config)
         self.model = EADCTransformerModel(config)
-        self.head = EADCTransformerSeriesHead(config, config.num_labels)
+        self.head = EADCTransformerSeriesHead(config, num_outputs)
         self.post_init()
 
     @evolving_forward
@@ -451,56 +453,50 @@ class EADCTransformerForClassification(EADCTransformerPreTrainedModel):
         """
         Args:
             past_values, past_observed_mask: see `EADCTransformerModel`.
-            labels: (batch,), from 0 to `num_labels - 1`; -100 counts for nothing. The loss is the cross-entropy.
+            labels: see the class; without them the output has no loss.
         """
         outputs = self.model(past_values, past_observed_mask, return_dict=True, **kwargs)
-        logits = self.head(outputs.last_hidden_state)  # (batch, num_labels)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        logits = self.head(outputs.last_hidden_state)
         return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+            loss=None if labels is None else self.series_loss(logits, labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 
-class EADCTransformerForRegression(EADCTransformerPreTrainedModel):
-    """Head for one or several numbers that a series stands for."""
+class EADCTransformerForClassification(EADCTransformerWithSeriesHead):
+    """Head for the classification of a series. Takes what `EADCTransformerModel` takes, and `labels`.
+
+    The labels are (batch,), from 0 to `num_labels - 1`; -100 counts for nothing. The logits are (batch, num_labels), and
+    the loss is their cross-entropy.
+    """
 
     def __init__(self, config: EADCTransformerConfig):
-        super().__init__(config)
-        self.model = EADCTransformerModel(config)
-        self.head = EADCTransformerSeriesHead(config, config.num_targets)
-        self.post_init()
+        super().__init__(config, config.num_labels)
 
-    @evolving_forward
-    @can_return_tuple
-    def forward(
-        self,
-        past_values: torch.Tensor,
-        past_observed_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        """
-        Args:
-            past_values, past_observed_mask: see `EADCTransformerModel`.
-            labels: (batch, num_targets), or (batch,) if there is but one. The loss is the mean squared error.
+    def series_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
-        Raises:
-            ValueError: the labels have another shape.
-        """
-        outputs = self.model(past_values, past_observed_mask, return_dict=True, **kwargs)
-        logits = self.head(outputs.last_hidden_state)  # (batch, num_targets)
-        loss = None
-        if labels is not None:
-            targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
-            if targets.shape != logits.shape:
-                raise ValueError(
-                    f"`labels` has the shape {tuple(labels.shape)}; the model gives (batch, `num_targets`) "
-                    f"{tuple(logits.shape)}."
-                )
-            loss = nn.functional.mse_loss(logits, targets.to(logits.dtype))
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+
+class EADCTransformerForRegression(EADCTransformerWithSeriesHead):
+    """Head for one or several numbers that a series stands for. Takes what `EADCTransformerModel` takes, and `labels`.
+
+    The labels are (batch, num_targets), or (batch,) if there is but one target. The logits are (batch, num_targets), and
+    the loss is their mean squared error. Labels of another shape raise a `ValueError`.
+    """
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__(config, config.num_targets)
+
+    def series_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"`labels` has the shape {tuple(labels.shape)}; the model gives (batch, `num_targets`) "
+                f"{tuple(logits.shape)}."
+            )
+        return nn.functional.mse_loss(logits, targets.to(logits.dtype))
 
 
 @dataclass

@@ -34,6 +34,12 @@ from transformers import (
     BertModel,
     PreTrainedConfig,
     PreTrainedModel,
+    RobertaForMaskedLM,
+    RobertaForMultipleChoice,
+    RobertaForQuestionAnswering,
+    RobertaForSequenceClassification,
+    RobertaForTokenClassification,
+    RobertaModel,
     T5EncoderModel,
     T5ForConditionalGeneration,
     T5ForSequenceClassification,
@@ -397,6 +403,7 @@ TINY_BERT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+TINY_ROBERTA = {**TINY_BERT, "pad_token_id": 1}
 TINY_VIT = {
     "image_size": 8,
     "patch_size": 2,
@@ -411,6 +418,7 @@ TINY_VIT = {
 }
 TOKENS = TokenSequences()
 CHOICES = TokenSequences(choices=2)
+ROBERTA_TOKENS = TokenSequences(first_position=2)  # the one after padding's
 IMAGES = Images()
 MASKED_IMAGES = Images(has_masked_patches=True)
 
@@ -447,6 +455,38 @@ CASES = [
         AutoModelForMultipleChoice,
         TINY_BERT,
         CHOICES,
+        ("logits",),
+    ),
+    Case(ea_hf.EARobertaModel, RobertaModel, AutoModel, TINY_ROBERTA, ROBERTA_TOKENS, ("pooler_output",)),
+    Case(ea_hf.EARobertaForMaskedLM, RobertaForMaskedLM, AutoModelForMaskedLM, TINY_ROBERTA, ROBERTA_TOKENS),
+    Case(
+        ea_hf.EARobertaForSequenceClassification,
+        RobertaForSequenceClassification,
+        AutoModelForSequenceClassification,
+        {**TINY_ROBERTA, "num_labels": 5},
+        ROBERTA_TOKENS,
+        ("logits",),
+    ),
+    Case(
+        ea_hf.EARobertaForTokenClassification,
+        RobertaForTokenClassification,
+        AutoModelForTokenClassification,
+        {**TINY_ROBERTA, "num_labels": 5},
+        ROBERTA_TOKENS,
+    ),
+    Case(
+        ea_hf.EARobertaForQuestionAnswering,
+        RobertaForQuestionAnswering,
+        AutoModelForQuestionAnswering,
+        TINY_ROBERTA,
+        ROBERTA_TOKENS,
+    ),
+    Case(
+        ea_hf.EARobertaForMultipleChoice,
+        RobertaForMultipleChoice,
+        AutoModelForMultipleChoice,
+        TINY_ROBERTA,
+        TokenSequences(choices=2, first_position=2),
         ("logits",),
     ),
     Case(ea_hf.EAViTModel, ViTModel, AutoModel, TINY_VIT, IMAGES, weight_std=0.3),

@@ -598,9 +598,9 @@ def execute(
         if datasets["test"] is not None
         else None,
         model_card={
-            "auto_class": MODELS[data.task].__name__,
-            "processor_class": EADCTransformerFeatureExtractor.__name__,
-            "module": "ea_hf",
+            "auto_class": "AutoModel",
+            "processor_class": "AutoFeatureExtractor",
+            "model_class": MODELS[data.task].__name__,
             "task_type": f"time-series-{data.task.replace('_', '-')}",
             "task_name": data.source,
             "dataset_name": data.source,

@@ -103,23 +103,10 @@ class EADCTransformerModelTest(EvolvingModelTesterMixin, unittest.TestCase):
 
     def test_attention_outputs(self):
         """One attention per augmented layer, two in a block; asked for in two ways."""
-        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         steps = self.model_tester.seq_length
         expected = [(self.model_tester.batch_size, self.model_tester.num_attention_heads, steps, steps)] * 4
-        for model_class in self.all_model_classes:
-            with self.subTest(model_class.__name__):
-                model = model_class(config).eval()
-                by_argument = model(**inputs, output_attentions=True).attentions
-                model.config.output_attentions = True
-                by_config = model(**inputs).attentions
-                model.config.output_attentions = False
-                self.assertIsNone(model(**inputs).attentions)
-                for attentions in (by_argument, by_config):
-                    self.assertEqual([tuple(weights.shape) for weights in attentions], expected)
+        self.check_attention_outputs(expected)
 
     def test_model_get_set_embeddings(self):
         """A series has values and no tokens, so there are no embeddings to get or set."""
-        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
-            with self.subTest(model_class.__name__), self.assertRaises(NotImplementedError):
-                model_class(config).get_input_embeddings()
+        self.check_there_are_no_embeddings()
