@@ -3,9 +3,12 @@
 """What the configurations of all families share."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 from .evolution import check_evolution
+from .remote_code import CODE_REFERENCES, save_config_with_code
 
 
 class EvolvingConfig:
@@ -29,8 +32,15 @@ class EvolvingConfig:
     # Model types whose checkpoints have the same layout but for the evolution modules.
     vanilla_model_types: tuple[str, ...] = ()
 
+    # In which file that travels with a checkpoint Auto classes and pipelines find their classes, for `auto_map` and
+    # `custom_pipelines` of the configuration's file. Set where the family is registered. In remote code they are empty, and
+    # the configuration has `auto_map` and `custom_pipelines` as attributes, read from its file.
+    family_auto_map: dict[str, str] = {}
+    family_pipelines: dict[str, dict[str, Any]] = {}
+
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        family = self._family_references()
+        super().__post_init__(**{name: value for name, value in kwargs.items() if name not in family})
         self.check()
 
     def check(self) -> None:
@@ -56,6 +66,32 @@ class EvolvingConfig:
         """What the file of a vanilla configuration says, as this class says it."""
         return {**config_dict, "model_type": cls.model_type}
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Saves the configuration and the code of its family, so that Auto classes load it where `ea_hf` is not installed.
+
+        Models call this when they are saved.
+        """
+        in_remote_code = {name: vars(self)[name] for name in CODE_REFERENCES if name in vars(self)}
+        references = in_remote_code | self._family_references()
+        save_config_with_code(self, self._with_saved_class(references), save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def _with_saved_class(self, references: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """`AutoModel` loads the class that is saved, if there is no Auto class for its task."""
+        auto_map = references.get("auto_map", {})
+        if not self.architectures or "AutoModel" not in auto_map:
+            return references
+        file, architecture = auto_map["AutoModel"].rsplit(".", 1)[0], self.architectures[0]
+        if architecture in (reference.split(".")[-1] for reference in auto_map.values()):
+            return references
+        return {**references, "auto_map": {**auto_map, "AutoModel": f"{file}.{architecture}"}}
+
+    @classmethod
+    def _family_references(cls) -> dict[str, dict[str, Any]]:
+        references = {"auto_map": cls.family_auto_map, "custom_pipelines": cls.family_pipelines}
+        return {name: value for name, value in references.items() if value}
+
     # Transformers allows attention outputs with "eager" only; "evolving" returns them as well.
     @property
     def output_attentions(self) -> bool | None:
@@ -67,3 +103,18 @@ class EvolvingConfig:
 
     def validate_output_attentions(self) -> None:
         pass
+
+
+class EvolvingEncoderConfig(EvolvingConfig):
+    """What the configurations of encoders share whose vanilla model can also be a decoder.
+
+    Raises:
+        ValueError: see `EvolvingConfig`; also for `is_decoder=True` or `add_cross_attention=True`.
+    """
+
+    def check(self) -> None:
+        super().check()
+        for name in ("is_decoder", "add_cross_attention"):
+            if getattr(self, name):
+                family = self.model_type.upper().replace("_", "-")
+                raise ValueError(f"`{name}` is True, but {family} is an encoder. Set {name}=False.")

@@ -18,6 +18,8 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
+import re
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -276,7 +278,7 @@ def evolving_attention_forward(
     evolution_cache: Cache | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The attention function that Transformers finds under the name "evolving": equations (1) to (3).
+    """The attention function that Transformers finds under `ATTENTION_NAME`: equations (1) to (3).
 
     Args:
         module: the attention module; owns an `AttentionEvolution` as `module.evolution`.
@@ -403,7 +405,7 @@ def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensor
 
 
 def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The mask function under the name "evolving": boolean, (batch, 1, query, key), True where a query may attend.
+    """The mask function under `ATTENTION_NAME`: boolean, (batch, 1, query, key), True where a query may attend.
 
     Always written out for causal attention, since the convolution must know what is masked; `None` for a
     bidirectional batch without padding.
@@ -412,8 +414,23 @@ def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return sdpa_mask(*args, **kwargs)
 
 
-AttentionInterface.register("evolving", evolving_attention_forward)
-AttentionMaskInterface.register("evolving", evolving_mask)
+def attention_name(name: str) -> str:
+    """Under which name this copy of the file registers an attention function with Transformers.
+
+    Transformers finds a function by one name in the whole process. A checkpoint's remote code is another copy of this file,
+    perhaps of another version, so each copy but the package's has names of its own.
+    """
+    return name if __name__ == "ea_hf.evolution" else f"{name}_{zlib.crc32(__name__.encode()):08x}"
+
+
+ATTENTION_NAME = attention_name("evolving")
+AttentionInterface.register(ATTENTION_NAME, evolving_attention_forward)
+AttentionMaskInterface.register(ATTENTION_NAME, evolving_mask)
+
+
+def is_evolving_name(attn_implementation: str) -> bool:
+    """Whether it is the name of evolving attention, in this or in another copy of this file."""
+    return re.fullmatch(r"evolving(_[0-9a-f]{8})?", attn_implementation) is not None
 
 
 def attach_evolution(
@@ -430,7 +447,7 @@ def attach_evolution(
     # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
     # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
     attention_config = copy.copy(config)
-    attention_config._attn_implementation_internal = "evolving"
+    attention_config._attn_implementation_internal = ATTENTION_NAME
     for layer_index, attention in enumerate(attentions):
         attention.config = attention_config
         attention.evolution = AttentionEvolution(

@@ -171,6 +171,9 @@ def evolving_cache_layer(past_key_values: Cache, layer_idx: int, queries: int) -
     layer = cache.layers[layer_idx]
     if isinstance(layer, EvolvingCacheLayer):
         return layer
+    if layer._layer_type == EvolvingDynamicLayer._layer_type:  # of another copy of this file, see `ATTENTION_NAME`
+        layer.__class__ = EvolvingStaticLayer if isinstance(layer, StaticLayer) else EvolvingDynamicLayer
+        return layer
     if type(layer) not in EVOLVING_LAYERS:
         raise ValueError(
             f"The cache has a {type(layer).__name__}, which cannot hold the rows of attention maps. Use a `DynamicCache` "

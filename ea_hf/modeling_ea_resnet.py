@@ -48,6 +48,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_ea_resnet import BOTTLENECK_REDUCTION, EAResNetConfig
 from .evolution import EvolutionState, attach_evolution, evolving_attention_forward, is_replayed
 from .modeling_evolving import EvolvingPreTrainedModel
+from .modeling_relative_positions import embeddings_of_pairs
 
 
 class EAResNetAttention(nn.Module):
@@ -127,23 +128,10 @@ class EAResNetAttention(nn.Module):
             (batch, heads, query, key).
         """
         query = query.unflatten(2, (height, width))
-        by_column = torch.einsum("bnhwc,wvc->bnhwv", query, _embeddings_of_pairs(self.relative_width, width))
-        by_row = torch.einsum("bnhwc,huc->bnhwu", query, _embeddings_of_pairs(self.relative_height, height))
+        by_column = torch.einsum("bnhwc,wvc->bnhwv", query, embeddings_of_pairs(self.relative_width, width))
+        by_row = torch.einsum("bnhwc,huc->bnhwu", query, embeddings_of_pairs(self.relative_height, height))
         logits = by_row[..., :, None] + by_column[..., None, :]  # (batch, heads, height, width, height, width)
         return logits.flatten(4, 5).flatten(2, 3)
-
-
-def _embeddings_of_pairs(embeddings: torch.Tensor, size: int) -> torch.Tensor:
-    """The embedding of each pair of positions along one side of an image, (query, key, channels).
-
-    Args:
-        embeddings: (2 * trained size - 1, channels), from the farthest key before the query to the farthest after it.
-        size: of the side; may differ from the trained one.
-    """
-    farthest = len(embeddings) // 2
-    positions = torch.arange(size, device=embeddings.device)
-    distances = (positions[None, :] - positions[:, None]).clamp(-farthest, farthest)
-    return embeddings[distances + farthest]
 
 
 class EAResNetConvLayer(ResNetConvLayer):
@@ -311,7 +299,8 @@ class EAResNetModel(EAResNetPreTrainedModel):
     """The features and their average.
 
     With `output_attentions=True` the output has the attention weights of each augmented layer, with
-    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key).
+    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key). Queries and keys are
+    the pixels of the layer's attention, row by row; there is no class token.
     """
 
     def __init__(self, config: EAResNetConfig):

@@ -11,11 +11,20 @@ from pathlib import Path
 import datasets
 import tiny_bert
 import tiny_images
+import tiny_roberta
 import tiny_t5
 from datasets import Dataset, DatasetInfo
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
-from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 
 REVISION = 40 * "0"
@@ -24,6 +33,18 @@ REVISION = 40 * "0"
 def write_bert(directory: Path) -> None:
     tiny_bert.write_checkpoint(directory, max_position_embeddings=512)
     BertForMaskedLM(BertConfig.from_pretrained(directory)).save_pretrained(directory)
+
+
+def write_roberta(directory: Path) -> None:
+    tiny_roberta.write_checkpoint(directory, max_position_embeddings=514)
+
+
+def write_electra(directory: Path) -> None:
+    write_bert(directory)
+    values = BertConfig.from_pretrained(directory).to_dict()
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    config = ElectraConfig(**{name: values[name] for name in names}, embedding_size=values["hidden_size"])
+    ElectraForMaskedLM(config).save_pretrained(directory)
 
 
 def write_t5(directory: Path) -> None:
@@ -38,7 +59,9 @@ def write_vit(directory: Path) -> None:
 
 # By their names on the Hub.
 MODELS: dict[str, Callable[[Path], None]] = {
+    "FacebookAI/roberta-base": write_roberta,
     "google-bert/bert-base-uncased": write_bert,
+    "google/electra-small-generator": write_electra,
     "google-t5/t5-small": write_t5,
     "google/vit-base-patch16-224-in21k": write_vit,
 }

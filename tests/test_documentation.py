@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import local_hub
 import offline_hub
 import pytest
 
@@ -55,6 +56,17 @@ def hub(tmp_path_factory):
 
 
 @pytest.fixture
+def online_hub(tmp_path):
+    """The environment of a user with an account on a server that has the stand-ins, for the page on pushing."""
+    with local_hub.running_hub() as server:
+        for name, write in offline_hub.MODELS.items():
+            directory = tmp_path / "repositories" / name
+            write(directory)
+            server.hold(name, directory)
+        yield {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": local_hub.TOKEN, **server.environment}
+
+
+@pytest.fixture
 def root(tmp_path):
     """A folder that looks like the repository, and programs with a smaller budget."""
     root, programs = tmp_path / "ea_hf", tmp_path / "bin"
@@ -71,7 +83,8 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
-def test_every_block_runs(page, root, hub):
+def test_every_block_runs(page, root, request):
+    hub = request.getfixturevalue("online_hub" if page.name == "hub.md" else "hub")
     code = [(kind, text) for kind, text in blocks(page) if kind in ("python", "bash")]
     environment = {
         **os.environ,

@@ -229,13 +229,16 @@ def test_resnet_50_at_224_pixels_has_the_published_sizes():
 
 @pytest.mark.parametrize("depth, layers", [(18, 6), (26, 6), (34, 13), (50, 13), (101, 30), (152, 47)])
 def test_every_depth_runs_at_any_size(depth, layers):
+    """As a backbone, which gives the features of several stages."""
     with torch.device("meta"):
-        model = EAResNetModel(EAResNetConfig.from_depth(depth))
-        assert len(layers_of(model)) == layers
-        for size in ((224, 224), (97, 161), (33, 400)):
-            height, width = (-(-pixels // 32) for pixels in size)
-            channels = model.config.hidden_sizes[-1]
-            assert model(torch.empty(2, 3, *size)).last_hidden_state.shape == (2, channels, height, width)
+        config = EAResNetConfig.from_depth(depth, out_features=["stage1", "stage2", "stage4"])
+        backbone = EAResNetBackbone(config)
+        assert len(layers_of(backbone)) == layers
+        for height, width in ((224, 224), (97, 161), (33, 400)):
+            maps = backbone(torch.empty(2, 3, height, width)).feature_maps
+            assert backbone.channels == [config.hidden_sizes[stage] for stage in (0, 1, 3)]
+            for features, channels, stride in zip(maps, backbone.channels, (4, 8, 32), strict=True):
+                assert features.shape == (2, channels, -(-height // stride), -(-width // stride))
     assert {*DEPTHS} == {18, 26, 34, 50, 101, 152}
 
 

@@ -8,10 +8,11 @@ import re
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from models import TINY_BERT, every_family, every_model
+from models import BASE_CASES, every_family, every_model
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from ea_hf import AttentionEvolution, EABertConfig, EABertModel
+from ea_hf.configuration_evolving import EvolvingEncoderConfig
 from ea_hf.evolution import EvolutionState, evolving_attention_forward
 
 
@@ -118,35 +119,47 @@ def test_bad_value_that_overrides_a_checkpoint(case, name, value, tmp_path):
             loader.from_pretrained(tmp_path, **{name: value})
 
 
+every_encoder = pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        (case, name)
+        for case in BASE_CASES
+        if issubclass(case.model_class.config_class, EvolvingEncoderConfig)
+        for name in ("is_decoder", "add_cross_attention")
+    ],
+    ids=str,
+)
+
+
 def refusal_of_a_decoder(name):
-    return pytest.raises(ValueError, match=f"`{name}` is True, but EA-BERT is an encoder. Set {name}=False")
+    return pytest.raises(ValueError, match=rf"`{name}` is True, but EA-\w+ is an encoder. Set {name}=False")
 
 
-@pytest.mark.parametrize("name", ["is_decoder", "add_cross_attention"])
-def test_ea_bert_is_no_decoder(name, tmp_path):
+@every_encoder
+def test_an_encoder_is_no_decoder(case, name, tmp_path):
     with refusal_of_a_decoder(name):
-        EABertConfig(**{name: True})
-    BertConfig(**TINY_BERT, **{name: True}).save_pretrained(tmp_path)
+        case.config(**{name: True})
+    case.vanilla_config(**{name: True}).save_pretrained(tmp_path)
     with refusal_of_a_decoder(name):
-        EABertConfig.from_pretrained(tmp_path)
+        case.model_class.config_class.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["is_decoder", "add_cross_attention"])
-def test_ea_bert_becomes_no_decoder(name, tmp_path):
+@every_encoder
+def test_an_encoder_becomes_no_decoder(case, name, tmp_path):
     """Neither by an override of a checkpoint's configuration, nor by a value set later."""
-    BertModel(BertConfig(**TINY_BERT)).save_pretrained(tmp_path)
+    case.vanilla_model().save_pretrained(tmp_path)
     with refusal_of_a_decoder(name):
-        EABertModel.from_pretrained(tmp_path, **{name: True})
-    config = EABertConfig(**TINY_BERT)
+        case.model_class.from_pretrained(tmp_path, **{name: True})
+    config = case.config()
     setattr(config, name, True)
     with refusal_of_a_decoder(name):
-        EABertModel(config)
+        case.model_class(config)
 
 
-@pytest.mark.parametrize("name", ["is_decoder", "add_cross_attention"])
-def test_remedy_for_a_decoder_s_checkpoint_works(name, tmp_path):
-    BertConfig(**{name: True}).save_pretrained(tmp_path)
-    assert getattr(EABertConfig.from_pretrained(tmp_path, **{name: False}), name) is False
+@every_encoder
+def test_remedy_for_a_decoder_s_checkpoint_works(case, name, tmp_path):
+    case.vanilla_config(**{name: True}).save_pretrained(tmp_path)
+    assert getattr(case.model_class.config_class.from_pretrained(tmp_path, **{name: False}), name) is False
 
 
 # Attention implementations that hide the scores

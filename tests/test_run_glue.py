@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+import tiny_roberta
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -569,6 +570,13 @@ def test_arguments_that_do_not_fit_are_named(name, vanilla, tmp_path, capsys):
     assert stop.value.code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "output").exists()
+
+
+def test_roberta_takes_two_tokens_less_than_it_has_positions(tmp_path):
+    vanilla, data = tiny_roberta.write_checkpoint(tmp_path / "vanilla", max_position_embeddings=40), files(tmp_path)
+    with pytest.raises(ValueError, match=r"--max_length is 39, but .* ends at 38 tokens"):
+        fine_tune(tmp_path / "output", model_name_or_path=vanilla, **data, max_length=39)
+    fine_tune(tmp_path / "output", model_name_or_path=vanilla, **data, max_length=38, pad_to_max_length=True)
 
 
 BAD_MODELS = {

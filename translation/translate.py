@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from parallel_text import decode_lines, read_lines
-from run_translation import cut, find_task
+from run_translation import cut
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import ea_hf  # noqa: F401  (registers the evolving families)
+from ea_hf.local_files import decode_lines, read_lines
+from ea_hf.pipeline_translation import find_settings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,26 +49,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
     return args
-
-
-def find_settings(config: Any, source_lang: str | None, target_lang: str | None) -> dict[str, Any]:
-    """The checkpoint's settings for two languages, or for its only pair of languages; empty if it has none at all.
-
-    Raises:
-        ValueError: it has others, or several.
-    """
-    tasks = getattr(config, "task_specific_params", None) or {}
-    names = [name for name in tasks if name.startswith("translation_")]
-    if source_lang is not None or target_lang is not None:
-        settings = find_task(config, source_lang, target_lang)
-    else:
-        settings = tasks[names[0]] if len(names) == 1 else {}
-    if names and not settings:
-        raise ValueError(
-            f"The checkpoint knows {', '.join(names)}, but --source_lang is {source_lang} and --target_lang "
-            f"{target_lang}. Choose both from these, or pass --source_prefix."
-        )
-    return settings
 
 
 class Translator:

@@ -1,0 +1,47 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+
+import unittest
+
+from ea_hf import (
+    EARobertaConfig,
+    EARobertaForMaskedLM,
+    EARobertaForMultipleChoice,
+    EARobertaForQuestionAnswering,
+    EARobertaForSequenceClassification,
+    EARobertaForTokenClassification,
+    EARobertaModel,
+)
+
+from .common import EvolvingModelTesterMixin
+from .test_ea_bert import EABertModelTester
+
+
+class EARobertaModelTester(EABertModelTester):
+    config_class = EARobertaConfig
+
+
+class EARobertaModelTest(EvolvingModelTesterMixin, unittest.TestCase):
+    model_tester_class = EARobertaModelTester
+    all_model_classes = (
+        EARobertaModel,
+        EARobertaForMaskedLM,
+        EARobertaForSequenceClassification,
+        EARobertaForTokenClassification,
+        EARobertaForQuestionAnswering,
+        EARobertaForMultipleChoice,
+    )
+    lacks = (
+        "a decoder-only head",
+        "a sliding window",
+        "a tensor-parallel plan",
+        "an encoder-decoder head",
+        "experts",
+        "modules kept in float32",
+        "renamed weights",
+        "resizable position embeddings",
+        "rotary positions",
+        "sub-configurations",
+    )
+
+    _torch_compile_train_cls = EARobertaForMaskedLM
