@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EA-ResNet: its layers against a plain transcription, its sizes and chains, and what it does beside classifying."""
 
+import copy
 import json
 
 import numpy as np
@@ -451,7 +452,9 @@ def test_unknown_depth_is_refused():
 
 def test_activation_checkpointing_changes_no_gradient_and_no_statistic():
     """A block runs twice, but its batch counts once in the running statistics."""
-    models = [tiny_model().double().train() for _ in range(2)]
+    models = [tiny_model().double().train()]
+    models.append(copy.deepcopy(models[0]))
+    before = copy.deepcopy(models[0].state_dict())
     models[1].activation_checkpointing_enable()
     labels = torch.arange(3)
     for model in models:
@@ -459,7 +462,6 @@ def test_activation_checkpointing_changes_no_gradient_and_no_statistic():
             model(images(seed=seed).double(), labels=labels).loss.backward()
     for (name, parameter), expected in zip(models[1].named_parameters(), models[0].parameters(), strict=True):
         assert_close(parameter.grad, expected.grad, msg=f"{name}: ".__add__)
-    before = tiny_model().double().state_dict()
     for name, expected in models[0].named_buffers():
         assert_close(models[1].get_buffer(name), expected, rtol=0, atol=0)
         assert not torch.equal(expected, before[name])
