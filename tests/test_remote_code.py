@@ -222,6 +222,35 @@ for (model, name), (other, _) in zip(own, remote):
     run_stranger(code, tmp_path, has_ea_hf=True)
 
 
+def test_remote_code_of_another_version_changes_nothing_here(checkpoints, tmp_path):
+    """What one copy registers with Transformers, the attention function above all, is found by its own models only."""
+    shutil.copytree(checkpoints / "EABertForMaskedLM", tmp_path / "other")
+    file = tmp_path / "other/evolution.py"
+    start = "def evolving_attention_forward("
+    other = (
+        "def evolving_attention_forward(*args, **kwargs):\n    raise RuntimeError('other version')\n\n\ndef unused("
+    )
+    assert file.read_text().count(start) == 1
+    file.write_text(file.read_text().replace(start, other))
+    code = f"""
+{COMPARE}
+example = torch.load("{checkpoints}/EABertForMaskedLM.pt")
+other = load("{tmp_path}/other", "AutoModelForMaskedLM")
+import ea_hf
+own = load("{checkpoints}/EABertForMaskedLM", "AutoModelForMaskedLM")
+late = get_class_from_dynamic_module("modeling_ea_bert.EABertForMaskedLM", "{tmp_path}/other", force_download=True)
+for model in (other, late.from_pretrained("{tmp_path}/other")):
+    try:
+        is_equal(model, example)
+    except RuntimeError as error:
+        assert str(error) == "other version"
+    else:
+        raise AssertionError("the other version did not run")
+    assert is_equal(own, example)
+"""
+    run_stranger(code, tmp_path, has_ea_hf=True)
+
+
 def test_what_the_configuration_in_memory_says_is_the_same_before_and_after_saving(tmp_path):
     for config_class, *_ in FAMILIES:
         config = config_class()
