@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue translation vision test test-hf lint figures docs clean
+.PHONY: help install glue translation vision time-series test test-hf lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,8 +22,11 @@ glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two co
 translation: install  ## Train EA-T5 from English to German from scratch, about twenty minutes on two cores.
 	$(PYTHON) translation/offline.py
 
-vision: install  ## Train EA-ViT on handwritten digits, about three minutes on two cores.
-	$(PYTHON) image_classification/offline.py
+vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-mnist" takes Fashion-MNIST.
+	$(PYTHON) image_classification/offline.py $(ARGS)
+
+time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about five minutes on two cores.
+	$(PYTHON) time_series/offline.py
 
 test: install  ## Run all tests.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup
@@ -35,8 +38,11 @@ lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-figures: install  ## Draw the picture of the README, of the model that `make glue` made.
+figures: install  ## Draw the pictures of the README, of the model that `make glue` made; one is taken in Chromium.
 	$(PYTHON) docs/draw_map_flow.py
+	$(PYTHON) -m ea_hf.visualization output/film_sentiment "A film that never quite finds its feet." \
+		--layers 1 2 3 --heads 3 --vanilla --output output/maps.html
+	$(PYTHON) docs/photograph_page.py output/maps.html --output docs/visualization.png
 
 docs: install  ## Build the documentation's site in build/docs.
 	$(VENV)/bin/mkdocs build

@@ -61,11 +61,12 @@ def comparison_table(
         seeds = sorted(evolving.keys() & vanilla.keys())
         if len(seeds) < 2:
             continue
-        cells = [_mean_and_spread([values[seed] for seed in seeds], digits) for values in (evolving, vanilla)]
-        cells.append(_mean_and_spread([evolving[seed] - vanilla[seed] for seed in seeds], digits, "+"))
+        cells = [mean_and_spread([values[seed] for seed in seeds], digits) for values in (evolving, vanilla)]
+        cells.append(mean_and_spread([evolving[seed] - vanilla[seed] for seed in seeds], digits, "+"))
         lines.append(f"| {' | '.join([*labels, *cells, str(len(seeds))])} |")
     return "\n".join(lines)
 
 
-def _mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+def mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+    """Mean and standard deviation, for a cell of a table."""
     return f"{statistics.mean(values):{sign}.{digits}f} ± {statistics.stdev(values):.{digits}f}"

@@ -8,17 +8,12 @@ python docs/draw_map_flow.py output/film_sentiment "A film that never quite find
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import torch
+from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from transformers import AutoModel, AutoTokenizer
 
 import ea_hf
+from ea_hf.visualization import ExampleMaps, draw_map, text_maps
 
 
 ROWS = ("scores", "mixed", "evolved")
@@ -27,25 +22,6 @@ TITLES = {
     "mixed": r"$M_{%d}$: with the previous map",
     "evolved": r"$A_{%d}$: with the convolution",
 }
-
-
-def record_maps(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """S_l, M_l and A_l of each layer, each (heads, query, key)."""
-    layers = []
-
-    def record(evolution, args, evolved):
-        scores, previous = args[0], args[1]
-        weight = evolution.residual_weight
-        mixed = scores if previous is None else weight * previous + (1 - weight) * scores
-        layers.append({"scores": scores[0], "mixed": mixed[0], "evolved": evolved[0]})
-
-    evolutions = [module for module in model.modules() if isinstance(module, ea_hf.AttentionEvolution)]
-    hooks = [evolution.register_forward_hook(record) for evolution in evolutions]
-    with torch.no_grad():
-        model(**inputs, output_attention_maps=True)  # asked for its maps, it calls the modules
-    for hook in hooks:
-        hook.remove()
-    return layers
 
 
 def arrow(figure, start, end, start_at, end_at, color, label="", label_at=(0.0, 0.0)):
@@ -67,32 +43,29 @@ def arrow(figure, start, end, start_at, end_at, color, label="", label_at=(0.0, 
     start.annotate(label, label_at, xycoords="axes fraction", va="center", fontsize=10, color=color)
 
 
-def draw(layers: list[dict[str, torch.Tensor]], tokens: list[str], head: int, first: int, model_config) -> plt.Figure:
-    """Three layers side by side, one head."""
-    shown = layers[first : first + 3]
-    figure, axes = plt.subplots(3, len(shown), figsize=(4.1 * len(shown), 11.2))
+def draw(maps: ExampleMaps, model_config: ea_hf.EABertConfig) -> Figure:
+    """The layers side by side, one head."""
+    (chain,), (head,) = maps.chains, maps.heads
+    figure = Figure(figsize=(4.1 * len(chain.layers), 11.2))
+    axes = figure.subplots(3, len(chain.layers), squeeze=False)
     figure.subplots_adjust(left=0.09, right=0.985, top=0.94, bottom=0.085, wspace=0.42, hspace=0.34)
     residual, conv = model_config.ea_residual_weight, model_config.ea_conv_weight
-    limit = max(layer[name][head].abs().max().item() for layer in shown for name in ROWS)
-    for column, layer in enumerate(shown):
-        number = first + column + 1
+    limit = max(getattr(layer, name).abs().max().item() for layer in chain.layers for name in ROWS)
+    for column, layer in enumerate(chain.layers):
+        number = layer.number
         for row, name in enumerate(ROWS):
             axis = axes[row, column]
-            image = axis.imshow(layer[name][head], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            image = draw_map(axis, getattr(layer, name)[0], limit=limit, queries=chain.queries, keys=chain.keys)
             title = TITLES[name] % number
             if number == 1 and name != "scores":
                 title = rf"${'M' if name == 'mixed' else 'A'}_1 = S_1$: the first layer"
             axis.set_title(title, fontsize=10.5)
-            axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
-            axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
-            if row == 2:
-                axis.set_xlabel("key")
-            else:
+            if row < 2:
                 axis.set_xticklabels([])
-            if column == 0:
-                axis.set_ylabel("query")
-            else:
+                axis.set_xlabel("")
+            if column > 0:
                 axis.set_yticklabels([])
+                axis.set_ylabel("")
         top, middle, bottom = axes[:, column]
         down = ((0.05, -0.03), (0.05, 1.03), "black")
         if number > 1:
@@ -101,11 +74,11 @@ def draw(layers: list[dict[str, torch.Tensor]], tokens: list[str], head: int, fi
         else:
             arrow(figure, top, middle, *down)
             arrow(figure, middle, bottom, *down)
-        if column + 1 < len(shown):
+        if column + 1 < len(chain.layers):
             label = f"$\\times$ {residual:g}"
             arrow(figure, bottom, axes[1, column + 1], (1.02, 0.5), (-0.03, 0.5), "tab:red", label, (1.05, 0.95))
     colors = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.018, pad=0.075, aspect=60)
-    colors.set_label(f"attention score before the softmax, head {head + 1}; the heads are the convolution's channels")
+    colors.set_label(f"attention score before the softmax, head {head}; the heads are the convolution's channels")
     return figure
 
 
@@ -120,10 +93,9 @@ def main() -> None:
     config = ea_hf.evolving_config_from_pretrained(args.checkpoint)
     model = AutoModel.from_pretrained(args.checkpoint, config=config).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
-    inputs = tokenizer(args.sentence, return_tensors="pt")
-    tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
-    figure = draw(record_maps(model, inputs), tokens, args.head - 1, args.first_layer - 1, model.config)
-    figure.savefig(args.output, dpi=110)
+    layers = range(args.first_layer, args.first_layer + 3)
+    maps = text_maps(model, tokenizer, args.sentence, layers=layers, heads=[args.head])
+    draw(maps, model.config).savefig(args.output, dpi=110)
     print(f"Drew {args.output}")
 
 

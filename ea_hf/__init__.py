@@ -5,13 +5,19 @@
 Importing this package registers its configurations and models with Transformers' Auto classes.
 """
 
+from importlib import import_module
+from typing import Any
+
 from .auto import evolving_config_from_pretrained, register
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
+from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -22,6 +28,14 @@ from .modeling_ea_bert import (
     EABertModel,
     EABertPreTrainedModel,
 )
+from .modeling_ea_dc_transformer import (
+    EADCTransformerForClassification,
+    EADCTransformerForMaskedImputation,
+    EADCTransformerForRegression,
+    EADCTransformerModel,
+    EADCTransformerPreTrainedModel,
+)
+from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import (
     EAResNetBackbone,
     EAResNetForImageClassification,
@@ -56,6 +70,14 @@ __version__ = "0.1.0.dev0"
 
 register()
 
+
+def __getattr__(name: str) -> Any:
+    """The estimators come when they are asked for, since they need aeon."""
+    if name in ("EADCTransformerClassifier", "EADCTransformerRegressor"):
+        return getattr(import_module(".estimators", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AttentionEvolution",
     "EABertConfig",
@@ -67,6 +89,13 @@ __all__ = [
     "EABertForTokenClassification",
     "EABertModel",
     "EABertPreTrainedModel",
+    "EADCTransformerConfig",
+    "EADCTransformerFeatureExtractor",
+    "EADCTransformerForClassification",
+    "EADCTransformerForMaskedImputation",
+    "EADCTransformerForRegression",
+    "EADCTransformerModel",
+    "EADCTransformerPreTrainedModel",
     "EAResNetBackbone",
     "EAResNetConfig",
     "EAResNetForImageClassification",
@@ -91,5 +120,7 @@ __all__ = [
     "EAViTForMaskedImageModeling",
     "EAViTModel",
     "EAViTPreTrainedModel",
+    "EvolvedConfig",
+    "evolve",
     "evolving_config_from_pretrained",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import (
     AutoBackbone,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -25,15 +26,22 @@ from transformers import (
     T5Tokenizer,
     ViTImageProcessorPil,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING,
+)
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import is_vision_available
 
 from .configuration_ea_bert import EABertConfig
+from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .configuration_ea_evolved import EvolvedConfig
 from .configuration_ea_resnet import EAResNetConfig
 from .configuration_ea_roberta import EARobertaConfig
 from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .configuration_evolving import EvolvingConfig
+from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -42,6 +50,12 @@ from .modeling_ea_bert import (
     EABertForSequenceClassification,
     EABertForTokenClassification,
     EABertModel,
+)
+from .modeling_ea_dc_transformer import (
+    EADCTransformerForClassification,
+    EADCTransformerForMaskedImputation,
+    EADCTransformerForRegression,
+    EADCTransformerModel,
 )
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
 from .modeling_ea_roberta import (
@@ -66,8 +80,9 @@ from .pipeline_translation import TranslationPipeline
 TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EARobertaConfig, RobertaTokenizer), (EAT5Config, T5Tokenizer))
 # Configuration class, image processor class.
 IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
-FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
+CONFIGS = (*(config_class for config_class, _ in TEXT_FAMILIES + IMAGE_FAMILIES), EADCTransformerConfig)
 
+# Auto class, or its table where Transformers has no such class, and model class.
 MODELS = (
     (AutoModel, EABertModel),
     (AutoModelForPreTraining, EABertForPreTraining),
@@ -94,6 +109,10 @@ MODELS = (
     (AutoModel, EAResNetModel),
     (AutoModelForImageClassification, EAResNetForImageClassification),
     (AutoBackbone, EAResNetBackbone),
+    (AutoModel, EADCTransformerModel),
+    (AutoModelForPreTraining, EADCTransformerForMaskedImputation),
+    (MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING, EADCTransformerForClassification),
+    (MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING, EADCTransformerForRegression),
 )
 
 # Task, pipeline class, Auto class that loads the model.
@@ -105,13 +124,15 @@ def register() -> None:
 
     Repeating it is harmless.
     """
-    for config_class, _ in FAMILIES:
+    for config_class in CONFIGS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.family_auto_map, config_class.family_pipelines = _code_references(config_class)
+    AutoConfig.register(EvolvedConfig.model_type, EvolvedConfig, exist_ok=True)
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
         AutoImageProcessor.register(config_class, image_processor_classes={"pil": processor_class}, exist_ok=True)
+    AutoFeatureExtractor.register(EADCTransformerConfig, EADCTransformerFeatureExtractor, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
     for task, pipeline_class, auto_class in PIPELINES:
@@ -127,7 +148,9 @@ def _code_references(config_class: type[EvolvingConfig]) -> tuple[dict[str, str]
         return f"{code.__module__.split('.')[-1]}.{code.__name__}"
 
     auto_map = {
-        auto_class.__name__: reference(model) for auto_class, model in MODELS if model.config_class is config_class
+        auto_class.__name__: reference(model)
+        for auto_class, model in MODELS
+        if model.config_class is config_class and isinstance(auto_class, type)
     }
     pipelines = {
         task: {"impl": reference(pipeline_class), "pt": [auto_class.__name__], "type": "text"}
@@ -149,10 +172,10 @@ def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs
     config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if isinstance(config, EvolvingConfig):
         return config
-    for config_class, _ in FAMILIES:
+    for config_class in CONFIGS:
         if config.model_type in config_class.vanilla_model_types:
             return config_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
-    known = sorted(name for config_class, _ in FAMILIES for name in config_class.vanilla_model_types)
+    known = sorted(name for config_class in CONFIGS for name in config_class.vanilla_model_types)
     raise ValueError(
         f"{pretrained_model_name_or_path} is a {config.model_type!r} model, for which there is no evolving family. "
         f"Choose an evolving checkpoint or a vanilla one of the types {', '.join(known)}."

@@ -9,7 +9,7 @@ reading what came before, and compared between one process and many.
 Evaluation: batches are the same on any number of processes, and each example is counted once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+
+from .interruptions import ignore_signals, stop_together
 
 
 # Examples are sorted by length within blocks of this many steps, so that batches keep some randomness.
@@ -35,6 +37,31 @@ class MicroBatch:
 
     indices: list[int]
     counts: bool = True
+
+
+@dataclass
+class Step:
+    """What one process does of a step of the optimizer.
+
+    Attributes:
+        micro_batches, inputs: which examples, and the same as tensors.
+        ends_epoch: no examples of the epoch are left.
+        next_position: of a stream, where the next step begins.
+    """
+
+    micro_batches: list[MicroBatch]
+    inputs: list[dict[str, torch.Tensor]]
+    ends_epoch: bool
+    next_position: dict[str, Any] | None = None
+
+
+def share_step(
+    examples: list, per_device_batch_size: int, accumulation_steps: int, num_processes: int, process_index: int
+) -> list[list]:
+    """The examples of each micro-batch of one process, out of all examples of a step; some may be empty at its end."""
+    size = per_device_batch_size
+    offsets = [(micro_step * num_processes + process_index) * size for micro_step in range(accumulation_steps)]
+    return [examples[offset : offset + size] for offset in offsets]
 
 
 @dataclass
@@ -85,17 +112,36 @@ class TrainingBatches:
 
     def steps(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
         """The micro-batches of this process for the steps of an epoch, from `first_step` on."""
-        order, size = self.order(epoch), self.per_device_batch_size
+        order = self.order(epoch)
+        share = (self.per_device_batch_size, self.accumulation_steps, self.num_processes, self.process_index)
         steps = []
         for start in range(first_step * self.total_batch_size, self.num_examples, self.total_batch_size):
             examples = order[start : start + self.total_batch_size]
-            micro_batches = []
-            for micro_step in range(self.accumulation_steps):
-                offset = (micro_step * self.num_processes + self.process_index) * size
-                indices = examples[offset : offset + size]
-                micro_batches.append(MicroBatch(indices) if indices else MicroBatch(examples[:1], counts=False))
-            steps.append(micro_batches)
+            steps.append(
+                [
+                    MicroBatch(indices) if indices else MicroBatch(examples[:1], counts=False)
+                    for indices in share_step(examples, *share)
+                ]
+            )
         return steps
+
+    def load(
+        self,
+        dataset: Any,
+        collate: Callable,
+        num_workers: int,
+        *,
+        epoch: int,
+        first_step: int = 0,
+        position: None = None,
+        limit: int | None = None,
+    ) -> Iterator[Step]:
+        """The steps of an epoch with their tensors, from `first_step` on, at most `limit`."""
+        steps = self.steps(epoch, first_step)[:limit]
+        indices = [micro_batch.indices for step in steps for micro_batch in step]
+        loader = iter(data_loader(dataset, indices, collate, num_workers))
+        for number, step in enumerate(steps, first_step + 1):
+            yield Step(step, [next(loader) for _ in step], ends_epoch=number == self.steps_per_epoch)
 
 
 def data_loader(dataset: Any, batches: list[list[int]], collate: Callable, num_workers: int = 0) -> DataLoader:
@@ -106,6 +152,7 @@ def data_loader(dataset: Any, batches: list[list[int]], collate: Callable, num_w
         collate_fn=collate,
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=ignore_signals,
     )
 
 
@@ -140,6 +187,9 @@ def predict(
 
     Returns:
         One result per example, in the data set's order, on every process.
+
+    Raises:
+        Interrupted: a process got a signal to end.
     """
     order = np.arange(len(dataset)) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable")
     batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
@@ -155,6 +205,7 @@ def predict(
             outputs = forward(model, send_to_device(batch, accelerator.device))
             if i < len(batches):
                 results.append((batches[i], outputs))
+            stop_together(accelerator)
     model.train(was_training)
     in_order: list = [None] * len(dataset)
     for indices, outputs in gather_object(results):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 
 logger = logging.getLogger(__name__)
@@ -47,30 +47,41 @@ def delete_leftovers(output_dir: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; those that were there before are as they were."""
+
+
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
     state: dict[str, Any],
+    save_state: Callable[[Path], None],
     save_assets: Callable[[Path], None],
     limit: int | None = None,
-) -> None:
+) -> Path:
     """Writes `checkpoint-<global_step>` and deletes the oldest beyond the limit, but never the best one.
 
     Args:
         state: what `train` needs to go on; holds `global_step` and `best_checkpoint`.
+        save_state: saves weights and optimizer state into a directory; called on all processes.
         save_assets: saves the configuration and the tokenizer or processor into a directory, so that
             `from_pretrained` can load a checkpoint's model.
         limit: how many checkpoints to keep.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: on every process, if one of them could not write. What is half written is deleted.
     """
-    name = f"checkpoint-{state['global_step']}"
-    aside = output_dir / f".{name}.incomplete"
-    if accelerator.is_main_process:
+    final = output_dir / f"checkpoint-{state['global_step']}"
+    aside = output_dir / f".{final.name}.incomplete"
+
+    def start() -> None:
         delete_leftovers(output_dir)
         aside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+
+    def finish() -> None:
         save_assets(aside)
         write_json(aside / TRAINER_STATE, state)
         files = sorted(path for path in aside.rglob("*") if path.is_file())
@@ -78,14 +89,47 @@ def save_checkpoint(
         for path in files:
             _sync(path)
         write_json(aside / MANIFEST, manifest)
-        _sync(aside)
-        final = output_dir / name
+        for directory in {aside, *(path.parent for path in files)}:
+            _sync(directory)
         if final.exists():  # a damaged one: a good one would have been resumed from
             shutil.rmtree(final)
         aside.rename(final)
         _sync(output_dir)
         _delete_oldest(output_dir, state["global_step"], limit, keep=state["best_checkpoint"])
-    accelerator.wait_for_everyone()
+
+    _or_undo(accelerator, output_dir, final, start if accelerator.is_main_process else None)
+    _or_undo(accelerator, output_dir, final, lambda: save_state(aside))
+    _or_undo(accelerator, output_dir, final, finish if accelerator.is_main_process else None)
+    return final
+
+
+def _or_undo(accelerator: Accelerator, output_dir: Path, final: Path, action: Callable[[], None] | None) -> None:
+    """Does a part of `save_checkpoint`, if it is this process's, and lets all processes know if it failed on one."""
+    fault = cause = None
+    if action is not None:
+        try:
+            action()
+        except Exception as error:  # each library wraps a full disk in an error of its own
+            cause, fault = error, f"{type(error).__name__}: {error}"
+    fault = next((fault for fault in gather_object([fault]) if fault is not None), None)
+    if fault is None:
+        return
+    message = None
+    if accelerator.is_main_process:
+        delete_leftovers(output_dir)
+        good = [step for step in checkpoint_steps(output_dir) if find_fault(output_dir / f"checkpoint-{step}") is None]
+        remedy = (
+            f"The last good one is {output_dir / f'checkpoint-{good[-1]}'}; go on from it with --resume_from_checkpoint "
+            "latest when there is room."
+            if good
+            else "There is none before it."
+        )
+        free = shutil.disk_usage(output_dir).free
+        message = (
+            f"{final} could not be written: {fault}. {free / 1e6:.1f} MB are free there now, after deleting what was half "
+            f"written. {remedy}"
+        )
+    raise CheckpointError(broadcast_object_list([message])[0]) from cause
 
 
 def find_fault(checkpoint: Path) -> str | None:

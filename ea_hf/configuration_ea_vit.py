@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EA-ViT configuration."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
@@ -17,7 +19,7 @@ class EAViTConfig(EvolvingConfig, ViTConfig):
 
     Raises:
         ValueError: see `EvolvingConfig`; also for an `image_size` that `patch_size` does not divide: a part of the image
-            would be left out without a word.
+            would be left out without a word. `from_pretrained` refuses DeiT checkpoints with a distillation token.
     """
 
     model_type = "ea_vit"
@@ -28,6 +30,17 @@ class EAViTConfig(EvolvingConfig, ViTConfig):
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == "deit":
+            raise ValueError(
+                f"{args[0] if args else 'The checkpoint'} is of the type 'deit': its distillation token takes part in the "
+                "attention, and ViT has none. Choose a DeiT checkpoint without it, which is of the type 'vit', such as "
+                "facebook/deit-base-patch16-224."
+            )
+        return config_dict, kwargs
 
     def check(self) -> None:
         super().check()

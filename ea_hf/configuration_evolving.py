@@ -72,9 +72,20 @@ class EvolvingConfig:
         Models call this when they are saved.
         """
         in_remote_code = {name: vars(self)[name] for name in CODE_REFERENCES if name in vars(self)}
-        save_config_with_code(self, in_remote_code | self._family_references(), save_directory)
+        references = in_remote_code | self._family_references()
+        save_config_with_code(self, self._with_saved_class(references), save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def _with_saved_class(self, references: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """`AutoModel` loads the class that is saved, if there is no Auto class for its task."""
+        auto_map = references.get("auto_map", {})
+        if not self.architectures or "AutoModel" not in auto_map:
+            return references
+        file, architecture = auto_map["AutoModel"].rsplit(".", 1)[0], self.architectures[0]
+        if architecture in (reference.split(".")[-1] for reference in auto_map.values()):
+            return references
+        return {**references, "auto_map": {**auto_map, "AutoModel": f"{file}.{architecture}"}}
 
     @classmethod
     def _family_references(cls) -> dict[str, dict[str, Any]]:

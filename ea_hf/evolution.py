@@ -247,6 +247,11 @@ def _may_be_replayed() -> bool:
     )
 
 
+def is_replayed() -> bool:
+    """Whether gradient checkpointing runs a layer again, in the backward pass."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def _is_traced() -> bool:
     """Whether the operations are recorded (compile, export, trace, function transforms) rather than just run."""
     return (

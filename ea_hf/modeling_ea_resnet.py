@@ -26,12 +26,15 @@ as in the ResNet-50 that the authors of evolving attention have released (in Ten
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.resnet.modeling_resnet import (
     ResNetBasicLayer,
@@ -43,8 +46,9 @@ from transformers.models.resnet.modeling_resnet import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_ea_resnet import BOTTLENECK_REDUCTION, EAResNetConfig
-from .evolution import EvolutionState, attach_evolution, evolving_attention_forward
+from .evolution import EvolutionState, attach_evolution, evolving_attention_forward, is_replayed
 from .modeling_evolving import EvolvingPreTrainedModel
+from .modeling_relative_positions import embeddings_of_pairs
 
 
 class EAResNetAttention(nn.Module):
@@ -124,23 +128,10 @@ class EAResNetAttention(nn.Module):
             (batch, heads, query, key).
         """
         query = query.unflatten(2, (height, width))
-        by_column = torch.einsum("bnhwc,wvc->bnhwv", query, _embeddings_of_pairs(self.relative_width, width))
-        by_row = torch.einsum("bnhwc,huc->bnhwu", query, _embeddings_of_pairs(self.relative_height, height))
+        by_column = torch.einsum("bnhwc,wvc->bnhwv", query, embeddings_of_pairs(self.relative_width, width))
+        by_row = torch.einsum("bnhwc,huc->bnhwu", query, embeddings_of_pairs(self.relative_height, height))
         logits = by_row[..., :, None] + by_column[..., None, :]  # (batch, heads, height, width, height, width)
         return logits.flatten(4, 5).flatten(2, 3)
-
-
-def _embeddings_of_pairs(embeddings: torch.Tensor, size: int) -> torch.Tensor:
-    """The embedding of each pair of positions along one side of an image, (query, key, channels).
-
-    Args:
-        embeddings: (2 * trained size - 1, channels), from the farthest key before the query to the farthest after it.
-        size: of the side; may differ from the trained one.
-    """
-    farthest = len(embeddings) // 2
-    positions = torch.arange(size, device=embeddings.device)
-    distances = (positions[None, :] - positions[:, None]).clamp(-farthest, farthest)
-    return embeddings[distances + farthest]
 
 
 class EAResNetConvLayer(ResNetConvLayer):
@@ -162,8 +153,12 @@ class EAResNetConvLayer(ResNetConvLayer):
         return self.activation(self.normalization(hidden_states)), weights
 
 
-class EAResNetLayer(nn.Module):
-    """A residual block of Transformers' ResNet, attention-augmented where its stage has attention."""
+class EAResNetLayer(GradientCheckpointingLayer):
+    """A residual block of Transformers' ResNet, attention-augmented where its stage has attention.
+
+    Where activation checkpointing replays it in the backward pass, the running statistics of batch normalization stay as
+    the forward pass has left them.
+    """
 
     def __init__(self, config: EAResNetConfig, stage: int, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -189,13 +184,29 @@ class EAResNetLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, evolution_state: EvolutionState
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        residual, weights = self.shortcut(hidden_states), None
-        for layer in self.layer:
-            if isinstance(layer, EAResNetConvLayer):
-                hidden_states, weights = layer(hidden_states, evolution_state)
-            else:
-                hidden_states = layer(hidden_states)
-        return self.activation(hidden_states + residual), weights
+        with _statistics_kept(self) if self.gradient_checkpointing and is_replayed() else nullcontext():
+            residual, weights = self.shortcut(hidden_states), None
+            for layer in self.layer:
+                if isinstance(layer, EAResNetConvLayer):
+                    hidden_states, weights = layer(hidden_states, evolution_state)
+                else:
+                    hidden_states = layer(hidden_states)
+            return self.activation(hidden_states + residual), weights
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Lets batch normalization use the statistics of the batch without adding them to the running ones."""
+    normalizations = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+    before = [(child.momentum, child.num_batches_tracked.clone()) for child in normalizations]
+    for child in normalizations:
+        child.momentum = 0.0
+    try:
+        yield
+    finally:
+        for child, (momentum, batches) in zip(normalizations, before, strict=True):
+            child.momentum = momentum
+            child.num_batches_tracked.copy_(batches)
 
 
 class EAResNetStage(nn.Module):
@@ -256,6 +267,7 @@ class EAResNetEncoder(nn.Module):
 class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
     config: EAResNetConfig
     _no_split_modules = ["EAResNetLayer"]
+    supports_gradient_checkpointing = True
 
     def _build(self, config: EAResNetConfig) -> None:
         self.embedder = ResNetEmbeddings(config)
@@ -287,7 +299,8 @@ class EAResNetModel(EAResNetPreTrainedModel):
     """The features and their average.
 
     With `output_attentions=True` the output has the attention weights of each augmented layer, with
-    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key).
+    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key). Queries and keys are
+    the pixels of the layer's attention, row by row; there is no class token.
     """
 
     def __init__(self, config: EAResNetConfig):

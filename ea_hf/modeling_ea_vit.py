@@ -5,7 +5,8 @@
 Each class is its vanilla counterpart with an `AttentionEvolution` in every self-attention. Inputs, outputs and
 parameter names are those of Transformers' ViT; `output_attention_maps=True` adds `attention_maps` to the output, the
 pre-softmax map of every layer, (batch, heads, query, key). An image is a sequence: the class token, then the patches
-row by row, and its map is convolved as that of a sequence.
+row by row, and its map is convolved as that of a sequence. So query and key 0 are the class token, and the patch in row i
+and column j is number 1 + i * columns + j.
 """
 
 import copy

@@ -37,16 +37,19 @@ def evolving_forward(forward: Callable) -> Callable:
             keep_weights = self.config.output_attentions
         state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
         outputs = forward(self, *args, evolution_state=state, **kwargs)
-        if not output_attention_maps:
-            return outputs
-        maps = {name: state.maps(chain) for chain, name in self.attention_map_names.items() if state.maps(chain)}
-        if isinstance(outputs, tuple):
-            return (*outputs, *maps.values())
-        for name, chain_maps in maps.items():
-            outputs[name] = chain_maps
-        return outputs
+        return add_maps(outputs, state, self.attention_map_names) if output_attention_maps else outputs
 
     return forward_with_state
+
+
+def add_maps(outputs: Any, state: EvolutionState, names: dict[str, str]) -> Any:
+    """The output of a model with the maps of each chain, under the names that belong to the chains."""
+    maps = {name: state.maps(chain) for chain, name in names.items() if state.maps(chain)}
+    if isinstance(outputs, tuple):
+        return (*outputs, *maps.values())
+    for name, chain_maps in maps.items():
+        outputs[name] = chain_maps
+    return outputs
 
 
 def _check_attn_implementation(attn_implementation: str | None) -> str:
@@ -69,6 +72,16 @@ def _name_to_pipelines(config: EvolvingConfig) -> None:
         mapping = getattr(getattr(transformers, auto_name), "_model_mapping", None)
         if mapping is not None:
             mapping._model_mapping[config.model_type] = reference.split(".")[-1]
+
+
+def check_gradient_checkpointing(function: Callable | None) -> None:
+    """Raises ValueError if a checkpointing function is reentrant."""
+    # torch.utils.checkpoint takes a missing value for True.
+    if getattr(function, "keywords", {}).get("use_reentrant", True):
+        raise ValueError(
+            "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
+            'gradient_checkpointing_kwargs={"use_reentrant": False}.'
+        )
 
 
 class EvolvingPreTrainedModel:
@@ -136,9 +149,10 @@ class EvolvingPreTrainedModel:
                 pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_arguments if name in kwargs}
             )
             name = model.config.attribute_map.get("num_attention_heads", "num_attention_heads")
-            if checkpoint.get(name, model.config.num_attention_heads) != model.config.num_attention_heads:
+            heads = getattr(model.config, name, None)
+            if checkpoint.get(name, heads) != heads:
                 raise ValueError(
-                    f"The configuration has {name}={model.config.num_attention_heads}, but the checkpoint "
+                    f"The configuration has {name}={heads}, but the checkpoint "
                     f"{pretrained_model_name_or_path} was trained with {checkpoint[name]}. Load the configuration "
                     f"with `{type(model.config).__name__}.from_pretrained({str(pretrained_model_name_or_path)!r})`."
                 )
@@ -153,11 +167,6 @@ class EvolvingPreTrainedModel:
         return _check_attn_implementation(attn_implementation)
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
-        # torch.utils.checkpoint takes a missing value for True.
-        keywords = getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {})
-        if enable and keywords.get("use_reentrant", True):
-            raise ValueError(
-                "`use_reentrant=True` cuts the gradient that flows through the attention maps. Use "
-                'gradient_checkpointing_kwargs={"use_reentrant": False}.'
-            )
+        if enable:
+            check_gradient_checkpointing(kwargs.get("gradient_checkpointing_func"))
         super()._set_gradient_checkpointing(enable, **kwargs)

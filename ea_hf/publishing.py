@@ -38,7 +38,7 @@ model = {auto_class}.from_pretrained("{location}", trust_remote_code=True)
 ```
 
 The model's code lies beside its weights. Where `ea_hf` is installed, no remote code is needed: after `import ea_hf`,
-`{auto_class}.from_pretrained("{location}")` loads it.
+`{local_class}.from_pretrained("{location}")` loads it.
 
 ## Results
 
@@ -117,6 +117,7 @@ def save_model_card(
     base_model: str | None,
     metrics: dict[str, float],
     processor_class: str = "AutoTokenizer",
+    model_class: str | None = None,
     license: str | None = None,
     language: str | list[str] | None = None,
 ) -> None:
@@ -129,6 +130,7 @@ def save_model_card(
         dataset_name: the data set on the Hub, or the name of a local file.
         base_model: what was fine-tuned; `None` if the model was trained from scratch.
         metrics: the results of the final evaluation.
+        model_class: the class in `ea_hf`, if there is no Auto class for its task.
         license: of the weights; `None` for that of the base model's own card, if it names one.
     """
     name = args.hub_model_id or output_dir.resolve().name
@@ -181,6 +183,7 @@ def save_model_card(
             origin=origin,
             dataset=task_name,
             auto_class=auto_class,
+            local_class=auto_class if model_class is None else f"ea_hf.{model_class}",
             processor_class=processor_class,
             processor_name="tokenizer" if processor_class == "AutoTokenizer" else "processor",
             location=args.hub_model_id or output_dir,

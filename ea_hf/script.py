@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import write_json
+from .interruptions import Interrupted, signals_noted
+from .liveness import processes_watched
 from .publishing import push_to_hub, save_model_card
 from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
 
@@ -49,6 +51,39 @@ def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
 
 
+def add_streaming_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds the arguments of a script that can train on a stream of text."""
+    group.add_argument(
+        "--streaming",
+        action="store_true",
+        help="Read the training data while training, instead of preparing it on disk; needs --max_train_steps.",
+    )
+    group.add_argument(
+        "--shuffle_buffer_size",
+        type=int,
+        default=10_000,
+        help="Of a stream: rows that are shuffled at once, and held in memory; 1 keeps the order.",
+    )
+
+
+def check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program with a message if a stream is asked for what it cannot do."""
+    if not args.streaming:
+        return
+    if args.eval_only:
+        parser.error("--streaming is for training, without --eval_only")
+    if args.max_train_steps is None:
+        parser.error("--streaming needs --max_train_steps, as nobody knows how long a stream is")
+    if args.group_by_length:
+        parser.error("--group_by_length needs the lengths of all examples, which --streaming does not know")
+    if args.dataloader_num_workers > 1:
+        parser.error(
+            f"--dataloader_num_workers is {args.dataloader_num_workers}, but --streaming reads in order, with one at most"
+        )
+    if args.shuffle_buffer_size < 1:
+        parser.error(f"--shuffle_buffer_size is {args.shuffle_buffer_size}; it must be at least 1")
+
+
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:
     """Ends the program with a message if the output would replace the model to start from, or a number is below 1.
 
@@ -62,6 +97,14 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, a
     for name in at_least_one:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies matrices faster in bfloat16 than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -90,6 +133,8 @@ def run(
     predict: Callable[[torch.nn.Module], dict[str, Any] | None] | None,
     model_card: dict[str, Any],
     metric_details: dict[str, str] | None = None,
+    note_evaluations: Callable[[dict[int, dict[str, float]]], None] | None = None,
+    last_run: bool = True,
     **training: Any,
 ) -> dict[str, Any]:
     """Trains unless `--eval_only`, evaluates, predicts, and leaves model, results and model card in `--output_dir`.
@@ -100,9 +145,14 @@ def run(
         predict: takes the model and writes predictions; may return results. `None` if none are asked for.
         model_card: as for `save_model_card`, but for what is known here.
         metric_details: what belongs to the scores in results and model card, such as signatures.
+        note_evaluations: takes the metrics of all evaluations of a training, by step.
+        last_run: whether nothing follows in this process; several processes part then.
         training: as for `train`.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; the program ends with a non-zero status, and can go on from a checkpoint.
     """
-    config = model.config
+    config, details = model.config, metric_details or {}
 
     def save_assets(directory: Path) -> None:
         config.save_pretrained(directory)
@@ -110,34 +160,44 @@ def run(
             accelerator.unwrap_model(model).generation_config.save_pretrained(directory)
         processor.save_pretrained(directory)
 
-    details = metric_details or {}
     results: dict[str, Any] = dict(details)
     scores: dict[str, float] | None = None
-    if args.eval_only:
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-    else:
-        trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
-        model, scores = trained.model, trained.evaluation
-        results |= trained.metrics
-        del trained
-        save_model(accelerator, model, args.output_dir)
+    with signals_noted(), processes_watched(accelerator):
+        if args.eval_only:
+            model = accelerator.prepare_model(model, evaluation_mode=True)
+        else:
+            trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
+            model, scores = trained.model, trained.evaluation
+            results |= trained.metrics
+            if note_evaluations is not None:
+                note_evaluations(trained.evaluations)
+            del trained
+            save_model(accelerator, model, args.output_dir)
+            if accelerator.is_main_process:
+                processor.save_pretrained(args.output_dir)
+        try:
+            if scores is None:
+                scores = evaluate(model) if evaluate is not None else {}
+            results |= {f"eval_{name}": value for name, value in scores.items()}
+            if scores:
+                logger.info(f"Final evaluation: {format_metrics(scores)}")
+            if predict is not None:
+                results |= predict(model) or {}
+        except Interrupted as interruption:
+            advice = "" if args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
+            logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
+            raise
         if accelerator.is_main_process:
-            processor.save_pretrained(args.output_dir)
-    if scores is None:
-        scores = evaluate(model) if evaluate is not None else {}
-    results |= {f"eval_{name}": value for name, value in scores.items()}
-    if scores:
-        logger.info(f"Final evaluation: {format_metrics(scores)}")
-    if predict is not None:
-        results |= predict(model) or {}
-    if accelerator.is_main_process:
-        write_json(args.output_dir / RESULTS_FILE, results)
-        if not args.eval_only:
-            save_model_card(
-                args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
-            )
-    model = accelerator.unwrap_model(model)
-    end_training(accelerator)
+            write_json(args.output_dir / RESULTS_FILE, results)
+            if not args.eval_only:
+                save_model_card(
+                    args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
+                )
+        model = accelerator.unwrap_model(model)
+        if last_run:
+            end_training(accelerator)
+        else:
+            accelerator.free_memory()
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     return results

@@ -3,8 +3,9 @@
 """The one Accelerate loop that all fine-tuning scripts share.
 
 A step of the optimizer minimizes the mean loss over all the labels of its examples, however many processes and
-accumulation steps share them. The random numbers of a step (dropout, augmentation) follow from the seed, the step and
-the process. So a run that was killed at any moment and resumed ends with the same weights as an undisturbed one.
+accumulation steps share them. The random numbers of a batch (dropout) follow from the seed, the step and the batch's
+place in the step, whichever process computes it. So a run that was killed at any moment and resumed ends with the same
+weights as an undisturbed one; and with as many processes more as accumulation steps fewer, it draws the same numbers.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,17 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, send_to_device, set_seed
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+    send_to_device,
+    set_seed,
+)
 from transformers import Adafactor, PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
-from .batching import MicroBatch, TrainingBatches, count_labels, data_loader, progress_bar
+from .batching import Step, TrainingBatches, count_labels, progress_bar
 from .checkpoints import (
     CHECKPOINT,
     TRAINER_STATE,
@@ -42,6 +50,11 @@ from .checkpoints import (
     save_checkpoint,
     write_json,
 )
+from .interruptions import Interrupted, raise_if_any, received
+from .launch import check_launch, configure_engine, is_cpu_run
+from .sharding import prepare
+from .streaming import Stream, StreamedBatches
+from .training_state import describe_engine, load_training_state, save_training_state
 
 
 logger = logging.getLogger(__name__)
@@ -64,10 +77,12 @@ OPTIMIZERS = {
     "adamw_torch": (torch.optim.AdamW, {"fused": True}),
     "adafactor": (Adafactor, {"scale_parameter": False, "relative_step": False}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
+    "radam": (torch.optim.RAdam, {}),
 }
 # Differences in these make a resumed run another run; differences in the others are allowed and said.
 IDENTITY = (
     "model",
+    "engine",
     "train_dataset",
     "seed",
     "total_batch_size",
@@ -139,6 +154,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gradient_checkpointing", action="store_true", help="Less memory, about a third more time.")
     group.add_argument("--group_by_length", action="store_true", help="Batches of similar length, with less padding.")
     group.add_argument("--dataloader_num_workers", type=int, default=0)
+    group.add_argument(
+        "--ddp_timeout",
+        type=int,
+        default=1800,
+        help="Seconds that a process waits for the others, as while the first one prepares the data.",
+    )
 
     group = parser.add_argument_group("evaluation, checkpoints, tracking")
     group.add_argument("--eval_steps", type=steps_or_epoch, default="epoch", help='A number, "epoch" or "no".')
@@ -173,7 +194,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
-    for name in ("num_train_epochs", "max_train_steps", "logging_steps", "save_total_limit"):
+    for name in ("num_train_epochs", "max_train_steps", "logging_steps", "save_total_limit", "ddp_timeout"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
     for name in (
@@ -193,22 +214,23 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
 
 def create_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Sets up devices, processes, mixed precision, trackers, logging and the seed."""
+    """Sets up devices, processes, mixed precision, trackers, logging and the seed.
+
+    Raises:
+        ValueError: an argument that no run can have, or that the launched processes or devices cannot do.
+    """
     check_training_arguments(args)
+    check_launch(args)
     accelerator = Accelerator(
         # Accelerate lets several processes on CPUs know of each other (by gloo) only if it is told to use the CPU.
-        cpu=not torch.accelerator.is_available(),
+        cpu=is_cpu_run(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to if args.with_tracking else None,
         project_dir=str(args.output_dir),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
     )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("On a CPU, fp16 would quietly be float32. Choose --mixed_precision bf16 or no.")
-    if accelerator.state.deepspeed_plugin is not None:
-        # The engine usually reads it off a prepared data loader; ours shards by itself.
-        config = accelerator.state.deepspeed_plugin.deepspeed_config
-        config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+    configure_engine(accelerator, args)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for name in ("ea_hf", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
@@ -280,6 +302,10 @@ class TrainerState:
     global_step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    # Of a stream, where the next step begins; None at the beginning of an epoch.
+    position: dict[str, Any] | None = None
+    # The step is done, but for its evaluation and checkpoint.
+    unfinished: bool = False
     best_metric: float | None = None
     best_checkpoint: str | None = None
     recent_losses: list[float] = field(default_factory=list)
@@ -295,26 +321,44 @@ class TrainingResult:
         model: the prepared model with its final weights.
         metrics: of the training itself, such as its last loss and its speed.
         evaluation: the metrics of the final weights, if they were evaluated.
+        evaluations: all metrics that were taken on the way, by step.
     """
 
     model: torch.nn.Module
     metrics: dict[str, float]
     evaluation: dict[str, float] | None
+    evaluations: dict[int, dict[str, float]]
 
 
 def describe_dataset(dataset: Any) -> str:
-    """Identifies a data set by its size and a sample of its examples."""
+    """Identifies a data set by its size and its content: all of it, or a sample where an example has to be computed."""
+    if isinstance(dataset, Stream):
+        return f"{dataset.description}, shuffled by {dataset.buffer_size}"
     digest = hashlib.sha256()
-    for index in range(0, len(dataset), max(1, len(dataset) // 64)):
-        digest.update(repr(sorted(dataset[index].items())).encode())
+    if isinstance(dataset, datasets.Dataset):
+        for table in dataset.with_format("arrow").iter(1000):
+            for batch in table.combine_chunks().to_batches():
+                digest.update(batch.serialize())
+    else:
+        stride = 1 if isinstance(dataset, list) else max(1, len(dataset) // 64)
+        for index in range(0, len(dataset), stride):
+            digest.update(repr(sorted(dataset[index].items())).encode())
     return f"{len(dataset)} examples, {digest.hexdigest()[:16]}"
 
 
 def describe_model(model: PreTrainedModel) -> str:
-    """Identifies a model by its class and the shapes of its parameters."""
-    shapes = repr([(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()])
+    """Identifies a model by its class, the shapes of its parameters, and those weights that were loaded.
+
+    New weights follow from the seed, and may differ in their last bits between processors.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        # Transformers marks what it has read from a checkpoint.
+        if getattr(parameter, "_is_hf_initialized", False):
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     evolution = {name: value for name, value in model.config.to_dict().items() if name.startswith("ea_")}
-    return f"{type(model).__name__} {evolution} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}"
+    return f"{type(model).__name__} {evolution} {digest.hexdigest()[:16]}"
 
 
 def copy_weights_from_file(model: torch.nn.Module) -> None:
@@ -336,9 +380,11 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
         ValueError: the optimizer does not know one of `--optim_args`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # ZeRO-3 leaves a parameter without elements, and notes its shape.
+    dimensions = {p: len(getattr(p, "ds_shape", p.shape)) for p in parameters}
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if dimensions[p] >= 2], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if dimensions[p] < 2], "weight_decay": 0.0},
     ]
     optimizer_class, defaults = OPTIMIZERS[args.optim]
     try:
@@ -382,22 +428,30 @@ def train(
         ValueError: the checkpoint to resume from belongs to another run, or the data set is empty.
         NonFiniteLossError: the loss became infinite or NaN. Checkpoints written before stay as they are.
     """
-    if len(train_dataset) == 0:
-        raise ValueError("The training set is empty.")
-    batches = TrainingBatches(
-        len(train_dataset),
+    share = (
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
         accelerator.num_processes,
         accelerator.process_index,
         args.seed,
-        lengths if args.group_by_length else None,
     )
-    max_train_steps = args.max_train_steps or args.num_train_epochs * batches.steps_per_epoch
+    batches: TrainingBatches | StreamedBatches
+    if isinstance(train_dataset, Stream):
+        if args.max_train_steps is None:
+            raise ValueError("A stream has no known end: say with --max_train_steps how long to train.")
+        batches, size = StreamedBatches(train_dataset, *share), "a stream of"
+        max_train_steps = args.max_train_steps
+    else:
+        if len(train_dataset) == 0:
+            raise ValueError("The training set is empty.")
+        batches = TrainingBatches(len(train_dataset), *share, lengths if args.group_by_length else None)
+        max_train_steps = args.max_train_steps or args.num_train_epochs * batches.steps_per_epoch
+        size = str(len(train_dataset))
     state = TrainerState(
         run={
-            "model": describe_model(model),
-            "train_dataset": describe_dataset(train_dataset),
+            # As the main process sees them: with FSDP2, it alone may have loaded the weights.
+            **_described(accelerator, model, train_dataset),
+            "engine": describe_engine(accelerator),
             "total_batch_size": batches.total_batch_size,
             "max_train_steps": max_train_steps,
             "mixed_precision": accelerator.mixed_precision,
@@ -409,7 +463,7 @@ def train(
     )
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    model, optimizer = accelerator.prepare(model, create_optimizer(args, model))
+    model, optimizer = prepare(accelerator, model, create_optimizer(args, model))
     scheduler = get_scheduler(
         args.lr_scheduler_type,
         # The optimizer itself, unprepared: a prepared scheduler would step once per process.
@@ -417,69 +471,90 @@ def train(
         num_warmup_steps=args.num_warmup_steps,
         num_training_steps=max_train_steps,
     )
-    accelerator.register_for_checkpointing(scheduler)
     if args.resume_from_checkpoint:
-        state = _resume(accelerator, args, state)
+        state = _resume(accelerator, args, state, model, optimizer, scheduler)
 
     logger.info(
-        f"Training on {len(train_dataset)} examples for {max_train_steps} steps "
-        f"({max_train_steps / batches.steps_per_epoch:.4g} epochs), {batches.total_batch_size} examples a step "
+        f"Training on {size} examples for {max_train_steps} steps, {batches.total_batch_size} examples a step "
         f"({args.per_device_train_batch_size} x {args.gradient_accumulation_steps} accumulation steps x "
         f"{accelerator.num_processes} processes), {accelerator.device.type}, "
         f"precision {accelerator.mixed_precision}"
     )
 
-    def epochs(state: TrainerState) -> float:
-        return state.epoch + state.step_in_epoch / batches.steps_per_epoch
+    def epochs() -> float:
+        return state.epoch + (state.step_in_epoch / batches.steps_per_epoch if batches.steps_per_epoch else 0)
+
+    def save() -> Path:
+        return save_checkpoint(
+            accelerator,
+            args.output_dir,
+            asdict(state),
+            lambda directory: save_training_state(accelerator, model, optimizer, scheduler, directory),
+            save_assets,
+            args.save_total_limit,
+        )
+
+    def finish_step() -> None:
+        """Evaluates and saves, if it is time."""
+        last, end_of_epoch, improved = state.global_step == max_train_steps, state.step_in_epoch == 0, False
+        if evaluate is not None and _is_due(args.eval_steps, state.global_step, end_of_epoch, last):
+            metrics = evaluate(model)
+            _report(accelerator, args, state, "eval", metrics)
+            improved = _note_best(state, metrics, metric_for_best_model, greater_is_better)
+        state.unfinished = False
+        keeps_best = args.load_best_model_at_end or args.checkpointing_steps != "no"
+        if _is_due(args.checkpointing_steps, state.global_step, end_of_epoch, last) or (improved and keeps_best):
+            if improved:
+                state.best_checkpoint = f"checkpoint-{state.global_step}"
+            save()
 
     started, first_step = time.perf_counter(), state.global_step
     progress = progress_bar(accelerator, "training", total=max_train_steps, initial=first_step)
     model.train()
-    while state.global_step < max_train_steps:
-        if hasattr(train_dataset, "set_epoch"):
-            train_dataset.set_epoch(state.epoch)
-        steps = batches.steps(state.epoch, state.step_in_epoch)[: max_train_steps - state.global_step]
-        loader = iter(
-            data_loader(
+    try:
+        if state.unfinished:
+            finish_step()
+        while state.global_step < max_train_steps:
+            if hasattr(train_dataset, "set_epoch"):
+                train_dataset.set_epoch(state.epoch)
+            steps = batches.load(
                 train_dataset,
-                [micro_batch.indices for step in steps for micro_batch in step],
                 collate,
                 args.dataloader_num_workers,
+                epoch=state.epoch,
+                first_step=state.step_in_epoch,
+                position=state.position,
+                limit=max_train_steps - state.global_step,
             )
+            for step in steps:
+                loss, signals = _optimizer_step(
+                    accelerator, args, model, optimizer, scheduler, step, state.global_step, compute_loss
+                )
+                state.recent_losses.append(loss)
+                state.global_step += 1
+                state.step_in_epoch += 1
+                state.position = step.next_position
+                if step.ends_epoch:
+                    state.epoch, state.step_in_epoch, state.position = state.epoch + 1, 0, None
+                progress.update()
+                if state.global_step % args.logging_steps == 0 or state.global_step == max_train_steps:
+                    report = {
+                        "loss": sum(state.recent_losses) / len(state.recent_losses),
+                        "learning_rate": scheduler.get_last_lr()[0],
+                        "epoch": epochs(),
+                    }
+                    state.recent_losses = []
+                    _report(accelerator, args, state, "train", report)
+                state.unfinished = True
+                raise_if_any(signals)
+                finish_step()
+    except Interrupted as interruption:
+        checkpoint = save()
+        logger.warning(
+            f"Stopped by {interruption.signal.name} after step {state.global_step} of {max_train_steps}. {checkpoint} is "
+            "written; go on with the same command and --resume_from_checkpoint latest."
         )
-        for step in steps:
-            # What is random in a step depends on the step, not on what ran before it.
-            set_seed(_step_seed(args.seed, state.global_step, accelerator.process_index))
-            loss = _optimizer_step(
-                accelerator, args, model, optimizer, scheduler, step, loader, state.global_step, compute_loss
-            )
-            state.recent_losses.append(loss)
-            state.global_step += 1
-            state.step_in_epoch += 1
-            end_of_epoch = state.step_in_epoch == batches.steps_per_epoch
-            if end_of_epoch:
-                state.epoch, state.step_in_epoch = state.epoch + 1, 0
-            last = state.global_step == max_train_steps
-            progress.update()
-            if state.global_step % args.logging_steps == 0 or last:
-                report = {
-                    "loss": sum(state.recent_losses) / len(state.recent_losses),
-                    "learning_rate": scheduler.get_last_lr()[0],
-                    "epoch": epochs(state),
-                }
-                state.recent_losses = []
-                _report(accelerator, args, state, "train", report)
-
-            improved = False
-            if evaluate is not None and _is_due(args.eval_steps, state.global_step, end_of_epoch, last):
-                metrics = evaluate(model)
-                _report(accelerator, args, state, "eval", metrics)
-                improved = _note_best(state, metrics, metric_for_best_model, greater_is_better)
-            keeps_best = args.load_best_model_at_end or args.checkpointing_steps != "no"
-            if _is_due(args.checkpointing_steps, state.global_step, end_of_epoch, last) or (improved and keeps_best):
-                if improved:
-                    state.best_checkpoint = f"checkpoint-{state.global_step}"
-                save_checkpoint(accelerator, args.output_dir, asdict(state), save_assets, args.save_total_limit)
+        raise
     progress.close()
     model.zero_grad(set_to_none=True)
 
@@ -487,7 +562,7 @@ def train(
     # A run that was resumed with fewer steps may end without a report.
     losses = state.recent_losses or [state.log_history[-1]["loss"]]
     metrics = {
-        "epoch": epochs(state),
+        "epoch": epochs(),
         "global_step": state.global_step,
         "train_loss": sum(losses) / len(losses),
         "train_runtime": seconds,
@@ -496,9 +571,10 @@ def train(
     step_of_weights = state.global_step
     if args.load_best_model_at_end and state.best_checkpoint is not None:
         logger.info(f"Taking the weights of {state.best_checkpoint}, the best ({state.best_metric:.4f}).")
-        accelerator.load_state(str(args.output_dir / state.best_checkpoint))
+        load_training_state(accelerator, model, optimizer, scheduler, args.output_dir / state.best_checkpoint)
         step_of_weights = int(CHECKPOINT.fullmatch(state.best_checkpoint).group(1))
-    return TrainingResult(model, metrics, state.evaluations.get(str(step_of_weights)))
+    evaluations = {int(step): values for step, values in state.evaluations.items()}
+    return TrainingResult(model, metrics, evaluations.get(step_of_weights), evaluations)
 
 
 def end_training(accelerator: Accelerator) -> None:
@@ -527,8 +603,15 @@ def save_model(accelerator: Accelerator, model: torch.nn.Module, output_dir: Pat
     )
 
 
-def _step_seed(seed: int, step: int, process_index: int) -> int:
-    digest = hashlib.sha256(f"{seed} {step} {process_index}".encode()).digest()
+def _described(accelerator: Accelerator, model: PreTrainedModel, train_dataset: Any) -> dict[str, str]:
+    described = None
+    if accelerator.is_main_process:
+        described = {"model": describe_model(model), "train_dataset": describe_dataset(train_dataset)}
+    return broadcast_object_list([described])[0]
+
+
+def _batch_seed(seed: int, step: int, place: int) -> int:
+    digest = hashlib.sha256(f"{seed} {step} {place}".encode()).digest()
     return int.from_bytes(digest[:4], "little")  # NumPy takes 32 bits
 
 
@@ -575,22 +658,27 @@ def _optimizer_step(
     model: torch.nn.Module,
     optimizer: Any,
     scheduler: Any,
-    step: list[MicroBatch],
-    loader: Any,
+    step: Step,
     global_step: int,
     compute_loss: Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor],
-) -> float:
-    """One update with the mean loss over all labels of the step; returns that loss."""
+) -> tuple[float, list[float]]:
+    """One update with the mean loss over all labels of the step.
+
+    Returns:
+        That loss, and how many processes got each of the signals that end a run.
+    """
     device = accelerator.device
-    # The step's batches come first, since each one's share of the loss depends on the labels of all.
-    inputs = [next(loader) for _ in step]
+    # Each batch's share of the loss depends on the labels of all.
     counts = [
-        count_labels(batch) if micro_batch.counts else 0 for micro_batch, batch in zip(step, inputs, strict=True)
+        count_labels(batch) if micro_batch.counts else 0
+        for micro_batch, batch in zip(step.micro_batches, step.inputs, strict=True)
     ]
     total = accelerator.reduce(torch.tensor(sum(counts), dtype=torch.float32, device=device), "sum").clamp(min=1)
     step_loss = torch.zeros((), device=device)
     faulty: list[int] = []
-    for micro_batch, batch, count in zip(step, inputs, counts, strict=True):
+    for place, (micro_batch, batch, count) in enumerate(zip(step.micro_batches, step.inputs, counts, strict=True)):
+        # What is random in a batch depends on its place in the run, not on what ran before it.
+        set_seed(_batch_seed(args.seed, global_step, place * accelerator.num_processes + accelerator.process_index))
         with accelerator.accumulate(model):
             loss = compute_loss(model, send_to_device(batch, device))
             if count == 0:  # a mean over no label is NaN; the backward pass is still needed on every process
@@ -601,7 +689,8 @@ def _optimizer_step(
             step_loss += share.detach()
             # Undoes the means that Accelerate takes over accumulation steps and processes.
             accelerator.backward(share * (args.gradient_accumulation_steps * accelerator.num_processes))
-    step_loss = accelerator.reduce(step_loss, "sum")
+    noted = torch.tensor(received(), dtype=step_loss.dtype, device=device)
+    step_loss, *signals = accelerator.reduce(torch.cat([step_loss[None], noted]), "sum").unbind()
     if not torch.isfinite(step_loss):
         indices = sorted(gather_object(faulty))
         advice = (
@@ -618,22 +707,30 @@ def _optimizer_step(
     if norm is not None and accelerator.scaler is None and not torch.isfinite(norm):
         raise NonFiniteLossError(
             f"The gradient's norm is {norm.item()} at step {global_step + 1}, in the training examples "
-            f"{sorted(gather_object([index for part in step for index in part.indices]))} (counted from 0). "
+            f"{sorted(gather_object([index for part in step.micro_batches for index in part.indices]))} (counted from 0). "
             f"Nothing was updated with it; checkpoints in {args.output_dir} are as they were."
         )
     optimizer.step()
     optimizer.zero_grad()
     if not accelerator.optimizer_step_was_skipped:
         scheduler.step()
-    return step_loss.item()
+    return step_loss.item(), torch.stack(signals).tolist()
 
 
-def _resume(accelerator: Accelerator, args: argparse.Namespace, fresh: TrainerState) -> TrainerState:
+def _resume(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    fresh: TrainerState,
+    model: torch.nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+) -> TrainerState:
     checkpoint = find_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
     if checkpoint is None:
         logger.info(f"There is no checkpoint in {args.output_dir} yet: starting from the beginning.")
         return fresh
-    state = TrainerState(**json.loads((checkpoint / TRAINER_STATE).read_text()))
+    saved = json.loads((checkpoint / TRAINER_STATE).read_text()) if accelerator.is_main_process else None
+    state = TrainerState(**broadcast_object_list([saved])[0])
     changes = {name: (state.run.get(name), value) for name, value in fresh.run.items() if state.run.get(name) != value}
     for name in IDENTITY:
         if name in changes:
@@ -643,9 +740,7 @@ def _resume(accelerator: Accelerator, args: argparse.Namespace, fresh: TrainerSt
             )
     for name, (before, now) in changes.items():
         logger.warning(f"Resuming with {name} {now!r}; until now it was {before!r}.")
-    accelerator.load_state(str(checkpoint))
-    # Accelerate counts micro-batches, and this run may have another number of them in a step.
-    accelerator.step = 0
+    load_training_state(accelerator, model, optimizer, scheduler, checkpoint)
     if state.best_checkpoint is not None:
         fault = find_fault(args.output_dir / state.best_checkpoint) if accelerator.is_main_process else None
         fault = broadcast_object_list([fault])[0]

@@ -22,7 +22,7 @@ import evaluate
 import numpy as np
 import torch
 from accelerate import Accelerator
-from task_data import TASK_COLUMNS, TaskData, load_files, load_task
+from task_data import TASK_COLUMNS, TaskData, load_files, load_streamed_files, load_task
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -33,7 +33,16 @@ from transformers import (
 
 from ea_hf import EARobertaConfig, evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.script import add_evolution_arguments, check_arguments, check_vocabulary, evolution_overrides, run
+from ea_hf.script import (
+    add_evolution_arguments,
+    add_streaming_arguments,
+    check_arguments,
+    check_streaming_arguments,
+    check_vocabulary,
+    evolution_overrides,
+    run,
+)
+from ea_hf.streaming import Stream
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
@@ -85,6 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--allow_empty_text", action="store_true", help="Take missing texts as empty ones.")
     group.add_argument("--max_length", type=int, default=128, help="Longer inputs are truncated; in tokens.")
     group.add_argument("--pad_to_max_length", action="store_true", help="Default: pad to the longest of the batch.")
+    add_streaming_arguments(group)
     group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
     group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
     group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
@@ -114,6 +124,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("load_best_model_at_end", "metric_for_best_model"):
         if getattr(args, name) and args.task_name is None and args.validation_file is None:
             parser.error(f"--{name} needs --validation_file")
+    check_streaming_arguments(parser, args)
     check_arguments(parser, args, ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"))
     if args.task_name is None:
         args.dataset_name = None
@@ -123,7 +134,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def load_data(args: argparse.Namespace) -> TaskData:
     """The task's splits as far as they are needed, with `ax`, GLUE's diagnostic set, for MNLI's predictions."""
     if args.task_name is not None:
-        data = load_task(args.dataset_name, args.task_name)
+        data = load_task(args.dataset_name, args.task_name, args.streaming)
         if args.task_name == "mnli" and args.do_predict:
             diagnostic = load_task(args.dataset_name, "ax")
             data.splits["ax"] = diagnostic.splits["test"]
@@ -139,14 +150,14 @@ def load_data(args: argparse.Namespace) -> TaskData:
             checkpoint = AutoConfig.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
             problem_type = problem_type or checkpoint.problem_type
             checkpoint_labels = [checkpoint.id2label[index] for index in sorted(checkpoint.id2label)]
-        data = load_files(
-            {split: path for split, path in files.items() if path is not None},
-            args.text_column_names,
-            args.label_column_name,
-            problem_type,
-            args.allow_empty_text,
-            checkpoint_labels,
-        )
+        files = {split: path for split, path in files.items() if path is not None}
+        settings = (args.text_column_names, args.label_column_name, problem_type, args.allow_empty_text)
+        if args.streaming:
+            data = load_streamed_files(files, *settings)
+        else:
+            data = load_files(files, *settings, checkpoint_labels)
+    if data.train_stream is not None and args.max_train_samples is not None:
+        data.train_stream = data.train_stream.take(args.max_train_samples)
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     for name, split in data.splits.items():
         limit = limits.get(name.split("_")[0], args.max_predict_samples)
@@ -199,29 +210,54 @@ def _reorder_labels(data: TaskData, labels: list[str]) -> None:
     data.labels = labels
 
 
+def encode(
+    examples: dict[str, list],
+    args: argparse.Namespace,
+    text_columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, list]:
+    """A batch of `tokenize`."""
+    texts = [list(examples[column]) for column in text_columns]
+    result = tokenizer(
+        *texts,
+        max_length=args.max_length,
+        truncation=True,
+        padding="max_length" if args.pad_to_max_length else False,
+    )
+    result["length"] = [len(ids) for ids in result["input_ids"]]
+    if "label" in examples:
+        result["labels"] = examples["label"]
+    return result
+
+
+class RowEncoder:
+    """Makes examples out of rows of a stream; a class, because spawned data workers get it pickled."""
+
+    def __init__(self, args: argparse.Namespace, data: TaskData, tokenizer: PreTrainedTokenizerBase):
+        self.args, self.text_columns, self.labels, self.tokenizer = args, data.text_columns, data.labels, tokenizer
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        columns = {name: [row[name] for row in rows] for name in (*self.text_columns, "label")}
+        if self.labels is not None:
+            columns["label"] = [self.labels.index(label) for label in columns["label"]]
+        encoded = encode(columns, self.args, self.text_columns, self.tokenizer)
+        return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+
+
 def tokenize(
     args: argparse.Namespace, accelerator: Accelerator, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     """The splits as token ids with `labels`, and a `length` column in tokens."""
 
-    def encode(examples: dict[str, list]) -> dict[str, list]:
-        texts = [list(examples[column]) for column in data.text_columns]
-        result = tokenizer(
-            *texts,
-            max_length=args.max_length,
-            truncation=True,
-            padding="max_length" if args.pad_to_max_length else False,
-        )
-        result["length"] = [len(ids) for ids in result["input_ids"]]
-        if "label" in examples:
-            result["labels"] = examples["label"]
-        return result
-
     splits = {}
     for name, split in data.splits.items():
         with accelerator.main_process_first():
             splits[name] = split.map(
-                encode, batched=True, remove_columns=split.column_names, desc=f"Tokenizing {name}"
+                encode,
+                batched=True,
+                fn_kwargs={"args": args, "text_columns": data.text_columns, "tokenizer": tokenizer},
+                remove_columns=split.column_names,
+                desc=f"Tokenizing {name}",
             )
     return splits
 
@@ -373,12 +409,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     splits = tokenize(args, accelerator, data, tokenizer)
     collate = Collator(tokenizer, accelerator)
     score = make_evaluation(args, accelerator, data, splits, collate)
+    train_dataset = splits.get("train")
+    if data.train_stream is not None and not args.eval_only:
+        train_dataset = Stream(
+            data.train_stream, RowEncoder(args, data, tokenizer), args.shuffle_buffer_size, data.stream_description
+        )
     results = run(
         accelerator,
         args,
         model,
         tokenizer,
-        train_dataset=splits.get("train"),
+        train_dataset=train_dataset,
         collate=collate,
         evaluate=score,
         predict=partial(write_predictions, args, accelerator, data, splits, collate) if args.do_predict else None,

@@ -4,12 +4,16 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, load_dataset
+
+from ea_hf.local_files import describe_files, read_rows
 
 
 # Columns with the sentence or the pair of sentences of each GLUE task.
@@ -29,6 +33,10 @@ KNOWN_COLUMNS = (*dict.fromkeys(TASK_COLUMNS.values()), ("text",))
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # How many rows an error names.
 ROWS_NAMED = 5
+# How many rows of a stream are checked at once.
+ROWS_CHECKED = 10_000
+# Of a stream; more are rather numbers, or texts.
+MOST_CLASSES = 10_000
 
 
 @dataclass
@@ -42,6 +50,8 @@ class TaskData:
         labels: the names of the classes in order of their index; `None` for regression.
         task_labels: the same in the task's own order, whichever order a model has given `labels`.
         sources: where each split is from, for messages and the model card.
+        train_stream: rows to train on as they are read, with the text columns and `label` (its name, or a value), in
+            place of a split; `stream_description` identifies them.
     """
 
     splits: dict[str, Dataset]
@@ -49,19 +59,24 @@ class TaskData:
     labels: list[str] | None
     sources: dict[str, str]
     task_labels: list[str] | None = field(init=False)
+    train_stream: IterableDataset | None = None
+    stream_description: str | None = None
 
     def __post_init__(self):
         self.task_labels = self.labels
 
 
-def load_task(dataset_name: str, task_name: str) -> TaskData:
+def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> TaskData:
     """Loads a GLUE task, or "ax", the diagnostic set of MNLI, from the Hub or from a local copy of its repository.
+
+    Args:
+        streaming: leave the training split where it is, and read it while training.
 
     Raises:
         ConnectionError: the Hub cannot be reached.
     """
     try:
-        raw = load_dataset(dataset_name, task_name)
+        raw = load_dataset(dataset_name, task_name, streaming=streaming)
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} ({task_name}) could not be loaded: {error}\nWithout a network, pass local files with "
@@ -70,11 +85,104 @@ def load_task(dataset_name: str, task_name: str) -> TaskData:
     feature = next(iter(raw.values())).features["label"]
     labels = feature.names if isinstance(feature, ClassLabel) else None
     text_columns = TASK_COLUMNS["mnli" if task_name == "ax" else task_name]
-    splits = {}
+    splits, stream, description = {}, None, None
     for name, split in raw.items():
         columns = [*text_columns, "label"] if not name.startswith("test") else text_columns
-        splits[name] = split.select_columns(list(columns))
-    return TaskData(splits, text_columns, labels, dict.fromkeys(splits, dataset_name))
+        split = split.select_columns(list(columns))
+        if streaming and name == "train":
+            stream = split.map(_name_label, fn_kwargs={"labels": labels}) if labels is not None else split
+            description = f"{dataset_name} ({task_name}), train"
+        else:
+            splits[name] = Dataset.from_list(list(split), features=split.features) if streaming else split
+    sources = dict.fromkeys(raw, dataset_name)
+    return TaskData(splits, text_columns, labels, sources, train_stream=stream, stream_description=description)
+
+
+def _name_label(row: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+    return {**row, "label": labels[row["label"]]}
+
+
+def load_streamed_files(
+    files: dict[str, str],
+    text_column_names: str | None = None,
+    label_column_name: str = "label",
+    problem_type: str | None = None,
+    allow_empty_text: bool = False,
+) -> TaskData:
+    """As `load_files`, but the training file, which may be gzipped, stays on disk.
+
+    It is read once to check it and to find its classes, and again while training.
+    """
+    path = files["train"]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist or is not a file.")
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f"{path} has no rows.")
+    # All values of csv files are text.
+    texts_only = path.removesuffix(".gz").endswith((".csv", ".tsv"))
+    likely = {name: value for name, value in first.items() if not (texts_only and _is_number(value))}
+    columns = _find_text_columns(Dataset.from_list([likely]), path, text_column_names, label_column_name)
+    for column in (*columns, label_column_name):
+        if column not in first:
+            raise ValueError(f"{path} has no column {column!r}; it has {', '.join(map(repr, first))}.")
+    values: set = set()
+    number = 1
+    rows = read_rows(path)
+    while chunk := list(islice(rows, ROWS_CHECKED)):
+        for column in columns:
+            _check_texts([row.get(column) for row in chunk], path, column, allow_empty_text, number)
+        labels_of_chunk = [row.get(label_column_name) for row in chunk]
+        labels_of_chunk = [None if value == "" else value for value in labels_of_chunk]
+        if problem_type is None:
+            decimal = any(_is_decimal(value, texts_only) for value in labels_of_chunk)
+            problem_type = "regression" if decimal else "single_label_classification"
+        if problem_type == "regression":
+            _check_numbers(labels_of_chunk, path, label_column_name, number)
+        else:
+            values.update(_check_classes(labels_of_chunk, path, label_column_name, number))
+            if len(values) > MOST_CLASSES:
+                raise ValueError(
+                    f"{path}, column {label_column_name!r} has more than {MOST_CLASSES} classes. For numbers to be "
+                    "predicted, pass --problem_type regression."
+                )
+        number += len(chunk)
+    labels = None if problem_type == "regression" else _sorted_labels(sorted(values))
+    if labels is not None and len(labels) < 2:
+        raise ValueError(
+            f"Column {label_column_name!r} of {path} has only one class, {labels[0]!r}; classification needs two."
+        )
+    others = {split: file for split, file in files.items() if split != "train"}
+    data = TaskData({}, columns, labels, {})
+    if others:
+        data = load_files(others, ",".join(columns), label_column_name, problem_type, allow_empty_text, labels)
+    data.sources["train"] = Path(path).name
+    # A list among the arguments would be taken for shards, one for each of its values.
+    arguments = {"path": path, "columns": tuple(columns), "label": label_column_name, "regression": labels is None}
+    data.train_stream = IterableDataset.from_generator(_stream_rows, gen_kwargs=arguments)
+    data.stream_description = describe_files([path])
+    return data
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_decimal(value: Any, from_text: bool) -> bool:
+    if from_text:
+        return isinstance(value, str) and _is_number(value) and not value.strip().lstrip("+-").isdigit()
+    return isinstance(value, float) and not value.is_integer()
+
+
+def _stream_rows(path: str, columns: tuple[str, ...], label: str, regression: bool) -> Iterator[dict[str, Any]]:
+    for row in read_rows(path):
+        value = float(row[label]) if regression else _check_classes([row[label]], path, label)[0]
+        yield {**{column: row.get(column) or "" for column in columns}, "label": value}
 
 
 def load_files(
@@ -237,15 +345,15 @@ def _find_text_columns(
     )
 
 
-def _check_texts(values: Sequence, path: str, column: str, allow_empty: bool) -> list[str]:
-    wrong = [row for row, value in enumerate(values, 1) if not isinstance(value, str | None)]
+def _check_texts(values: Sequence, path: str, column: str, allow_empty: bool, first_row: int = 1) -> list[str]:
+    wrong = [row for row, value in enumerate(values, first_row) if not isinstance(value, str | None)]
     if wrong:
-        value = values[wrong[0] - 1]
+        value = values[wrong[0] - first_row]
         raise ValueError(
             f"{path}, column {column!r}: {len(wrong)} rows are not text, first {_rows(wrong)}: {value!r} is "
             f"{type(value).__name__}. Name another column with --text_column_names, or make it text."
         )
-    empty = [row for row, value in enumerate(values, 1) if value is None or not value.strip()]
+    empty = [row for row, value in enumerate(values, first_row) if value is None or not value.strip()]
     if empty and not allow_empty:
         raise ValueError(
             f"{path}, column {column!r}: {len(empty)} rows have no text, {_rows(empty)}. Remove them, or take them as "
@@ -254,21 +362,21 @@ def _check_texts(values: Sequence, path: str, column: str, allow_empty: bool) ->
     return [value or "" for value in values]
 
 
-def _check_classes(values: Sequence, path: str, column: str) -> list[str]:
+def _check_classes(values: Sequence, path: str, column: str, first_row: int = 1) -> list[str]:
     # Integers are read as decimal numbers where one is missing.
     values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    wrong = [row for row, value in enumerate(values, 1) if not isinstance(value, str | int)]
+    wrong = [row for row, value in enumerate(values, first_row) if not isinstance(value, str | int)]
     if wrong:
         raise ValueError(
-            f"{path}, column {column!r}: {len(wrong)} rows have no class, {_rows(wrong)}: {values[wrong[0] - 1]!r} is "
+            f"{path}, column {column!r}: {len(wrong)} rows have no class, {_rows(wrong)}: {values[wrong[0] - first_row]!r} is "
             "neither text nor an integer. For numbers to be predicted, pass --problem_type regression."
         )
     return [str(value) for value in values]
 
 
-def _check_numbers(values: Sequence, path: str, column: str) -> list[float]:
+def _check_numbers(values: Sequence, path: str, column: str, first_row: int = 1) -> list[float]:
     numbers, wrong = [], []
-    for row, value in enumerate(values, 1):
+    for row, value in enumerate(values, first_row):
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -279,7 +387,7 @@ def _check_numbers(values: Sequence, path: str, column: str) -> list[float]:
     if wrong:
         raise ValueError(
             f"{path}, column {column!r}: {len(wrong)} rows are not finite numbers, {_rows(wrong)}: "
-            f"{values[wrong[0] - 1]!r}."
+            f"{values[wrong[0] - first_row]!r}."
         )
     return numbers
 

@@ -5,6 +5,7 @@
 import gzip
 import io
 import logging
+import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -143,20 +144,21 @@ def open_image(source: Any, num_channels: int) -> Image.Image:
         if isinstance(source, np.ndarray):
             image = Image.fromarray(source)
         else:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-            image.load()
-            image = ImageOps.exif_transpose(image)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+                image = ImageOps.exif_transpose(file)
+        if min(image.size) < 2:
+            raise UnreadableImageError(f"it has {image.width} x {image.height} pixels")
         image = _to_8_bits(image)
+        if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if image.mode not in ("1", "L"):
+            image = image.convert("RGB")  # Pillow knows the way to grey from here only, for some modes
+        return image.convert("L" if num_channels == 1 else "RGB")
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's readers raise many kinds
         raise UnreadableImageError(_without_path(error, source)) from error
-    if min(image.size) < 2:
-        raise UnreadableImageError(f"it has {image.width} x {image.height} pixels")
-    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if num_channels == 1 else "RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -398,7 +400,7 @@ def load_hub(
     if isinstance(feature, ClassLabel):
         labels = list(feature.names)
     else:
-        values = set(first[label_column])
+        values = {value for value in first[label_column] if value is not None}
         labels = [str(value) for value in sorted(values, key=lambda value: (str(type(value)), value))]
     splits = {}
     for name, split in found.items():
@@ -505,8 +507,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         )
     if len(content) < header:
         raise ValueError(f"{path} ends within its header of {header} bytes. Fetch it again.")
-    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4).astype(int)
-    size = int(np.prod(shape))
+    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4).tolist()
+    size = math.prod(shape)  # of Python's integers, which do not overflow
     if len(content) != header + size:
         raise ValueError(
             f"{path} has {len(content) - header} bytes of data, but its header tells of "

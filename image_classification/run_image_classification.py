@@ -49,7 +49,7 @@ from transformers import (
 )
 
 from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
-from ea_hf.batching import predict
+from ea_hf.batching import TrainingBatches, predict
 from ea_hf.configuration_evolving import EvolvingConfig
 from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
 from ea_hf.training import (
@@ -132,6 +132,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     given = [name for name in sources if getattr(args, name) is not None]
     if not given:
         parser.error("pass --dataset_name, --idx_dir, or --train_dir")
+    for name in ("dataset_config_name", "image_column_name", "label_column_name"):
+        if getattr(args, name) is not None and args.dataset_name in (None, DIGITS):
+            parser.error(f"--{name} is for a --dataset_name of the Hub, or a local copy of one")
+    if args.label_names is not None:
+        if args.idx_dir is None:
+            parser.error("--label_names is for --idx_dir")
+        args.label_names = [name.strip() for name in args.label_names.split(",")]
+        if len({*args.label_names, ""}) <= len(args.label_names):
+            parser.error(f"--label_names is {args.label_names}; the names must differ, and none be empty")
     if len(given) > 1 and given[0] in ("dataset_name", "idx_dir"):
         parser.error(f"--{given[0]} and --{given[1]} exclude each other; choose one")
     if given[0] in ("validation_dir", "test_dir") and not args.eval_only:
@@ -168,7 +177,7 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     elif args.dataset_name is not None:
         data = load_hub(args.dataset_name, args.dataset_config_name, args.image_column_name, args.label_column_name)
     elif args.idx_dir is not None:
-        data = load_idx(args.idx_dir, args.label_names.split(",") if args.label_names else None)
+        data = load_idx(args.idx_dir, args.label_names)
     else:
         directories = {
             "train": None if args.eval_only else args.train_dir,
@@ -274,17 +283,23 @@ class Augmentation:
         return image
 
 
-def random_box(size: tuple[int, int], min_scale: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random part of an image (left, upper, right, lower), of proportions between 3:4 and 4:3."""
+def random_box(
+    size: tuple[int, int], min_scale: float, generator: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A random part of an image (left, upper, right, lower), of proportions between 3:4 and 4:3.
+
+    Its edges lie between pixels too: of whole pixels, an image of 8 x 8 has but few parts.
+    """
     width, height = size
     for _ in range(10):
         area = width * height * generator.uniform(min_scale, 1)
         ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            left = int(generator.integers(width - box_width + 1))
-            upper = int(generator.integers(height - box_height + 1))
-            return left, upper, left + box_width, upper + box_height
+        box_width, box_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if box_width <= width and box_height <= height:
+            left = generator.uniform(0, width - box_width)
+            upper = generator.uniform(0, height - box_height)
+            # Rounding must not lead out of the image.
+            return left, upper, min(left + box_width, width), min(upper + box_height, height)
     return 0, 0, width, height
 
 
@@ -421,6 +436,40 @@ def processor_size(processor: Any) -> tuple[int, int]:
     return size["shortest_edge"], size["shortest_edge"]
 
 
+def check_batches(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    config: EvolvingConfig,
+    size: tuple[int, int],
+    num_examples: int,
+) -> None:
+    """Checks that batch normalization will always have two values or more to normalize.
+
+    Args:
+        size: height and width of the images.
+
+    Raises:
+        ValueError: a batch will have one image, of which the last stage makes one pixel.
+    """
+    if not isinstance(config, EAResNetConfig) or max(size) > config.stage_stride(len(config.depths) - 1):
+        return
+    for process_index in range(accelerator.num_processes):
+        batches = TrainingBatches(
+            num_examples,
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            accelerator.num_processes,
+            process_index,
+        )
+        (last_step,) = batches.steps(epoch=0, first_step=batches.steps_per_epoch - 1)
+        if any(len(micro_batch.indices) == 1 for micro_batch in last_step):
+            raise ValueError(
+                f"Of {num_examples} images, a batch of the last step of an epoch has only one, and the last stage makes "
+                f"one pixel of its {size[0]} x {size[1]}; batch normalization needs two values or more. Choose another "
+                f"--per_device_train_batch_size than {args.per_device_train_batch_size}, or a larger --image_size."
+            )
+
+
 # Evaluation
 
 
@@ -529,6 +578,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     data = load_data(args, accelerator)
     model, processor = load_model(args, data)
     best_metric = find_best_metric(args, data)
+    if not args.eval_only:
+        check_batches(accelerator, args, model.config, processor_size(processor), len(data.splits["train"]))
     lock = prepare_output_dir(accelerator, args)
     augment = Augmentation(
         processor_size(processor), int(processor.resample), args.random_resized_crop, args.horizontal_flip

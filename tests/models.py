@@ -67,6 +67,11 @@ class Batch:
     positions: list[dict[int, torch.Tensor]]
 
 
+def first_position(padding: str, row: int, missing: int) -> int:
+    """Where a row begins that lacks so many positions."""
+    return {"right": 0, "left": missing, "mixed": (0, missing, missing // 2)[row % 3]}[padding]
+
+
 class TokenSequences:
     """Token sequences of different lengths, for the encoders of text.
 
@@ -103,7 +108,7 @@ class TokenSequences:
         positions = []
         for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
             missing = width - length
-            start = {"right": 0, "left": missing, "mixed": (0, missing, missing // 2)[row % 3]}[padding]
+            start = first_position(padding, row, missing)
             real = torch.arange(start, start + length)
             for name, values in example.items():
                 inputs[name][row, ..., real] = values
@@ -171,7 +176,7 @@ class SequencePairs:
             for row, example in enumerate(examples):
                 values = example[f"{prefix}input_ids"]
                 missing = padded_width - len(values)
-                start = {"right": 0, "left": missing, "mixed": (0, missing, missing // 2)[row % 3]}[padding]
+                start = first_position(padding, row, missing)
                 real = torch.arange(start, start + len(values))
                 tokens[row, real] = values
                 mask[row, real] = 1
@@ -261,26 +266,75 @@ class Images:
         return {name: {0: batch} for name in inputs}
 
 
+class Series:
+    """Time series of different lengths; their steps are numbered, so that only padding on the right changes nothing.
+
+    Args:
+        has_hidden_values: whether an example says which of its values are hidden.
+    """
+
+    paddings = ("right",)
+    takes_mask = False  # in the forms that attention masks have
+    chains: dict[str, str | None] = {"": "past_observed_mask"}
+    options: dict[str, Any] = {}
+
+    def __init__(self, has_hidden_values: bool = False):
+        self.has_hidden_values = has_hidden_values
+
+    def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
+        generator = torch.Generator().manual_seed(seed)
+        return [self._values((length, config.num_input_channels), generator) for length in lengths]
+
+    def batch(
+        self, config: PreTrainedConfig, examples: Sequence[Example], padding: str = "right", width: int | None = None
+    ) -> Batch:
+        """Padding is noise: nothing may depend on what stands there."""
+        lengths = [len(example["past_values"]) for example in examples]
+        width = width or max(lengths)
+        shape = (len(examples), width, config.num_input_channels)
+        inputs = self._values(shape, torch.Generator().manual_seed(99))
+        inputs["past_observed_mask"] = torch.zeros(shape[:2])
+        positions = []
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            start = first_position(padding, row, width - length)
+            real = torch.arange(start, start + length)
+            for name, values in example.items():
+                inputs[name][row, real] = values
+            inputs["past_observed_mask"][row, real] = 1
+            positions.append({width: real})
+        return Batch(inputs, positions)
+
+    def dynamic_shapes(self, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Dim]]:
+        batch, length = Dim("batch", max=64), Dim("length", max=32)
+        return {name: {0: batch, 1: length} for name in inputs}
+
+    def _values(self, shape: tuple[int, ...], generator: torch.Generator) -> Example:
+        values = {"past_values": torch.randn(shape, generator=generator)}
+        if self.has_hidden_values:
+            values["bool_masked_pos"] = torch.rand(shape, generator=generator) < 0.4
+        return values
+
+
 @dataclass(frozen=True)
 class Case:
     """One model class under test.
 
     Args:
         model_class: the evolving class.
-        vanilla_class: the class of Transformers that it extends.
-        auto_class: the Auto class that must find it.
+        vanilla_class: the class of Transformers that it extends, if any.
+        auto_class: the Auto class that must find it, if there is one.
         config_values: tiny configuration, valid for both classes; every dropout is listed, as 0.
         inputs: makes the inputs.
         pooled: outputs that the model reads from the first position, so that they mean nothing where padding is.
-        means: outputs that are means over the batch.
+        means: outputs that are means over the batch, or do not depend on the weights.
         weight_std: standard deviation of the weights, such that raw scores are of order 1 to 10.
     """
 
     model_class: type[PreTrainedModel]
-    vanilla_class: type[PreTrainedModel]
-    auto_class: type
+    vanilla_class: type[PreTrainedModel] | None
+    auto_class: type | None
     config_values: dict[str, Any]
-    inputs: TokenSequences | SequencePairs | Images
+    inputs: TokenSequences | SequencePairs | Images | Series
     pooled: tuple[str, ...] = ()
     means: tuple[str, ...] = ()
     weight_std: float = 0.4
@@ -303,6 +357,12 @@ class Case:
         """The vanilla model with large weights and eager attention, in evaluation mode."""
         config = self.vanilla_config(**values, attn_implementation="eager")
         return randomize(self.vanilla_class(config), self.weight_std).eval()
+
+    def plain_model(self) -> PreTrainedModel:
+        """The vanilla model; if there is none, the model with both weights 0."""
+        if self.vanilla_class is None:
+            return self.model(ea_residual_weight=0.0, ea_conv_weight=0.0)
+        return self.vanilla_model()
 
     def dropout(self, probability: float) -> dict[str, float]:
         """Configuration values that set every dropout."""
@@ -482,8 +542,57 @@ CASES += [
         weight_std=0.2,
     ),
 ]
+TINY_DC_TRANSFORMER = {
+    "num_input_channels": 3,
+    "context_length": 40,
+    "d_model": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "ffn_dim": 40,
+    "attention_key_ratio": 0.5,
+    "attention_value_ratio": 0.5,
+    "positional_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "ff_dropout": 0.0,
+    "head_dropout": 0.0,
+}
+SERIES = Series()
+CASES += [
+    Case(ea_hf.EADCTransformerModel, None, AutoModel, TINY_DC_TRANSFORMER, SERIES, weight_std=0.2),
+    Case(
+        ea_hf.EADCTransformerForClassification,
+        None,
+        None,
+        {**TINY_DC_TRANSFORMER, "norm_type": "layernorm", "num_labels": 5},
+        SERIES,
+        weight_std=0.2,
+    ),
+    Case(
+        ea_hf.EADCTransformerForRegression,
+        None,
+        None,
+        {**TINY_DC_TRANSFORMER, "causal_attention": True, "num_targets": 4},
+        SERIES,
+        weight_std=0.2,
+    ),
+    Case(
+        ea_hf.EADCTransformerForMaskedImputation,
+        None,
+        AutoModelForPreTraining,
+        TINY_DC_TRANSFORMER,
+        Series(has_hidden_values=True),
+        means=("loss", "mask"),
+        weight_std=0.2,
+    ),
+]
+# Those that extend a model of Transformers.
+EXTENDING_CASES = [case for case in CASES if case.vanilla_class is not None]
 # One for each family, for what does not depend on the head.
 BASE_CASES = [case for case in CASES if case.auto_class is AutoModel]
 
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
+every_extending_model = pytest.mark.parametrize("case", EXTENDING_CASES, ids=str)
+every_extending_family = pytest.mark.parametrize(
+    "case", [case for case in BASE_CASES if case in EXTENDING_CASES], ids=str
+)
 every_family = pytest.mark.parametrize("case", BASE_CASES, ids=str)

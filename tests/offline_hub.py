@@ -16,7 +16,15 @@ import tiny_t5
 from datasets import Dataset, DatasetInfo
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
-from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 
 REVISION = 40 * "0"
@@ -29,6 +37,14 @@ def write_bert(directory: Path) -> None:
 
 def write_roberta(directory: Path) -> None:
     tiny_roberta.write_checkpoint(directory, max_position_embeddings=514)
+
+
+def write_electra(directory: Path) -> None:
+    write_bert(directory)
+    values = BertConfig.from_pretrained(directory).to_dict()
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    config = ElectraConfig(**{name: values[name] for name in names}, embedding_size=values["hidden_size"])
+    ElectraForMaskedLM(config).save_pretrained(directory)
 
 
 def write_t5(directory: Path) -> None:
@@ -45,6 +61,7 @@ def write_vit(directory: Path) -> None:
 MODELS: dict[str, Callable[[Path], None]] = {
     "FacebookAI/roberta-base": write_roberta,
     "google-bert/bert-base-uncased": write_bert,
+    "google/electra-small-generator": write_electra,
     "google-t5/t5-small": write_t5,
     "google/vit-base-patch16-224-in21k": write_vit,
 }

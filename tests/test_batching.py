@@ -128,6 +128,7 @@ def predictions(num_examples: int, batch_size: int, num_processes: int, lengths,
             process_index=process_index,
             device=torch.device("cpu"),
             is_local_main_process=False,
+            reduce=lambda tensor, reduction: tensor,
         )
         computed.append([])
         return predict(

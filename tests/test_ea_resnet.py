@@ -228,13 +228,16 @@ def test_resnet_50_at_224_pixels_has_the_published_sizes():
 
 @pytest.mark.parametrize("depth, layers", [(18, 6), (26, 6), (34, 13), (50, 13), (101, 30), (152, 47)])
 def test_every_depth_runs_at_any_size(depth, layers):
+    """As a backbone, which gives the features of several stages."""
     with torch.device("meta"):
-        model = EAResNetModel(EAResNetConfig.from_depth(depth))
-        assert len(layers_of(model)) == layers
-        for size in ((224, 224), (97, 161), (33, 400)):
-            height, width = (-(-pixels // 32) for pixels in size)
-            channels = model.config.hidden_sizes[-1]
-            assert model(torch.empty(2, 3, *size)).last_hidden_state.shape == (2, channels, height, width)
+        config = EAResNetConfig.from_depth(depth, out_features=["stage1", "stage2", "stage4"])
+        backbone = EAResNetBackbone(config)
+        assert len(layers_of(backbone)) == layers
+        for height, width in ((224, 224), (97, 161), (33, 400)):
+            maps = backbone(torch.empty(2, 3, height, width)).feature_maps
+            assert backbone.channels == [config.hidden_sizes[stage] for stage in (0, 1, 3)]
+            for features, channels, stride in zip(maps, backbone.channels, (4, 8, 32), strict=True):
+                assert features.shape == (2, channels, -(-height // stride), -(-width // stride))
     assert {*DEPTHS} == {18, 26, 34, 50, 101, 152}
 
 
@@ -444,3 +447,19 @@ def test_bad_values_are_refused(values, message, tmp_path):
 def test_unknown_depth_is_refused():
     with pytest.raises(ValueError, match="`depth` is 51; choose one of 18, 26, 34, 50, 101, 152"):
         EAResNetConfig.from_depth(51)
+
+
+def test_activation_checkpointing_changes_no_gradient_and_no_statistic():
+    """A block runs twice, but its batch counts once in the running statistics."""
+    models = [tiny_model().double().train() for _ in range(2)]
+    models[1].activation_checkpointing_enable()
+    labels = torch.arange(3)
+    for model in models:
+        for seed in range(2):
+            model(images(seed=seed).double(), labels=labels).loss.backward()
+    for (name, parameter), expected in zip(models[1].named_parameters(), models[0].parameters(), strict=True):
+        assert_close(parameter.grad, expected.grad, msg=f"{name}: ".__add__)
+    before = tiny_model().double().state_dict()
+    for name, expected in models[0].named_buffers():
+        assert_close(models[1].get_buffer(name), expected, rtol=0, atol=0)
+        assert not torch.equal(expected, before[name])

@@ -7,7 +7,7 @@ import torch
 from models import TINY_VIT, randomize
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import DeiTConfig, DeiTForImageClassification, ViTConfig, ViTForImageClassification
 
 from ea_hf import EAViTConfig, EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
 
@@ -66,6 +66,14 @@ def test_a_checkpoint_with_the_parameter_names_of_the_hub_loads(tmp_path):
             "evolution.conv.weight",
             "evolution.conv.bias",
         }
+
+
+def test_a_checkpoint_with_a_distillation_token_is_refused(tmp_path):
+    """Transformers would only warn, and all weights would be new: the names begin with "deit"."""
+    DeiTForImageClassification(DeiTConfig(**TINY_VIT)).save_pretrained(tmp_path)
+    for loader in (EAViTConfig, EAViTModel, EAViTForImageClassification):
+        with pytest.raises(ValueError, match=f"{tmp_path} is of the type 'deit': its distillation token"):
+            loader.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("size, patch", [(9, 2), (3, 4), ((8, 9), 2), (8, (4, 3)), (8, 0)], ids=str)

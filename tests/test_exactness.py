@@ -9,7 +9,15 @@ import re
 
 import pytest
 import torch
-from models import BASE_CASES, CASES, every_family, every_model
+from models import (
+    BASE_CASES,
+    CASES,
+    EXTENDING_CASES,
+    every_extending_family,
+    every_extending_model,
+    every_family,
+    every_model,
+)
 from torch.testing import assert_close
 from transformers import AutoConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -26,6 +34,7 @@ def parametrize_paddings(cases):
 
 
 every_padding = parametrize_paddings(CASES)
+every_padding_of_an_extending_model = parametrize_paddings(EXTENDING_CASES)
 every_padding_of_a_mask = parametrize_paddings([case for case in CASES if case.inputs.takes_mask])
 every_padding_of_a_family_s_mask = parametrize_paddings([case for case in BASE_CASES if case.inputs.takes_mask])
 
@@ -219,7 +228,7 @@ def test_every_form_of_a_mask_means_the_same(case, padding):
 # Vanilla limit
 
 
-@every_padding
+@every_padding_of_an_extending_model
 def test_both_weights_zero_is_the_vanilla_model(case, padding):
     model = case.model(ea_residual_weight=0.0, ea_conv_weight=0.0)
     vanilla = case.vanilla_model()
@@ -231,7 +240,7 @@ def test_both_weights_zero_is_the_vanilla_model(case, padding):
         assert_same_outputs(run(model, inputs, **options), run(vanilla, inputs, **options), atol=1e-6)
 
 
-@every_model
+@every_extending_model
 def test_both_weights_zero_is_the_vanilla_model_where_a_row_is_all_padding(case):
     inputs = case.batch().inputs
     if "attention_mask" in inputs:
@@ -244,7 +253,7 @@ def test_both_weights_zero_is_the_vanilla_model_where_a_row_is_all_padding(case)
     assert all(torch.isfinite(value).all() for value in tensors(run(case.model(), inputs)).values())
 
 
-@every_model
+@every_extending_model
 def test_both_weights_zero_trains_as_the_vanilla_model(case):
     dropout = case.dropout(0.1)
     model = case.model(ea_residual_weight=0.0, ea_conv_weight=0.0, **dropout).train()
@@ -361,7 +370,7 @@ def test_save_and_load_is_bit_equal(case, tmp_path):
     inputs = case.batch().inputs
     expected = run(model, inputs, output_attentions=True, output_attention_maps=True)
     assert type(AutoConfig.from_pretrained(tmp_path)) is case.model_class.config_class
-    for loader in (case.model_class, case.auto_class):
+    for loader in filter(None, (case.model_class, case.auto_class)):
         loaded, info = loader.from_pretrained(tmp_path, output_loading_info=True)
         assert type(loaded) is case.model_class
         assert not any(info.values()), info
@@ -374,7 +383,7 @@ def test_save_and_load_is_bit_equal(case, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["same-head", "without-head"])
-@every_model
+@every_extending_model
 def test_vanilla_checkpoint_loads_and_only_evolution_is_new(case, source, tmp_path, transformers_log):
     vanilla = case.vanilla_model() if source == "same-head" else case.vanilla_base_model()
     vanilla.save_pretrained(tmp_path)
@@ -421,7 +430,7 @@ def test_vanilla_checkpoint_loads_and_only_evolution_is_new(case, source, tmp_pa
 @every_family
 def test_new_evolution_modules_are_initialized(case, tmp_path):
     """Not left as the memory happened to be, and in reach of the seed."""
-    case.vanilla_model().save_pretrained(tmp_path)
+    case.plain_model().save_pretrained(tmp_path)
     models = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -455,7 +464,7 @@ def test_base_model_of_a_head_is_evolving_and_runs_alone(case, tmp_path):
     assert_same_outputs(actual, {name: value for name, value in expected.items() if name in actual})
 
 
-@every_family
+@every_extending_family
 def test_both_weights_zero_reports_nothing_new(case, tmp_path, transformers_log):
     vanilla = case.vanilla_model()
     vanilla.save_pretrained(tmp_path)
@@ -545,7 +554,7 @@ def test_attention_maps_are_what_the_attentions_come_from(case):
             logits = layer_maps
             if mask in inputs:
                 logits = logits.masked_fill(inputs[mask].flatten(0, -2)[:, None, None] == 0, -torch.inf)
-            if attentions is outputs.get("decoder_attentions"):
+            if attentions is outputs.get("decoder_attentions") or getattr(model.config, "causal_attention", False):
                 logits = logits.masked_fill(torch.ones(logits.shape[-2:]).triu(1).bool(), -torch.inf)
             # Rows without any key in sight are padding.
             seen = (logits > -torch.inf).any(-1)
@@ -593,7 +602,7 @@ def test_attention_outputs_with_and_without_return_dict(case):
     # The maps come last, so they move no element that callers of the vanilla model know by its place.
     assert list(expected)[-len(names) :] == names
     assert_same_outputs(dict(zip(expected, as_tuple, strict=True)), expected)
-    vanilla = case.vanilla_model()
+    vanilla = case.plain_model()
     del options["output_attention_maps"]
     assert list(run(model, inputs, **options)) == list(run(vanilla, inputs, **options))
     assert len(run(model, inputs, return_dict=False)) == len(run(vanilla, inputs, return_dict=False))
@@ -641,7 +650,7 @@ def test_bfloat16_autocast_stays_within_its_precision(case):
             name: ((actual[name].float() - values).norm() / values.norm()).item() for name, values in expected.items()
         }
 
-    vanilla = error(case.vanilla_model())
+    vanilla = error(case.plain_model())
     for name, value in error(case.model()).items():
         assert value <= max(3 * vanilla[name], 0.05), name
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading images with classes: every kind of pixel, every source, and what is said about bad ones."""
 
+import gc
 import gzip
 import logging
 import re
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from datasets import Dataset
+from PIL import Image, ImageCms
 from tiny_bert import isolated_runs
 from tiny_images import CLASSES, digits, encode, write_folders, write_hub, write_idx, write_mnist
 
@@ -45,6 +47,7 @@ def warnings_are_caught(caplog):
 
 
 GRADIENT = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+SRGB, LAB = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
 COLORS = np.stack([GRADIENT, 255 - GRADIENT, GRADIENT.T], axis=-1)
 
 
@@ -90,6 +93,27 @@ def test_cmyk_is_the_picture_that_it_was():
     source = encode(Image.fromarray(COLORS).resize((64, 64)).convert("CMYK"), "JPEG")
     expected = np.asarray(Image.fromarray(COLORS).resize((64, 64))).astype(int)
     assert np.abs(pixels(source, 3) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("mode", ["LAB", "YCbCr", "CMYK", "P", "RGBA", "1"])
+@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_grey_is_that_of_the_colours_in_every_mode_and_no_file_stays_open(mode, tmp_path):
+    path = tmp_path / "image.tiff"
+    image = Image.fromarray(COLORS)
+    (ImageCms.profileToProfile(image, SRGB, LAB, outputMode="LAB") if mode == "LAB" else image.convert(mode)).save(
+        path
+    )
+    with Image.open(path) as file:
+        assert file.mode == mode
+    expected = np.asarray(Image.fromarray(pixels(path, 3).astype(np.uint8)).convert("L"))
+    assert np.array_equal(pixels(path, 1), expected)
+    gc.collect()
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path):
+    frames = [Image.fromarray(GRADIENT), Image.fromarray(255 - GRADIENT)]
+    frames[0].save(tmp_path / "animation.gif", save_all=True, append_images=frames[1:])
+    assert np.array_equal(pixels(tmp_path / "animation.gif", 1), GRADIENT)
 
 
 def test_bits_and_arrays_and_a_camera_held_upright():
@@ -225,6 +249,7 @@ def damage(content: bytes, how: str) -> bytes:
         "labels": content[:3] + b"\x01" + content[4:],
         "empty file": b"",
         "no images": content[:4] + bytes(12),
+        "enormous": content[:4] + b"\xff" * 12 + content[16:],
     }[how]
 
 
@@ -238,6 +263,7 @@ def damage(content: bytes, how: str) -> bytes:
         ("labels", "begins with the bytes 00 00 08 01"),
         ("empty file", "begins with the bytes of an empty file"),
         ("no images", "is empty"),
+        ("enormous", f"= {(2**32 - 1) ** 3}. Fetch it again"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -294,6 +320,14 @@ def test_hub_data_sets(tmp_path, monkeypatch):
         ValueError, match=r"'image', 'label', but no 'picture'. Name the right one with --image_column"
     ):
         load_hub(str(tmp_path / "good"), image_column_name="picture")
+
+    table = Dataset.from_parquet(str(tmp_path / "good" / "test-00000-of-00001.parquet"))
+    (tmp_path / "unlabelled").mkdir()
+    table.remove_columns("label").add_column("label", ["a", None, "b"] * 3).to_parquet(
+        tmp_path / "unlabelled" / "train-00000-of-00001.parquet"
+    )
+    with pytest.raises(ValueError, match="train: 3 rows have no class, or one that training does not have: 2, 5, 8"):
+        load_hub(str(tmp_path / "unlabelled"))
 
     def offline(*_):
         raise ConnectionError("no network")

@@ -81,7 +81,7 @@ def assert_same_end(actual: Path, expected: Path) -> None:
 BY_STEPS = (
     Moment("ea_hf.training", "_optimizer_step", 2),  # before there is a checkpoint
     Moment("ea_hf.checkpoints", "_sync", 1),
-    Moment("accelerate:Accelerator", "save_state", 1, after=True),
+    Moment("accelerate:Accelerator", "save", 1, after=True),
     Moment("ea_hf.checkpoints", "_fingerprint", 3),
     Moment("pathlib:Path", "rename", 1),
     Moment("pathlib:Path", "rename", 1, after=True),  # from now on, there is a checkpoint
@@ -96,10 +96,10 @@ BY_STEPS = (
 )
 BY_EPOCHS = (
     Moment("ea_hf.training", "_optimizer_step", 7),  # after the first epoch
-    Moment("accelerate:Accelerator", "save_state", 1, after=True),
+    Moment("ea_hf.training", "save_training_state", 1, after=True),
     Moment("pathlib:Path", "rename", 2),
     Moment("run_glue", "predict_logits", 2, after=True),
-    Moment("accelerate:Accelerator", "load_state", 2, after=True),  # of the best checkpoint, at the end
+    Moment("ea_hf.training", "load_training_state", 2, after=True),  # of the best checkpoint, at the end
     Moment("ea_hf.script", "save_model", 1),
 )
 BEST = {"load_best_model_at_end": True, "checkpointing_steps": "epoch", "mixed_precision": "bf16"}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_bert import arguments, isolated_runs, reset_accelerator
 from torch.nn.utils import clip_grad_norm_
@@ -29,8 +30,11 @@ from ea_hf.training import (
     NonFiniteLossError,
     TrainingResult,
     add_training_arguments,
+    copy_weights_from_file,
     create_accelerator,
     create_optimizer,
+    describe_dataset,
+    describe_model,
     prepare_output_dir,
     save_model,
     train,
@@ -589,6 +593,30 @@ def test_a_checkpoint_of_another_run_is_refused(name, changes, tmp_path):
         resumed_run(tmp_path, **changes)
 
 
+def test_every_example_and_every_loaded_weight_tells_runs_apart(tmp_path):
+    """The rows lie between those that a sample would take; new weights may differ, as between processors."""
+    rows = [{"input_ids": [number, 1], "labels": number % 2} for number in range(1000)]
+    descriptions = {describe_dataset(Dataset.from_list(rows)), describe_dataset(Dataset.from_list(rows[::-1]))}
+    for number in (1, 500, 999):
+        changed = [{**row, "labels": 7} if index == number else row for index, row in enumerate(rows)]
+        descriptions |= {describe_dataset(Dataset.from_list(changed)), describe_dataset(changed)}
+    assert len(descriptions) == 2 + 6
+    # However the rows lie in memory or on disk.
+    selected = Dataset.from_list([*rows[:1], *rows]).select(range(1, 1001))
+    assert describe_dataset(selected) == describe_dataset(Dataset.from_list(rows))
+
+    vanilla = transformers.BertModel(transformers.BertConfig(**TINY))
+    models = {}
+    for name in ("first", "again", "other"):
+        if name == "other":
+            torch.nn.init.normal_(vanilla.encoder.layer[1].output.dense.bias)
+        vanilla.save_pretrained(tmp_path)
+        models[name] = ea_hf.EABertForSequenceClassification.from_pretrained(tmp_path)
+        copy_weights_from_file(models[name])
+    assert not torch.equal(models["first"].classifier.weight, models["again"].classifier.weight)
+    assert describe_model(models["first"]) == describe_model(models["again"]) != describe_model(models["other"])
+
+
 def test_a_change_that_is_allowed_is_said_and_takes_effect(tmp_path, caplog):
     stopped_run(tmp_path)
     this, result = resumed_run(tmp_path, max_train_steps=9, num_warmup_steps=0, max_grad_norm=0.5)
@@ -670,6 +698,7 @@ def test_a_directory_with_a_foreign_model_is_refused(tmp_path):
         ({"load_best_model_at_end": True, "eval_steps": "no"}, '--eval_steps is "no"'),
         ({"mixed_precision": "fp16"}, "--mixed_precision bf16 or no"),
         ({"with_tracking": True, "report_to": "telepathy"}, "telepathy"),
+        ({"ddp_timeout": 0}, "--ddp_timeout is 0"),
         ({"dataloader_num_workers": -1}, "--dataloader_num_workers is -1"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, dict) else "",

@@ -23,6 +23,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from ea_hf import liveness
+
 
 SCRIPT = Path(__file__).parents[1] / "glue" / "run_glue.py"
 sys.path.insert(0, str(SCRIPT.parent))  # the script's modules are found beside it
@@ -279,23 +281,44 @@ def wait_for_ever() -> None:
 
 
 def start_run(
-    words: Sequence[str], log: Path, moment: Moment | None = None, action: Callable[[], None] = die
+    words: Sequence[str],
+    log: Path,
+    moment: Moment | None = None,
+    action: Callable[[], None] = die,
+    environment: dict[str, str] | None = None,
+    patience: float = 30.0,
 ) -> multiprocessing.Process:
-    """Starts run_glue.py in a process of its own, without the seconds that its imports take; `log` gets its output."""
+    """Starts run_glue.py in a process of its own, without the seconds that its imports take; `log` gets its output.
+
+    Args:
+        environment: variables, such as a launcher sets for one process of several.
+        patience: how long it waits for a sign of the other processes.
+    """
     forkserver = multiprocessing.get_context("forkserver")
     # What takes its time; the script and this file are not on the server's path.
     forkserver.set_forkserver_preload(["ea_hf.training", "ea_hf.publishing", "evaluate", "sklearn.metrics"])
     process = forkserver.Process(
-        target=_run, args=(list(words), log, moment, action, datasets.config.HF_DATASETS_CACHE)
+        target=_run,
+        args=(list(words), log, moment, action, datasets.config.HF_DATASETS_CACHE, environment or {}, patience),
     )
     process.start()
     return process
 
 
-def _run(words: list[str], log: Path, moment: Moment | None, action: Callable[[], None], cache_dir: Path) -> None:
+def _run(
+    words: list[str],
+    log: Path,
+    moment: Moment | None,
+    action: Callable[[], None],
+    cache_dir: Path,
+    environment: dict[str, str],
+    patience: float,
+) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.environ |= environment
+    liveness.PATIENCE, liveness.INTERVAL = patience, patience / 15
     multiprocessing.set_start_method("fork", force=True)  # as in a process that is started by hand
     datasets.config.HF_DATASETS_CACHE = cache_dir
     torch.set_num_threads(1)  # another number of threads adds up in another order

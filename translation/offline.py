@@ -16,9 +16,9 @@ from pathlib import Path
 
 import prepare_data
 import run_translation
-import torch
 import train_tokenizer
 
+from ea_hf.script import has_bfloat16
 from ea_hf.training import RESULTS_FILE
 
 
@@ -26,16 +26,6 @@ SOURCE, TARGET = "en", "de"
 LANGUAGES = ["--source_lang", SOURCE, "--target_lang", TARGET]
 VOCAB_SIZE = 4000  # small, as suits some thirty thousand sentences (https://arxiv.org/abs/1905.11901)
 MODEL = "d_model=256,d_kv=32,d_ff=768,num_layers=3,num_heads=8"
-
-
-def has_bfloat16() -> bool:
-    """Whether this machine multiplies matrices faster in bfloat16 (here 1.9 times) than in float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 # Later arguments override earlier ones.
 ARGUMENTS = [
     "--group_by_length",

@@ -5,21 +5,17 @@
 Nothing is held in memory but the pair at hand; only a .json file that is one large array is read as a whole.
 """
 
-import csv
-import gzip
 import itertools
-import json
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.fingerprint import Hasher
 
+from ea_hf.local_files import read_lines, read_rows
 
-FILE_TYPES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
 FILES_HELP = (
     "A jsonl, json, csv, tsv or parquet file with a `translation` column ({language: text}) or a column per language; "
     "or two text files, the source language's first. All but parquet may be gzipped."
@@ -46,7 +42,7 @@ def read_pairs(paths: Sequence[str], source_lang: str, target_lang: str) -> Iter
         yield from _read_lines_of_two(*paths)
         return
     (path,) = paths
-    for number, row in enumerate(_read_rows(path), 1):
+    for number, row in enumerate(read_rows(path), 1):
         texts = row.get("translation", row)
         if not isinstance(texts, dict):
             raise ValueError(f"{path}, row {number}: `translation` is {texts!r}, not {{language: text}}.")
@@ -101,22 +97,49 @@ def load_files(files: dict[str, Sequence[str]], source_lang: str, target_lang: s
     return splits
 
 
-def load_hub(dataset_name: str, config_name: str | None, source_lang: str, target_lang: str) -> DatasetDict:
+def stream_files(paths: Sequence[str], source_lang: str, target_lang: str) -> IterableDataset:
+    """The pairs of files as they are read, with the columns `source` and `target`; errors are told when they come.
+
+    Args:
+        paths: as for `read_pairs`.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist or is not a file.")
+    return IterableDataset.from_generator(
+        _generate,
+        features=FEATURES,
+        gen_kwargs={"paths": tuple(paths), "source_lang": source_lang, "target_lang": target_lang},
+    )
+
+
+def load_hub(
+    dataset_name: str, config_name: str | None, source_lang: str, target_lang: str, streaming: bool = False
+) -> DatasetDict | IterableDatasetDict:
     """The same from the Hub, or from a local copy of a repository; without copying anything.
+
+    Args:
+        streaming: leave the data where it is, and read it when it is asked for.
 
     Raises:
         ConnectionError: the Hub cannot be reached.
         ValueError: a language is missing.
     """
     try:
-        raw = load_dataset(dataset_name, config_name)
+        raw = load_dataset(dataset_name, config_name, streaming=streaming)
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} ({config_name}) could not be loaded: {error}\nWithout a network, pass local files with "
             "--train_file and --validation_file, or a local copy of the repository with --dataset_name."
         ) from error
-    splits = DatasetDict()
+    splits = IterableDatasetDict() if streaming else DatasetDict()
     for name, split in raw.items():
+        if streaming:
+            languages = {"source_lang": source_lang, "target_lang": target_lang, "place": f"{dataset_name}, {name}"}
+            splits[name] = split.map(
+                _to_pair, remove_columns=split.column_names, features=FEATURES, fn_kwargs=languages
+            )
+            continue
         split = split.flatten()
         columns = {}
         for role, language in (("source", source_lang), ("target", target_lang)):
@@ -129,6 +152,14 @@ def load_hub(dataset_name: str, config_name: str | None, source_lang: str, targe
             columns[found[0]] = role
         splits[name] = split.select_columns(list(columns)).rename_columns(columns)
     return splits
+
+
+def _to_pair(row: dict[str, Any], source_lang: str, target_lang: str, place: str) -> dict[str, str]:
+    texts = row.get("translation", row)
+    return {
+        "source": check_text(texts.get(source_lang), source_lang, f"A row of {place}", texts),
+        "target": check_text(texts.get(target_lang), target_lang, f"A row of {place}", texts),
+    }
 
 
 def _stat(path: str) -> Any:
@@ -144,35 +175,6 @@ def _generate(paths: Sequence[str], source_lang: str, target_lang: str) -> Itera
         raise ValueError(f"{' and '.join(paths)}: no rows.")
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, maybe gzipped, with their ends.
-
-    Raises:
-        ValueError: a line is not UTF-8, or the gzip file is damaged.
-    """
-    with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
-        try:
-            yield from decode_lines(file, path)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
-    """Decodes the lines of a binary file; only a line feed ends a line, as in `wc -l`.
-
-    Raises:
-        ValueError: a line is not UTF-8.
-    """
-    for number, line in enumerate(file, 1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name}, line {number} is not UTF-8: {line[max(0, error.start - 20) :][:40]!r}"
-            ) from None
-        yield text.removeprefix("\ufeff") if number == 1 else text
-
-
 def _read_lines_of_two(*paths: str) -> Iterator[tuple[str, str]]:
     for texts in itertools.zip_longest(*map(read_lines, paths)):
         if None in texts:
@@ -181,57 +183,3 @@ def _read_lines_of_two(*paths: str) -> Iterator[tuple[str, str]]:
                 f"{' and '.join(counts)}; each line must have its translation in the same line of the other file."
             )
         yield tuple(text.rstrip("\r\n") for text in texts)
-
-
-def _read_rows(path: str) -> Iterator[dict[str, Any]]:
-    kind = Path(path.removesuffix(".gz")).suffix
-    if kind not in FILE_TYPES or (kind == ".parquet" and path.endswith(".gz")):
-        raise ValueError(
-            f"{path} is none of {', '.join(FILE_TYPES)}. A text file comes with a second one, of the other language."
-        )
-    if kind == ".parquet":
-        try:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):
-                yield from batch.to_pylist()
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-    elif kind in (".csv", ".tsv"):
-        yield from _read_csv(path, "\t" if kind == ".tsv" else ",")
-    else:
-        lines = read_lines(path)
-        first = next(lines, "")
-        lines = itertools.chain([first], lines)
-        if first.lstrip().startswith("["):
-            rows = _parse_json("".join(lines), path)
-        else:
-            rows = (
-                _parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
-            )
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, row {number} is {row!r}, not an object with languages or `translation`.")
-            yield row
-
-
-def _parse_json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{place} is not JSON: {error}") from None
-
-
-def _read_csv(path: str, delimiter: str) -> Iterator[dict[str, str]]:
-    # As in GLUE's files, quotation marks have no meaning where tabs separate.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    rows = csv.reader(read_lines(path), delimiter=delimiter, quoting=quoting)
-    try:
-        header = next(rows, [])
-        for number, fields in enumerate(filter(None, rows), 1):
-            if len(fields) != len(header):
-                raise ValueError(
-                    f"{path}, row {number} has {len(fields)} fields, but the header names {len(header)}; is a text with "
-                    "a separator in it not quoted?"
-                )
-            yield dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num} cannot be read: {error}") from error

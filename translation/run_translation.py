@@ -24,23 +24,27 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets import Sequence as ListOf
-from parallel_text import FILES_HELP, check_text, load_files, load_hub
+from parallel_text import FILES_HELP, check_text, load_files, load_hub, stream_files
 from sacrebleu.metrics import BLEU, CHRF
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.batching import predict
+from ea_hf.local_files import describe_files
 from ea_hf.pipeline_translation import find_task
 from ea_hf.script import (
     add_evolution_arguments,
+    add_streaming_arguments,
     check_arguments,
+    check_streaming_arguments,
     check_vocabulary,
     evolution_overrides,
     run,
 )
+from ea_hf.streaming import Stream
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
@@ -87,6 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--preprocessing_num_workers", type=int, help="Processes that tokenize.")
     group.add_argument("--overwrite_cache", action="store_true", help="Tokenize anew.")
+    add_streaming_arguments(group)
     group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
     group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
     group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
@@ -139,12 +144,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.val_max_target_length = args.val_max_target_length or args.max_target_length
     numbers = ("max_source_length", "max_target_length", "val_max_target_length", "preprocessing_num_workers")
     numbers += ("max_train_samples", "max_eval_samples", "max_predict_samples", "num_beams")
+    check_streaming_arguments(parser, args)
     check_arguments(parser, args, numbers)
     return args
 
 
-def load_data(args: argparse.Namespace) -> DatasetDict:
-    """The splits that are needed, with the columns `source` and `target`."""
+def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
+    """The splits that are needed, with the columns `source` and `target`; with `--streaming`, `train` is a stream."""
     limits = {
         "train": None if args.eval_only else args.max_train_samples,
         "validation": args.max_eval_samples,
@@ -152,20 +158,28 @@ def load_data(args: argparse.Namespace) -> DatasetDict:
     }
     wanted = [*([] if args.eval_only else ["train"]), "validation", *(["test"] if args.do_predict else [])]
     if args.dataset_name is not None:
-        splits = load_hub(args.dataset_name, args.dataset_config_name, args.source_lang, args.target_lang)
+        splits = load_hub(
+            args.dataset_name, args.dataset_config_name, args.source_lang, args.target_lang, args.streaming
+        )
         missing = [name for name in wanted if name not in splits and name != "validation"]
         if missing:
             raise ValueError(f"{args.dataset_name} has no split {missing[0]!r}, but {', '.join(splits)}.")
     else:
         files = {name: getattr(args, f"{name}_file") for name in wanted if getattr(args, f"{name}_file") is not None}
+        train_file = files.pop("train", None) if args.streaming else None
         splits = load_files(files, args.source_lang, args.target_lang)
-    return DatasetDict(
-        {
-            name: splits[name].select(range(min(limits[name] or len(splits[name]), len(splits[name]))))
-            for name in wanted
-            if name in splits
-        }
-    )
+        if train_file is not None:
+            splits["train"] = stream_files(train_file, args.source_lang, args.target_lang)
+    chosen = {}
+    for name in wanted:
+        split = splits.get(name)
+        if isinstance(split, IterableDataset):
+            split = split if limits[name] is None else split.take(limits[name])
+            # What is evaluated on is small, and needed more than once.
+            chosen[name] = split if name == "train" else Dataset.from_list(list(split), features=split.features)
+        elif split is not None:
+            chosen[name] = split.select(range(min(limits[name] or len(split), len(split))))
+    return chosen
 
 
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -229,8 +243,49 @@ def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
     return EAT5Config(**{**values, **args.config_overrides, **evolution_overrides(args)})
 
 
+class PairEncoder:
+    """Makes examples out of pairs of a stream; a class, because spawned data workers get it pickled."""
+
+    def __init__(self, args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase):
+        self.args, self.tokenizer = args, tokenizer
+
+    def __call__(self, pairs: list[dict[str, str]]) -> list[dict[str, Any]]:
+        columns = {name: [pair[name] for pair in pairs] for name in ("source", "target")}
+        encoded = encode(
+            columns,
+            list(range(len(pairs))),
+            self.tokenizer,
+            (self.args.source_lang, self.args.target_lang),
+            self.args.source_prefix,
+            self.args.max_source_length,
+            self.args.max_target_length,
+            "train",
+            ["input_ids", "labels"],
+        )
+        return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+
+
+def has_two_sides(pair: dict[str, str]) -> bool:
+    return bool(pair["source"].strip() and pair["target"].strip())
+
+
+def make_stream(args: argparse.Namespace, pairs: IterableDataset, tokenizer: PreTrainedTokenizerBase) -> Stream:
+    """The pairs to train on; those with an empty side are left out."""
+    if args.dataset_name is not None:
+        description = f"{args.dataset_name} ({args.dataset_config_name}), train"
+    else:
+        description = describe_files(args.train_file)
+    languages = f"{args.source_lang} to {args.target_lang}"
+    return Stream(
+        pairs, PairEncoder(args, tokenizer), args.shuffle_buffer_size, f"{description}, {languages}", has_two_sides
+    )
+
+
 def tokenize(
-    args: argparse.Namespace, accelerator: Accelerator, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    data: dict[str, Dataset | IterableDataset],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Dataset]:
     """The splits as token ids, on disk. Pairs with an empty side are left out; they and what is cut are told.
 
@@ -239,6 +294,8 @@ def tokenize(
     """
     splits = {}
     for name, split in data.items():
+        if isinstance(split, IterableDataset):
+            continue
         columns = {"input_ids": ListOf(Value("int32")), "labels": ListOf(Value("int32"))}
         columns |= dict.fromkeys(("source_length", "target_length"), Value("int32"))
         if name != "train":
@@ -470,16 +527,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     splits = tokenize(args, accelerator, data, tokenizer)
     lock = prepare_output_dir(accelerator, args)
     collate = Collator(args, accelerator, model)
-    lengths = None
+    lengths = train_dataset = None
     if "train" in splits:
         lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
+        train_dataset = splits["train"].select_columns(["input_ids", "labels"])
+    elif "train" in data:
+        train_dataset = make_stream(args, data["train"], tokenizer)
     best_metric = (args.metric_for_best_model or METRICS[0]) if "validation" in splits else None
     results = run(
         accelerator,
         args,
         model,
         tokenizer,
-        train_dataset=splits["train"].select_columns(["input_ids", "labels"]) if "train" in splits else None,
+        train_dataset=train_dataset,
         collate=collate,
         evaluate=partial(score, args, accelerator, splits["validation"], tokenizer, collate, metrics)
         if "validation" in splits

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from parallel_text import decode_lines, read_lines
 from run_translation import cut
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import ea_hf  # noqa: F401  (registers the evolving families)
+from ea_hf.local_files import decode_lines, read_lines
 from ea_hf.pipeline_translation import find_settings
 
 

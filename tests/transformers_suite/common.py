@@ -85,6 +85,26 @@ class EvolvingModelTesterMixin(ModelTesterMixin):
                     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
                 self.assertFalse(model.is_activation_checkpointing)
 
+    def check_attention_outputs(self, expected: list[tuple[int, ...]]) -> None:
+        """The attentions have these shapes, asked for in two ways; otherwise there are none."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__):
+                model = model_class(config).eval()
+                by_argument = model(**inputs, output_attentions=True).attentions
+                model.config.output_attentions = True
+                by_config = model(**inputs).attentions
+                model.config.output_attentions = False
+                self.assertIsNone(model(**inputs).attentions)
+                for attentions in (by_argument, by_config):
+                    self.assertEqual([tuple(weights.shape) for weights in attentions], expected)
+
+    def check_there_are_no_embeddings(self) -> None:
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            with self.subTest(model_class.__name__), self.assertRaises(NotImplementedError):
+                model_class(config).get_input_embeddings()
+
 
 class EvolvingImageModelTesterMixin(EvolvingModelTesterMixin):
     """The same for a family that reads pixels, and so has no embeddings of tokens."""

@@ -51,19 +51,9 @@ class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
 
     def test_attention_outputs(self):
         """One attention per augmented layer, as many tokens as its stage has pixels; asked for in two ways."""
-        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         tokens = [16, 16, 16, 4]  # pooled 8 x 8, 8 x 8 and 4 x 4 pixels, and 2 x 2
         expected = [(self.model_tester.batch_size, self.model_tester.num_attention_heads, n, n) for n in tokens]
-        for model_class in self.all_model_classes:
-            with self.subTest(model_class.__name__):
-                model = model_class(config).eval()
-                by_argument = model(**inputs, output_attentions=True).attentions
-                model.config.output_attentions = True
-                by_config = model(**inputs).attentions
-                model.config.output_attentions = False
-                self.assertIsNone(model(**inputs).attentions)
-                for attentions in (by_argument, by_config):
-                    self.assertEqual([tuple(weights.shape) for weights in attentions], expected)
+        self.check_attention_outputs(expected)
 
     def test_hidden_states_output(self):
         """The stem's output and each stage's; asked for in two ways."""
@@ -79,14 +69,4 @@ class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
 
     def test_model_get_set_embeddings(self):
         """Like Transformers' ResNet, it has no embeddings to get or set."""
-        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
-            with self.subTest(model_class.__name__), self.assertRaises(NotImplementedError):
-                model_class(config).get_input_embeddings()
-
-    def test_training_gradient_checkpointing_use_reentrant_true(self):
-        """Like Transformers' ResNet, it supports no checkpointing, and says so."""
-        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
-            with self.subTest(model_class.__name__), self.assertRaisesRegex(ValueError, "does not support"):
-                model_class(config).activation_checkpointing_enable()
+        self.check_there_are_no_embeddings()

@@ -1,0 +1,104 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of any model of Transformers that `evolve` has made evolving.
+
+For each vanilla configuration class there is an evolving one, made when it is first needed: `EvolvedElectraConfig` is an
+`ElectraConfig` with the fields of `EvolvingConfig`. They share the model type "ea_evolved", which no vanilla class
+takes; which model it is, `vanilla_model_type` says.
+"""
+
+from typing import Any
+
+import transformers
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from .configuration_evolving import EvolvingConfig
+
+
+PREFIX = "Evolved"
+
+
+class MadeFromVanilla:
+    """A class that is made at run time. Its instances are pickled by the vanilla class, which can be imported."""
+
+    vanilla_class: type
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        _, _, *state = super().__reduce_ex__(max(protocol, 2))
+        return self._new, (self.vanilla_class,), *state
+
+
+@strict
+class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
+    """What the evolving configurations have in common. Its `from_pretrained` finds the class of a checkpoint.
+
+    Args:
+        vanilla_model_type (`str`): model type of the vanilla configuration.
+
+    Raises:
+        ValueError: see `EvolvingConfig`; a checkpoint's `vanilla_model_type` is none of Transformers'.
+    """
+
+    model_type = "ea_evolved"
+
+    ea_residual_weight: float | int = 0.1
+    ea_conv_weight: float | int = 0.1
+    ea_kernel_size: int = 3
+    ea_activation: str = "relu"
+    ea_memory_efficient: bool = False
+    vanilla_model_type: str = ""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EvolvedConfig":
+        if cls is not EvolvedConfig:
+            return super().from_dict(config_dict, **kwargs)
+        vanilla_model_type = config_dict.get("vanilla_model_type")
+        if vanilla_model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"`vanilla_model_type` is {vanilla_model_type!r}, which this version of Transformers "
+                f"({transformers.__version__}) does not know. Load the checkpoint with the version that saved it."
+            )
+        return evolved_config_class(CONFIG_MAPPING[vanilla_model_type]).from_dict(config_dict, **kwargs)
+
+    @staticmethod
+    def _new(vanilla_class: type[PreTrainedConfig]) -> "EvolvedConfig":
+        evolved_class = evolved_config_class(vanilla_class)
+        return evolved_class.__new__(evolved_class)
+
+
+_config_classes: dict[type[PreTrainedConfig], type[EvolvedConfig]] = {}
+
+
+def evolved_config_class(vanilla_class: type[PreTrainedConfig]) -> type[EvolvedConfig]:
+    """The evolving configuration class of a vanilla one. It and its models are registered with the Auto classes."""
+    if vanilla_class in _config_classes:
+        return _config_classes[vanilla_class]
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"Configuration of an evolving {vanilla_class.__name__.removesuffix('Config')}; see `evolve`.",
+        "__annotations__": {"vanilla_model_type": str},
+        "vanilla_class": vanilla_class,
+        "vanilla_model_types": (vanilla_class.model_type,),
+        "vanilla_model_type": vanilla_class.model_type,
+        "model_type": EvolvedConfig.model_type,
+    }
+    name = PREFIX + vanilla_class.__name__
+    evolved_class = strict(type(EvolvedConfig)(name, (EvolvedConfig, vanilla_class), namespace))
+    _config_classes[vanilla_class] = evolved_class
+    # Only here, since the models need this class.
+    from .modeling_ea_evolved import register_models
+
+    register_models(evolved_class)
+    return evolved_class
+
+
+def __getattr__(name: str) -> type[EvolvedConfig]:
+    """Lets the classes be found by name, as the Hub's remote code does."""
+    vanilla_class = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if vanilla_class is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return evolved_config_class(vanilla_class)
+
+
+__all__ = ["EvolvedConfig"]

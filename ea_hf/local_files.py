@@ -1,0 +1,117 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads local files row by row or line by line, and names what is wrong.
+
+Nothing is held in memory but the row at hand; only a .json file that is one large array is read as a whole.
+"""
+
+import csv
+import gzip
+import hashlib
+import itertools
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+
+FILE_TYPES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def describe_files(paths: Sequence[str]) -> str:
+    """Identifies files by their names, sizes and content."""
+    parts = []
+    for path in map(Path, paths):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        parts.append(f"{path.name}, {path.stat().st_size} bytes, {digest[:16]}")
+    return "; ".join(parts)
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, maybe gzipped, with their ends.
+
+    Raises:
+        ValueError: a line is not UTF-8, or the gzip file is damaged.
+    """
+    with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
+        try:
+            yield from decode_lines(file, path)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
+    """Decodes the lines of a binary file; only a line feed ends a line, as in `wc -l`.
+
+    Raises:
+        ValueError: a line is not UTF-8.
+    """
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name}, line {number} is not UTF-8: {line[max(0, error.start - 20) :][:40]!r}"
+            ) from None
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def read_rows(path: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one file of `FILE_TYPES`; ".gz" may follow all but parquet's. Values of csv and tsv are text.
+
+    Raises:
+        ValueError: the file is of another type or malformed, with its row or line (counted from 1, without a header).
+    """
+    kind = Path(path.removesuffix(".gz")).suffix
+    if kind not in FILE_TYPES or (kind == ".parquet" and path.endswith(".gz")):
+        raise ValueError(f"{path} is none of {', '.join(FILE_TYPES)}, all but parquet maybe with .gz.")
+    if kind == ".parquet":
+        try:
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):
+                yield from batch.to_pylist()
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+    elif kind in (".csv", ".tsv"):
+        yield from _read_csv(path, "\t" if kind == ".tsv" else ",")
+    else:
+        lines = read_lines(path)
+        first = next(lines, "")
+        lines = itertools.chain([first], lines)
+        if first.lstrip().startswith("["):
+            rows = _parse_json("".join(lines), path)
+        else:
+            rows = (
+                _parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+            )
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, row {number} is {row!r}, not an object with a name for each value.")
+            yield row
+
+
+def _parse_json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON: {error}") from None
+
+
+def _read_csv(path: str, delimiter: str) -> Iterator[dict[str, str]]:
+    # As in GLUE's files, quotation marks have no meaning where tabs separate.
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    rows = csv.reader(read_lines(path), delimiter=delimiter, quoting=quoting)
+    try:
+        header = next(rows, [])
+        for number, fields in enumerate(filter(None, rows), 1):
+            if len(fields) != len(header):
+                raise ValueError(
+                    f"{path}, row {number} has {len(fields)} fields, but the header names {len(header)}; is a text with "
+                    "a separator in it not quoted?"
+                )
+            yield dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num} cannot be read: {error}") from error

@@ -1,0 +1,590 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""EA-DC-Transformer: time series by dilated convolutions that are augmented with evolving attention.
+
+Wang et al., "Convolution-enhanced Evolving Attention Networks", TPAMI 2023, https://arxiv.org/abs/2212.08330
+Bello et al., "Attention Augmented Convolutional Networks", ICCV 2019, https://arxiv.org/abs/1904.09925
+
+A series (time, channels) is projected to `d_model` channels, and gets learned absolute positions. Each block has two
+augmented layers, `concat(convolution(x), attention(x))`, one of a weight-normalized, dilated, causal convolution, the
+other of self-attention over the steps with learned relative position logits:
+
+    block(x) = norm(x + ffn(norm(layer_2(ffn(norm(layer_1(x)))))))
+
+All layers with attention make one chain. A linear head reads all steps, or each step for imputation. All is as in the
+model that the authors of evolving attention have released (in PyTorch), but for these deviations, most of which cure a
+fault:
+
+- The heads are joined by a transpose and a reshape. The release only reshapes, which scrambles time and channels wherever
+  a head has more than one value channel.
+- The relative position embeddings are parameters. The release draws new ones in every forward pass and never trains any.
+- Padding influences nothing: the convolution, the attention and the convolution over maps see zeros at padded steps,
+  the statistics of batch normalization are those of the observed steps. In the release padding takes part in all of them.
+- The carried map is as the papers say. The release applies dropout and LeakyReLU to it; here dropout is applied to the
+  attention weights, and `ea_activation` to the convolution.
+- The chain begins in the first layer of the first block. The release never uses the map of its first block.
+- There are no parameters without gradient. The release has some that nothing uses.
+- A constant or missing channel gives finite outputs: nothing divides by a standard deviation of the input.
+
+How missing values are treated: a value counts as missing where `past_observed_mask` is 0 or the value is not finite
+(NaN, infinite). Missing values become 0, which is the mean of a standardized channel; so standardize the channels, and
+interpolate where that is better. A step without any observed channel is padding, at the end or anywhere else. A series
+that is missing altogether gets what the head makes of zeros.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_ea_dc_transformer import EADCTransformerConfig
+from .evolution import EvolutionState, attach_evolution, evolving_attention_forward
+from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
+from .modeling_relative_positions import embeddings_of_pairs
+
+
+class ObservedSteps:
+    """Which steps of a batch are observed, and which normalizations have counted them, in one forward pass.
+
+    Where layers are on different devices, whoever uses a mask takes it along.
+
+    Args:
+        observed: boolean, (batch, time, 1).
+        causal: whether a step attends to itself and earlier steps only.
+    """
+
+    def __init__(self, observed: torch.Tensor, causal: bool):
+        self.observed = observed
+        self.attention_mask = observed[:, None, None, :, 0]  # (batch, 1, 1, key)
+        if causal:
+            steps = torch.arange(observed.shape[1], device=observed.device)
+            self.attention_mask = self.attention_mask & (steps[None, :] <= steps[:, None])
+        self._counted_by: set[int] = set()
+
+    def zero_padding(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Zeros at the padded steps of (batch, time, channels)."""
+        return hidden_states.masked_fill(~self.observed.to(hidden_states.device), 0.0)
+
+    def is_counted(self, norm: "EADCTransformerBatchNorm") -> bool:
+        """Whether the normalization has counted the batch already; it has when gradient checkpointing replays it."""
+        return id(norm) in self._counted_by
+
+    def set_counted(self, norm: "EADCTransformerBatchNorm") -> None:
+        self._counted_by.add(id(norm))
+
+
+class EADCTransformerBatchNorm(nn.BatchNorm1d):
+    """Batch normalization whose statistics are those of the observed steps.
+
+    It equals `nn.BatchNorm1d` where all steps are observed, its running statistics included. A batch with fewer than
+    two observed steps, which `nn.BatchNorm1d` refuses in training, leaves the running statistics alone.
+
+    Args:
+        is_synchronized: whether the statistics are those of all processes together.
+    """
+
+    def __init__(self, num_features: int, eps: float, momentum: float, is_synchronized: bool):
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.is_synchronized = is_synchronized
+
+    def forward(self, hidden_states: torch.Tensor, steps: ObservedSteps) -> torch.Tensor:
+        """
+        Args:
+            hidden_states: (batch, time, channels), finite everywhere.
+
+        Returns:
+            Likewise; any finite values at padded steps.
+        """
+        if not self.training:
+            return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
+        values = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        weights = steps.observed.to(values)
+        totals = torch.cat([weights.sum().unsqueeze(0), (values * weights).sum((0, 1))])
+        count, totals = self._over_processes(totals).split([1, self.num_features])
+        mean = totals / count.clamp(min=1)
+        centered = values - mean
+        variance = self._over_processes((centered.square() * weights).sum((0, 1))) / count.clamp(min=1)
+        if not steps.is_counted(self):
+            steps.set_counted(self)
+            self._count(count.detach(), mean.detach(), variance.detach())
+        normalized = centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normalized.to(hidden_states.dtype)
+
+    def _count(self, count: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Takes the statistics of a batch into the running ones."""
+        share = self.momentum * (count > 1).to(mean.dtype)
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.copy_((1 - share) * self.running_mean + share * mean)
+        self.running_var.copy_((1 - share) * self.running_var + share * unbiased)
+        self.num_batches_tracked.add_(1)
+
+    def _over_processes(self, totals: torch.Tensor) -> torch.Tensor:
+        if not (self.is_synchronized and distributed.is_available() and distributed.is_initialized()):
+            return totals
+        from torch.distributed._functional_collectives import all_reduce  # not in every build of PyTorch
+
+        return all_reduce(totals, "sum", distributed.group.WORLD)
+
+
+class EADCTransformerLayerNorm(nn.LayerNorm):
+    """Layer normalization of each step."""
+
+    def forward(self, hidden_states: torch.Tensor, steps: ObservedSteps) -> torch.Tensor:
+        return super().forward(hidden_states)
+
+
+def _make_norm(config: EADCTransformerConfig) -> EADCTransformerBatchNorm | EADCTransformerLayerNorm:
+    if config.norm_type == "layernorm":
+        return EADCTransformerLayerNorm(config.d_model, eps=config.norm_eps)
+    return EADCTransformerBatchNorm(config.d_model, config.norm_eps, config.norm_momentum, config.sync_batch_norm)
+
+
+class EADCTransformerConvolution(nn.Module):
+    """A weight-normalized, dilated convolution over this and earlier steps.
+
+    The kernel is `direction` times `gain / norm(direction)`, each output channel by itself. (PyTorch's own weight
+    normalization cannot be pickled.)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+        self.steps_before = (kernel_size - 1) * dilation
+        self.gain = nn.Parameter(torch.empty(out_channels, 1, 1))
+        self.direction = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, time, in_channels) to (batch, time, out_channels)."""
+        kernel = self.direction * (self.gain / self.direction.norm(dim=(1, 2), keepdim=True))
+        padded = nn.functional.pad(hidden_states.transpose(1, 2), (self.steps_before, 0))
+        return nn.functional.conv1d(padded, kernel, self.bias, dilation=self.dilation).transpose(1, 2)
+
+
+class EADCTransformerAttention(nn.Module):
+    """Evolving self-attention over the steps of a series, with relative position logits that the heads share."""
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.channels = (config.key_channels, config.key_channels, config.value_channels)
+        key_dim = config.key_channels // self.num_heads
+        self.scaling = key_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.d_model, sum(self.channels))
+        self.relative_positions = None
+        if config.use_relative_positions:
+            # From the farthest step before the query to the farthest after it.
+            self.relative_positions = nn.Parameter(torch.empty(2 * config.context_length - 1, key_dim))
+
+    def forward(
+        self, hidden_states: torch.Tensor, steps: ObservedSteps, evolution_state: EvolutionState
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states: (batch, time, channels).
+            evolution_state: what this forward pass carries from layer to layer.
+
+        Returns:
+            The joined heads, (batch, time, value_channels), and the attention weights, (batch, heads, query, key), or
+            `None` where a faster path never holds them whole.
+        """
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, time, channels)
+            for part in self.qkv(hidden_states).split(self.channels, dim=-1)
+        )
+        position_bias = None
+        if self.relative_positions is not None:
+            pairs = embeddings_of_pairs(self.relative_positions, hidden_states.shape[1])
+            position_bias = torch.einsum("bhqc,qkc->bhqk", query * self.scaling, pairs)
+        output, weights = evolving_attention_forward(
+            self,
+            query,
+            key,
+            value,
+            steps.attention_mask.to(query.device),
+            scaling=self.scaling,
+            dropout=self.attention_dropout,
+            position_bias=position_bias,
+            evolution_state=evolution_state,
+        )
+        return output.flatten(2), weights
+
+
+class EADCTransformerLayer(nn.Module):
+    """An augmented layer: the channels of the convolution, then those of attention."""
+
+    def __init__(self, config: EADCTransformerConfig, dilation: int):
+        super().__init__()
+        self.convolution = self.attention = None
+        if config.value_channels < config.d_model:
+            self.convolution = EADCTransformerConvolution(
+                config.d_model, config.d_model - config.value_channels, config.conv_kernel_size, dilation
+            )
+        if config.value_channels > 0:
+            self.attention = EADCTransformerAttention(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, steps: ObservedSteps, evolution_state: EvolutionState
+    ) -> torch.Tensor:
+        """(batch, time, d_model) to likewise; any finite values may stand at padded steps."""
+        hidden_states = steps.zero_padding(hidden_states)
+        parts = []
+        if self.convolution is not None:
+            parts.append(self.convolution(hidden_states))
+        if self.attention is not None:
+            parts.append(self.attention(hidden_states, steps, evolution_state)[0])
+        return torch.cat(parts, dim=-1)
+
+
+class EADCTransformerFeedForward(nn.Sequential):
+    """Applied to each step."""
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__(
+            nn.Linear(config.d_model, config.ffn_dim),
+            ACT2FN[config.activation_function],
+            nn.Dropout(config.ff_dropout),
+            nn.Linear(config.ffn_dim, config.d_model),
+        )
+
+
+class EADCTransformerBlock(GradientCheckpointingLayer):
+    """Two augmented layers, each with a normalization and a feed-forward layer, and a residual connection around all.
+
+    Args:
+        dilation: of the two convolutions.
+    """
+
+    def __init__(self, config: EADCTransformerConfig, dilation: int):
+        super().__init__()
+        self.layers = nn.ModuleList(EADCTransformerLayer(config, dilation) for _ in range(2))
+        self.norms = nn.ModuleList(_make_norm(config) for _ in range(2))
+        self.feed_forwards = nn.ModuleList(EADCTransformerFeedForward(config) for _ in range(2))
+        self.final_norm = _make_norm(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, steps: ObservedSteps, evolution_state: EvolutionState
+    ) -> torch.Tensor:
+        """(batch, time, d_model) to likewise, with zeros at padded steps."""
+        residual = hidden_states
+        for layer, norm, feed_forward in zip(self.layers, self.norms, self.feed_forwards, strict=True):
+            hidden_states = feed_forward(norm(layer(hidden_states, steps, evolution_state), steps))
+        return steps.zero_padding(self.final_norm(residual + hidden_states, steps))
+
+
+class EADCTransformerEmbedding(nn.Module):
+    """The values of each step, projected, and the learned position of the step."""
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__()
+        self.projection = nn.Linear(config.num_input_channels, config.d_model)
+        self.positions = nn.Parameter(torch.empty(config.context_length, config.d_model))
+        self.dropout = nn.Dropout(config.positional_dropout)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(batch, time, num_input_channels) to (batch, time, d_model)."""
+        scale = math.sqrt(self.projection.out_features)
+        return self.dropout(self.projection(values) * scale + self.positions[: values.shape[1]])
+
+
+class EADCTransformerPreTrainedModel(EvolvingPreTrainedModel, PreTrainedModel):
+    config: EADCTransformerConfig
+    base_model_prefix = "model"
+    main_input_name = "past_values"
+    input_modalities = ("time",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EADCTransformerBlock"]
+    _can_record_outputs = {
+        "hidden_states": EADCTransformerBlock,
+        "attentions": OutputRecorder(EADCTransformerAttention, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As in the release, PyTorch's rule for the weights of layers and U(-0.02, 0.02) for positions; biases are 0."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear | EADCTransformerConvolution):
+            weight = module.weight if isinstance(module, nn.Linear) else module.direction
+            bound = weight[0].numel() ** -0.5
+            init.uniform_(weight, -bound, bound)
+            init.zeros_(module.bias)
+        if isinstance(module, EADCTransformerConvolution):
+            init.copy_(module.gain, module.direction.norm(dim=(1, 2), keepdim=True))
+        elif isinstance(module, EADCTransformerAttention) and module.relative_positions is not None:
+            init.normal_(module.relative_positions, std=module.scaling)
+        elif isinstance(module, EADCTransformerEmbedding):
+            init.uniform_(module.positions, -0.02, 0.02)
+
+    def observed_values(
+        self, past_values: torch.Tensor, past_observed_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Which values are observed, boolean, (batch, time, num_input_channels).
+
+        Raises:
+            ValueError: the shapes do not fit each other or the configuration.
+        """
+        channels, longest = self.config.num_input_channels, self.config.context_length
+        shape = tuple(past_values.shape)
+        if len(shape) != 3 or shape[2] != channels:
+            raise ValueError(
+                f"`past_values` has the shape {shape}; the model takes (batch, time, channels) with {channels} channels "
+                "(`num_input_channels`)."
+            )
+        if not 1 <= shape[1] <= longest:
+            raise ValueError(
+                f"`past_values` has {shape[1]} steps; the model takes 1 to {longest} (`context_length`). Cut the series, "
+                "or make a model with a larger `context_length`."
+            )
+        observed = past_values.isfinite()
+        if past_observed_mask is None:
+            return observed
+        return observed & self._per_value("past_observed_mask", past_observed_mask, past_values)
+
+    @staticmethod
+    def _per_value(name: str, mask: torch.Tensor, past_values: torch.Tensor) -> torch.Tensor:
+        """A mask of steps or values as a boolean one of values."""
+        if mask.shape not in (past_values.shape, past_values.shape[:2]):
+            raise ValueError(
+                f"`{name}` has the shape {tuple(mask.shape)}; for `past_values` of the shape "
+                f"{tuple(past_values.shape)} it must have the same, or {tuple(past_values.shape[:2])}."
+            )
+        mask = mask.bool()
+        return mask if mask.ndim == 3 else mask.unsqueeze(-1).expand_as(past_values)
+
+
+class EADCTransformerModel(EADCTransformerPreTrainedModel):
+    """The hidden states of all steps, with zeros at padded ones.
+
+    With `output_attentions=True` the output has the attention weights of each augmented layer (two per block), with
+    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key).
+    """
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__(config)
+        self.embedding = EADCTransformerEmbedding(config)
+        self.blocks = nn.ModuleList(
+            EADCTransformerBlock(config, config.dilation(index)) for index in range(config.num_hidden_layers)
+        )
+        self.post_init()
+
+    def make_chains(self) -> None:
+        attentions = [module for module in self.modules() if isinstance(module, EADCTransformerAttention)]
+        attach_evolution(self.config, attentions, is_causal=self.config.causal_attention)
+
+    @evolving_forward
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        past_values: torch.Tensor,
+        past_observed_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        evolution_state: EvolutionState | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            past_values: (batch, time, num_input_channels), at most `context_length` steps. Anything may stand where
+                nothing is observed.
+            past_observed_mask: (batch, time) or (batch, time, num_input_channels); 0 where a step or a value is missing.
+                The module's docstring says how missing values are treated.
+            bool_masked_pos: likewise; True where a value is hidden from the model. A step whose values are all hidden
+                still counts as observed.
+
+        Raises:
+            ValueError: the shapes do not fit each other or the configuration.
+        """
+        past_values = past_values.to(self.embedding.projection.weight.dtype)
+        observed = self.observed_values(past_values, past_observed_mask)
+        steps = ObservedSteps(observed.any(dim=-1, keepdim=True), self.config.causal_attention)
+        if bool_masked_pos is not None:
+            observed = observed & ~self._per_value("bool_masked_pos", bool_masked_pos, past_values)
+        # Not a product: 0 times NaN is NaN.
+        hidden_states = steps.zero_padding(self.embedding(past_values.where(observed, 0.0)))
+        for block in self.blocks:
+            hidden_states = block(hidden_states, steps=steps, evolution_state=evolution_state)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class EADCTransformerSeriesHead(nn.Module):
+    """A linear layer that reads all steps of a series, and zeros after its last one."""
+
+    def __init__(self, config: EADCTransformerConfig, num_outputs: int):
+        super().__init__()
+        self.context_length = config.context_length
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.linear = nn.Linear(config.context_length * config.d_model, num_outputs)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, time, d_model), zeros at padded steps, to (batch, num_outputs)."""
+        hidden_states = self.dropout(nn.functional.gelu(hidden_states))
+        missing = self.context_length - hidden_states.shape[1]
+        return self.linear(nn.functional.pad(hidden_states, (0, 0, 0, missing)).flatten(1))
+
+
+class EADCTransformerWithSeriesHead(EADCTransformerPreTrainedModel):
+    """What classification and regression share. A subclass says what the loss is, in `series_loss`."""
+
+    def __init__(self, config: EADCTransformerConfig, num_outputs: int):
+        super().__init__(config)
+        self.model = EADCTransformerModel(config)
+        self.head = EADCTransformerSeriesHead(config, num_outputs)
+        self.post_init()
+
+    @evolving_forward
+    @can_return_tuple
+    def forward(
+        self,
+        past_values: torch.Tensor,
+        past_observed_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """
+        Args:
+            past_values, past_observed_mask: see `EADCTransformerModel`.
+            labels: see the class; without them the output has no loss.
+        """
+        outputs = self.model(past_values, past_observed_mask, return_dict=True, **kwargs)
+        logits = self.head(outputs.last_hidden_state)
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self.series_loss(logits, labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class EADCTransformerForClassification(EADCTransformerWithSeriesHead):
+    """Head for the classification of a series. Takes what `EADCTransformerModel` takes, and `labels`.
+
+    The labels are (batch,), from 0 to `num_labels - 1`; -100 counts for nothing. The logits are (batch, num_labels), and
+    the loss is their cross-entropy.
+    """
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__(config, config.num_labels)
+
+    def series_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+
+
+class EADCTransformerForRegression(EADCTransformerWithSeriesHead):
+    """Head for one or several numbers that a series stands for. Takes what `EADCTransformerModel` takes, and `labels`.
+
+    The labels are (batch, num_targets), or (batch,) if there is but one target. The logits are (batch, num_targets), and
+    the loss is their mean squared error. Labels of another shape raise a `ValueError`.
+    """
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__(config, config.num_targets)
+
+    def series_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        targets = labels.unsqueeze(-1) if labels.ndim == 1 else labels
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"`labels` has the shape {tuple(labels.shape)}; the model gives (batch, `num_targets`) "
+                f"{tuple(logits.shape)}."
+            )
+        return nn.functional.mse_loss(logits, targets.to(logits.dtype))
+
+
+@dataclass
+class EADCTransformerForMaskedImputationOutput(ModelOutput):
+    """Output of `EADCTransformerForMaskedImputation`.
+
+    Attributes:
+        loss: the mean squared error at the hidden values, if there is a mask.
+        logits: the imputed values, (batch, time, num_input_channels).
+        mask: 1 where an observed value was hidden and 0 elsewhere, likewise, if there is a mask.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class EADCTransformerForMaskedImputation(EADCTransformerPreTrainedModel):
+    """Head for the values of each step, trained to find those that were hidden."""
+
+    def __init__(self, config: EADCTransformerConfig):
+        super().__init__(config)
+        self.model = EADCTransformerModel(config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.head = nn.Linear(config.d_model, config.num_input_channels)
+        self.post_init()
+
+    @evolving_forward
+    @can_return_tuple
+    def forward(
+        self,
+        past_values: torch.Tensor,
+        past_observed_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> EADCTransformerForMaskedImputationOutput:
+        """
+        Args:
+            past_values, past_observed_mask: see `EADCTransformerModel`.
+            bool_masked_pos: (batch, time) or (batch, time, num_input_channels), True where a value is hidden. By default
+                training hides values at random, see `draw_mask`, and evaluation none, so that the output has no loss.
+            labels: the true values, (batch, time, num_input_channels); `past_values` by default. Those that are not
+                finite count for nothing.
+        """
+        observed = self.observed_values(past_values, past_observed_mask)
+        mask = None
+        if bool_masked_pos is not None:
+            mask = observed & self._per_value("bool_masked_pos", bool_masked_pos, past_values)
+        elif self.training:
+            mask = observed & self.draw_mask(past_values)
+        outputs = self.model(past_values, past_observed_mask, bool_masked_pos=mask, return_dict=True, **kwargs)
+        logits = self.head(self.dropout(nn.functional.gelu(outputs.last_hidden_state)))
+        loss = None
+        if mask is not None:
+            targets = (past_values if labels is None else labels).to(logits.dtype)
+            counts = mask & targets.isfinite()
+            errors = (logits - targets.where(counts, 0.0)).square().where(counts, 0.0)
+            loss = errors.sum() / counts.sum().clamp(min=1)
+            mask = mask.to(logits.dtype)
+        return EADCTransformerForMaskedImputationOutput(
+            loss=loss, logits=logits, mask=mask, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def draw_mask(self, past_values: torch.Tensor) -> torch.Tensor:
+        """Which values to hide, boolean, (batch, time, num_input_channels).
+
+        In each channel by itself, runs of hidden steps alternate with runs of shown ones, both of geometric length, as in
+        Zerveas et al., "A Transformer-based Framework for Multivariate Time Series Representation Learning", KDD 2021,
+        https://arxiv.org/abs/2010.02803. `random_mask_ratio` of all values are hidden, in runs of `mean_mask_length`.
+        """
+        ratio, length = self.config.random_mask_ratio, self.config.mean_mask_length
+        # With probability `change` a step draws its state, hidden or shown, anew, and otherwise keeps the last one's; a
+        # hidden step is then the last of its run with probability change * (1 - ratio), which is to be 1 / length.
+        change = 1 / (length * (1 - ratio))
+        index = torch.arange(past_values.shape[1], device=past_values.device)[None, :, None]
+        is_drawn = torch.rand(past_values.shape, device=past_values.device) < change
+        drawn_at = index.where(is_drawn, 0).cummax(dim=1).values
+        states = torch.rand(past_values.shape, device=past_values.device) < ratio
+        return states.gather(1, drawn_at)
+
+
+__all__ = [
+    "EADCTransformerForClassification",
+    "EADCTransformerForMaskedImputation",
+    "EADCTransformerForRegression",
+    "EADCTransformerModel",
+    "EADCTransformerPreTrainedModel",
+]

@@ -1,0 +1,695 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`evolve`: any model that uses Transformers' attention interface becomes an evolving one (https://arxiv.org/abs/2102.12895).
+
+The families of this package hand their `EvolutionState` down as a keyword argument. Of other models many do not pass
+keyword arguments all the way, and some leave them out between stacks. So here the state of a forward pass is in a context
+variable, which every attention module reaches whatever lies between; each thread has its own. A layer that gradient
+checkpointing replays finds the state of its own forward pass, because the checkpointing function takes it along.
+"""
+
+import copy
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    FEATURE_EXTRACTOR_MAPPING,
+    IMAGE_PROCESSOR_MAPPING,
+    PROCESSOR_MAPPING,
+    TOKENIZER_MAPPING,
+    AttentionInterface,
+    Cache,
+    PreTrainedModel,
+)
+from transformers.models.auto import modeling_auto
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
+from .evolution import (
+    BLOCKED_BIAS,
+    AttentionEvolution,
+    EvolutionState,
+    _is_blocked,
+    _is_traced,
+    check_evolution,
+    evolving_attention_forward,
+)
+from .modeling_evolving import EvolvingPreTrainedModel, add_maps, check_gradient_checkpointing
+
+
+# Arguments of attention functions that change the scores or the softmax in a way that the equations do not have.
+FOREIGN_ARGUMENTS = {
+    "softcap": "softcapping of the scores",
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "sliding_window": "a sliding window",
+    "head_mask": "a head mask",
+    "layer_head_mask": "a head mask",
+    "cu_seq_lens_q": "packed sequences",
+    "cu_seqlens": "packed sequences",
+    "block_table": "a paged cache",
+    "cache": "a paged cache",
+}
+CROSS_ATTENTION_NAMES = re.compile(r"enc(oder|dec)_?att|cross_?att", re.IGNORECASE)
+HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
+
+
+class ActiveState:
+    """The state of the forward pass that is running, in each thread its own."""
+
+    def __init__(self):
+        self._variable: ContextVar[EvolvedState | None] = ContextVar("evolution_state", default=None)
+        self._while_compiling: EvolvedState | None = None  # torch.compile cannot trace a ContextVar
+
+    def get(self) -> "EvolvedState | None":
+        if torch.compiler.is_dynamo_compiling():
+            return self._while_compiling
+        # Where the compiler has broken the graph, a part of the model runs as it is.
+        return self._variable.get() or self._while_compiling
+
+    def set(self, state: "EvolvedState | None") -> None:
+        if torch.compiler.is_dynamo_compiling():
+            self._while_compiling = state
+        else:
+            self._variable.set(state)
+
+
+class EvolvedState(EvolutionState):
+    """What one call of one model, such as an encoder, hands from layer to layer.
+
+    Beside `EvolutionState` it watches what a family's own model rules out: that a mask says more than which tokens are
+    padding and which come later, and that a layer is called twice.
+
+    Args:
+        outer: the state of the model that has called this one.
+        keep_maps: keep the maps of all layers, for the caller to return.
+        keep_weights: return the attention weights of all layers.
+
+    Attributes:
+        cache: the cache that the attention module now running has filled.
+    """
+
+    def __init__(self, outer: "EvolvedState | None" = None, keep_maps: bool = False, keep_weights: bool = False):
+        super().__init__(
+            keep_maps=keep_maps or (outer is not None and outer.keep_maps),
+            keep_weights=keep_weights or (outer is not None and outer.keep_weights),
+        )
+        self.outer = outer
+        self.cache: Cache | None = None
+        self._stored: set[tuple[str, int]] = set()
+        self._is_open = True
+
+    def close(self) -> None:
+        """The call is over: what comes now are replays in the backward pass."""
+        self._is_open = False
+        if self.outer is not None and self.keep_maps:
+            self.outer._maps.update(self._maps)
+
+    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
+        """See `EvolutionState`. A layer that LayerDrop leaves out in training hands on the map that it would have got."""
+        if evolution.training and evolution.layer_index > 0 and evolution.residual_weight > 0:
+            earlier = [index for chain, index in self._maps if chain == evolution.chain]
+            earlier = [index for index in earlier if index < evolution.layer_index]
+            if not earlier:
+                return None
+            if max(earlier) < evolution.layer_index - 1:
+                return self._maps[evolution.chain, max(earlier)].to(device)
+        return super().previous(evolution, device)
+
+    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
+        key = (evolution.chain, evolution.layer_index)
+        if self._is_open and key in self._stored:
+            raise RuntimeError(
+                f"Attention module {evolution.layer_index} of the chain {evolution.chain!r} was called twice in one forward "
+                "pass. Layers that share their weights, as in ALBERT, cannot evolve."
+            )
+        self._stored.add(key)
+        super().store(evolution, evolved)
+
+    def where_blocked(
+        self,
+        evolution: AttentionEvolution,
+        queries: int,
+        keys: int,
+        attention_mask: torch.Tensor | None,
+        past_length: int | torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """See `EvolutionState`.
+
+        Raises:
+            ValueError: the mask is neither padding nor padding and causality.
+        """
+        if not (evolution.is_cross_attention or evolution.is_causal or queries == keys):
+            raise RuntimeError(
+                f"The chain {evolution.chain!r} has {queries} queries and {keys} keys, but evolving self-attention that is not "
+                "causal needs as many keys as queries. Prefixes of keys and caches are not for it."
+            )
+        if evolution.is_causal and not evolution.is_cross_attention and past_length is None and queries != keys:
+            raise RuntimeError(
+                f"The chain {evolution.chain!r} has {queries} queries and {keys} keys, but its attention modules get no cache "
+                "that could hold the maps of the earlier ones. Use the model without a cache."
+            )
+        known = self._blocked.get(evolution.chain)
+        if attention_mask is not None and not _is_traced() and (known is None or known[0] is not attention_mask):
+            _check_mask(evolution, queries, keys, attention_mask, past_length)
+        return super().where_blocked(evolution, queries, keys, attention_mask, past_length)
+
+
+_active_state = ActiveState()
+
+
+def _check_mask(
+    evolution: AttentionEvolution,
+    queries: int,
+    keys: int,
+    attention_mask: torch.Tensor,
+    past_length: int | torch.Tensor | None,
+) -> None:
+    if attention_mask.dtype != torch.bool and ((attention_mask != 0) & (attention_mask > BLOCKED_BIAS)).any():
+        raise ValueError(
+            f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, such as a position "
+            "bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
+        )
+    allowed = ~_is_blocked(attention_mask)
+    if allowed.shape[-2] == 1 or queries == 1:
+        return
+    allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
+    expected = allowed
+    real = torch.ones((), dtype=torch.bool, device=allowed.device)
+    if not evolution.is_cross_attention:
+        query_index = torch.arange(queries, device=allowed.device)
+        position = query_index + (keys - queries if past_length is None else past_length)
+        real = allowed[..., query_index, position].unsqueeze(-1)  # a query that may not attend to itself is padding
+    expected = (allowed & real).any(dim=-2, keepdim=True)
+    if evolution.is_causal and not evolution.is_cross_attention:
+        expected = expected & (torch.arange(keys, device=allowed.device) <= position[:, None])
+    differs = (allowed != expected) & real
+    if evolution.is_cross_attention:
+        differs = differs & allowed.any(dim=-1, keepdim=True)
+    if differs.any():
+        kind = "padding and later tokens" if evolution.is_causal and not evolution.is_cross_attention else "padding"
+        raise ValueError(
+            f"The attention mask of the chain {evolution.chain!r} hides more or less than {kind}. Evolving attention is not "
+            "exact with packed sequences (`position_ids` that start anew within a row), sliding windows, chunked or "
+            "prefix attention; give each sequence a row of its own, with an `attention_mask`."
+        )
+
+
+def evolved_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The attention function of models that `evolve` has made: `evolving_attention_forward` with the state from the context.
+
+    Arguments and what is returned are as there. Keys and values may have fewer heads than queries, which then share them;
+    the heads of the maps are those of the queries.
+
+    Raises:
+        RuntimeError: the module was called without its model.
+        ValueError: what the attention is to do is not part of the equations; see `FOREIGN_ARGUMENTS`.
+    """
+    state = _active_state.get()
+    if state is None:
+        raise RuntimeError(
+            f"{type(module).__name__} was called without a forward pass of its model, so there is no map of the layer before. "
+            "Call the model, not its layers; recompute activations with `model.activation_checkpointing_enable()`."
+        )
+    for name, meaning in FOREIGN_ARGUMENTS.items():
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"{type(module).__name__} asks for {meaning} (`{name}`), which evolving attention cannot do."
+            )
+    evolution = module.evolution
+    if attention_mask is None and kwargs.get("is_causal") and not evolution.is_causal:
+        raise ValueError(
+            f"{type(module).__name__} is causal without an attention mask, which evolving attention needs to see."
+        )
+    if evolution.conv is not None and evolution.conv.in_channels != query.shape[1]:
+        raise ValueError(
+            f"{type(module).__name__} attends with {query.shape[1]} heads, but says that it has {evolution.conv.in_channels}."
+        )
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    return evolving_attention_forward(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=scaling,
+        dropout=dropout,
+        position_bias=position_bias,
+        evolution_state=state,
+        evolution_cache=state.cache,
+        **kwargs,
+    )
+
+
+AttentionInterface.register("evolved", evolved_attention_forward)
+
+
+def _evolved_forward(forward: Callable) -> Callable:
+    """The forward of a vanilla model class, with a fresh state for each call.
+
+    With `output_attention_maps=True` (argument, or attribute of the configuration of the model that is called) the output
+    also has the maps, as those of the families; see `evolving_forward`.
+    """
+
+    @functools.wraps(forward)
+    def forward_with_state(self, *args, output_attention_maps=None, **kwargs):
+        outer = _active_state.get()
+        if output_attention_maps is None:
+            output_attention_maps = outer is None and getattr(self.config, "output_attention_maps", False)
+        keep_weights = kwargs.get("output_attentions")
+        if keep_weights is None:
+            keep_weights = self.config.output_attentions
+        state = EvolvedState(outer, keep_maps=output_attention_maps, keep_weights=bool(keep_weights))
+        outputs = _run_with(state, forward, self, *args, **kwargs)
+        state.close()
+        if not output_attention_maps:
+            return outputs
+        return add_maps(outputs, state, self.attention_map_names)
+
+    return forward_with_state
+
+
+def _run_with(state: EvolvedState | None, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    outer = _active_state.get()
+    _active_state.set(state)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _active_state.set(outer)
+
+
+def _checkpoint(checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """A checkpointing function whose replay finds the state of this forward pass, in whatever thread it runs."""
+    return checkpoint(functools.partial(_run_with, _active_state.get(), function), *args, **kwargs)
+
+
+def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Hook before an attention module: the attention function needs the cache, which only the module gets."""
+    state = _active_state.get()
+    if state is None:
+        return
+    arguments = {**dict(zip(module.evolution.argument_names, args, strict=False)), **kwargs}
+    state.cache = next((value for value in arguments.values() if isinstance(value, Cache)), None)
+    if state.cache is not None and getattr(module, "layer_idx", None) is None:
+        raise ValueError(
+            f"{type(module).__name__} has no `layer_idx`, by which a cache would hold its maps. Use no cache."
+        )
+    has_other_keys = any(arguments.get(name) is not None for name in ("key_value_states", "encoder_hidden_states"))
+    if has_other_keys != module.evolution.is_cross_attention:
+        expected = ("cross" if module.evolution.is_cross_attention else "self") + "-attention"
+        raise ValueError(f"{type(module).__name__} is used as other than {expected}, for which `evolve` took it.")
+
+
+class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):
+    """What evolving models of any type have beside their vanilla methods."""
+
+    @staticmethod
+    def _new(vanilla_class: type[PreTrainedModel]) -> "EvolvedPreTrainedModel":
+        evolved_class = evolved_model_class(vanilla_class)
+        return evolved_class.__new__(evolved_class)
+
+    def make_chains(self) -> None:
+        _make_chains(self)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        super()._set_gradient_checkpointing(enable, **kwargs)
+        if enable:
+            _carry_state_through_checkpoints(self)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """See `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: this is a part of an evolving model, and has a vanilla configuration of its own.
+        """
+        if not isinstance(self.config, EvolvedConfig):
+            raise ValueError(
+                f"This {type(self).__name__} is a part of an evolving model, and its {type(self.config).__name__} does not say "
+                "how it evolves. Save the whole model, or call `evolve` on the part alone."
+            )
+        super().save_pretrained(*args, **kwargs)
+
+
+@functools.cache
+def evolved_model_class(vanilla_class: type[PreTrainedModel]) -> type[EvolvedPreTrainedModel]:
+    """The evolving class of a vanilla one; its `from_pretrained` loads both their checkpoints."""
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"An evolving {vanilla_class.__name__}; see `evolve`.",
+        "vanilla_class": vanilla_class,
+        "config_class": evolved_config_class(vanilla_class.config_class),
+        "forward": _evolved_forward(vanilla_class.forward),
+    }
+    return type(PREFIX + vanilla_class.__name__, (EvolvedPreTrainedModel, vanilla_class), namespace)
+
+
+def register_models(config_class: type[EvolvedConfig]) -> None:
+    """Makes every Auto class that knows models of the vanilla configuration know their evolving classes."""
+    config_class.family_auto_map = {"AutoConfig": f"configuration_ea_evolved.{config_class.__name__}"}
+    vanilla_class = config_class.vanilla_class
+    for mapping in (TOKENIZER_MAPPING, IMAGE_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING, PROCESSOR_MAPPING):
+        if vanilla_class in mapping:
+            mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
+    for name, auto_class in vars(modeling_auto).items():
+        mapping = getattr(auto_class, "_model_mapping", None)
+        if not name.startswith("Auto") or mapping is None or vanilla_class not in mapping:
+            continue
+        vanilla = mapping[vanilla_class]
+        evolved = tuple(
+            evolved_model_class(model) for model in (vanilla if isinstance(vanilla, tuple) else (vanilla,))
+        )
+        mapping.register(config_class, evolved if len(evolved) > 1 else evolved[0], exist_ok=True)
+        if len(evolved) == 1:
+            config_class.family_auto_map[name] = f"{__name__.split('.')[-1]}.{evolved[0].__name__}"
+
+
+def __getattr__(name: str) -> type[EvolvedPreTrainedModel]:
+    """Lets the classes be found by name, as the Hub's remote code does."""
+    vanilla_class = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if vanilla_class is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return evolved_model_class(vanilla_class)
+
+
+# Chains
+
+
+@dataclass
+class Chain:
+    """Attention modules whose maps evolve from one to the next, first layer first."""
+
+    name: str
+    label: str
+    attentions: list[nn.Module]
+    num_heads: int
+    is_causal: bool
+    is_cross_attention: bool
+
+
+def _attention_function(module: nn.Module) -> Callable | None:
+    """The method of a module that looks up Transformers' attention interface, if it has one."""
+    for base in type(module).__mro__:
+        if base is nn.Module:
+            break
+        for attribute in vars(base).values():
+            code = getattr(inspect.unwrap(attribute), "__code__", None) if callable(attribute) else None
+            if code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names:
+                return inspect.unwrap(attribute)
+    return None
+
+
+def _find_chains(model: PreTrainedModel) -> list[Chain]:
+    """The chains of a model: attention modules whose names differ in numbers only, such as "decoder.layers.3.self_attn".
+
+    Raises:
+        ValueError: there are none, or one cannot evolve exactly.
+    """
+    groups: dict[str, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, PreTrainedModel) and _attention_function(module) is not None:
+            groups.setdefault(re.sub(r"\b\d+\b", "#", name), []).append((name, module))
+    if not groups:
+        raise ValueError(
+            f"{type(model).__name__} does not call Transformers' attention interface in any of its modules, so its scores are out "
+            "of reach and cannot evolve."
+        )
+    is_cross = {
+        pattern: bool(CROSS_ATTENTION_NAMES.search(pattern) or getattr(members[0][1], "is_cross_attention", False))
+        for pattern, members in groups.items()
+    }
+    self_patterns = [pattern for pattern in groups if not is_cross[pattern]]
+    cross_label = "cross" if len(groups) - len(self_patterns) == 1 else None
+    chains = []
+    for pattern, members in groups.items():
+        attentions = [module for _, module in members]
+        owner = _owner(model, members[0][0])
+        heads = {_num_heads(attention) for attention in attentions}
+        if len(heads) > 1:
+            raise ValueError(
+                f"The layers {pattern!r} of {type(model).__name__} have {sorted(heads)} heads. A map goes on only to a layer with "
+                "as many heads."
+            )
+        siblings = [other for other in self_patterns if _owner(model, groups[other][0][0]) is owner]
+        is_causal = any(_is_causal(groups[other][0][1], owner) for other in siblings if is_cross[pattern])
+        is_causal = is_causal or (not is_cross[pattern] and _is_causal(attentions[0], owner))
+        label = cross_label or pattern if is_cross[pattern] else _label(pattern, self_patterns)
+        chains.append(Chain(pattern, label, attentions, heads.pop(), is_causal, is_cross[pattern]))
+    return chains
+
+
+def _owner(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """The innermost model around a module."""
+    while name:
+        name = name.rpartition(".")[0]
+        if isinstance(module := model.get_submodule(name), PreTrainedModel):
+            return module
+    return model
+
+
+def _num_heads(attention: nn.Module) -> int:
+    """Heads of the queries."""
+    for place in (attention, attention.config):
+        for name in HEAD_COUNTS:
+            if isinstance(heads := getattr(place, name, None), int):
+                return heads
+    raise ValueError(f"{type(attention).__name__} does not say how many heads it has.")
+
+
+def _is_causal(attention: nn.Module, owner: PreTrainedModel) -> bool:
+    if getattr(attention, "is_causal", False) or getattr(attention, "is_decoder", False):
+        return True
+    # Some only hand the causal mask down.
+    names = inspect.unwrap(type(owner).forward).__code__.co_names
+    return "create_causal_mask" in names and "create_bidirectional_mask" not in names
+
+
+def _label(pattern: str, patterns: list[str]) -> str:
+    """What tells one self-attention chain from the others: "encoder" or "decoder", "text" or "vision"."""
+    if len(patterns) == 1:
+        return "self"
+    parts, others = pattern.split("."), [other.split(".") for other in patterns if other != pattern]
+    for depth, part in enumerate(parts):
+        if all(other[depth : depth + 1] != [part] for other in others):
+            return part.removesuffix("_model")
+    return pattern
+
+
+def _refuse_what_is_not_exact(model: PreTrainedModel, chains: list[Chain]) -> None:
+    """Raises ValueError for what the equations do not cover, as far as it shows before the model runs."""
+    name = type(model).__name__
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    for config in configs.values():
+        window = getattr(config, "sliding_window", None)
+        if window is not None and getattr(config, "use_sliding_window", True):
+            raise ValueError(
+                f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact. If your "
+                "sequences are shorter, load the model with `sliding_window=None`."
+            )
+        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "attention"}
+        if kinds:
+            raise ValueError(
+                f"{name} has layers of the kinds {', '.join(sorted(kinds))} (`layer_types`), with which evolving attention is not "
+                "exact. All layers must have full attention."
+            )
+        for field in ("attention_chunk_size", "attn_logit_softcapping"):
+            if getattr(config, field, None) is not None:
+                raise ValueError(
+                    f"{name} has `{field}={getattr(config, field)}`, which the equations of evolving attention do not have."
+                )
+    attentions = [attention for chain in chains for attention in chain.attentions]
+    layers = getattr(model.config, "num_hidden_layers", None)
+    if isinstance(layers, int) and len(attentions) < layers:
+        raise ValueError(
+            f"{name} has {layers} layers, but only {len(attentions)} attention modules that call the attention interface. Layers "
+            "that share a module, as in ALBERT, cannot evolve."
+        )
+    for chain in chains:
+        for attention in chain.attentions:
+            _check_own_attention(attention, chain.num_heads)
+
+
+def _check_own_attention(attention: nn.Module, num_heads: int) -> None:
+    """Compares a module's own eager attention function with equation (3) on random numbers.
+
+    Raises:
+        ValueError: they differ, as with attention sinks, or the module has none.
+    """
+    function = _attention_function(attention)
+    names = [name for name in function.__code__.co_names if "eager_attention_forward" in name]
+    if not names:
+        raise ValueError(
+            f"{type(attention).__name__} has no eager attention function, with which evolving attention must agree."
+        )
+    devices = [parameter.device for parameter in attention.parameters() if not parameter.is_meta]
+    device = devices[0] if devices else torch.device("cpu")
+    generator = torch.Generator().manual_seed(0)
+    key_heads = num_heads // getattr(attention, "num_key_value_groups", 1)
+    query, key, value, mask = (
+        torch.randn(shape, generator=generator).to(device)
+        for shape in ((2, num_heads, 3, 4), (2, key_heads, 5, 4), (2, key_heads, 5, 4), (2, 1, 3, 5))
+    )
+    mask = torch.zeros_like(mask).masked_fill(mask > 1, torch.finfo(mask.dtype).min)
+    with torch.no_grad():
+        actual, _ = function.__globals__[names[0]](attention, query, key, value, mask, scaling=0.3, dropout=0.0)
+        key, value = (states.repeat_interleave(num_heads // key_heads, dim=1) for states in (key, value))
+        expected = torch.softmax(torch.matmul(query, key.transpose(2, 3)) * 0.3 + mask, dim=-1).matmul(value)
+    if actual.shape != expected.transpose(1, 2).shape or not torch.allclose(
+        actual, expected.transpose(1, 2), atol=1e-3
+    ):
+        raise ValueError(
+            f"{type(attention).__name__} does more than softmax(scores + mask), such as attention sinks, which the equations of "
+            "evolving attention do not have."
+        )
+
+
+def _make_chains(model: PreTrainedModel) -> None:
+    """Gives each attention module its `AttentionEvolution`, and each model within the class that makes states."""
+    config = model.config
+    for chain in _find_chains(model):
+        for layer_index, attention in enumerate(chain.attentions):
+            if hasattr(attention, "evolution"):  # a model within has made its own chains already
+                continue
+            evolution = AttentionEvolution(
+                chain.num_heads,
+                layer_index,
+                residual_weight=config.ea_residual_weight,
+                conv_weight=config.ea_conv_weight,
+                kernel_size=config.ea_kernel_size,
+                activation=config.ea_activation,
+                is_causal=chain.is_causal,
+                is_cross_attention=chain.is_cross_attention,
+                chain=chain.label,
+                memory_efficient=config.ea_memory_efficient,
+            )
+            evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
+            attention.evolution = evolution
+            attention.config = copy.copy(attention.config)
+            attention.config._attn_implementation_internal = "evolved"
+            attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
+    attentions = set(_evolving_modules(model))
+    for module in list(model.modules()):
+        if isinstance(module, PreTrainedModel) and any(part in attentions for part in module.modules()):
+            if not isinstance(module, EvolvedPreTrainedModel):
+                module.__class__ = evolved_model_class(type(module))
+                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+            module.has_chains = True
+            module.attention_map_names = _map_names(module)
+            module.config._attn_implementation_internal = "evolving"
+
+
+def _evolving_modules(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(getattr(module, "evolution", None), AttentionEvolution))
+
+
+def _map_names(model: PreTrainedModel) -> dict[str, str]:
+    """Under which name a model returns the maps of each chain."""
+    evolutions = [attention.evolution for attention in _evolving_modules(model)]
+    names = {}
+    chains = {evolution.chain for evolution in evolutions if not evolution.is_cross_attention}
+    for evolution in evolutions:
+        is_only = not evolution.is_cross_attention and len(chains) == 1
+        names[evolution.chain] = "attention_maps" if is_only else f"{evolution.chain}_attention_maps"
+    return names
+
+
+def _carry_state_through_checkpoints(model: nn.Module) -> None:
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint:
+            module._gradient_checkpointing_func = functools.partial(_checkpoint, checkpoint)
+
+
+def evolve(
+    model: PreTrainedModel,
+    residual_weight: float = 0.1,
+    conv_weight: float = 0.1,
+    kernel_size: int = 3,
+    activation: str = "relu",
+    memory_efficient: bool = False,
+) -> PreTrainedModel:
+    """Makes a loaded model evolving, in place: the maps of its attention go from layer to layer.
+
+    It keeps its weights, and what it is: `EvolvedElectraForMaskedLM` is an `ElectraForMaskedLM`. Encoder, decoder,
+    cross-attention and the towers of a model are chains of their own. Saved with `save_pretrained`, it is loaded by the Auto
+    classes of the vanilla model in any process that has imported `ea_hf`.
+
+    Args:
+        model: a model of Transformers whose attention modules use its attention interface, before `get_peft_model`,
+            `torch.compile` and the like.
+        residual_weight: share of the previous layer's map, equation (1), in [0, 1].
+        conv_weight: share of the convolution, equation (2), in [0, 1].
+        kernel_size: side of the kernel, odd.
+        activation: activation after the convolution.
+        memory_efficient: see `EvolvingConfig`.
+
+    Returns:
+        The same model. New convolutions have the device and the type of the attention's weights.
+
+    Raises:
+        TypeError: `model` is not a model of Transformers.
+        ValueError: see `check_evolution`; the model is evolving already, or it has what cannot evolve exactly: attention
+            without the interface, sliding windows or chunks, sinks, softcapping, layers that share a module.
+    """
+    check_evolution(residual_weight, conv_weight, kernel_size, activation)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"`evolve` takes a model of Transformers, not a {type(model).__name__}. Call it before the model is wrapped, as "
+            "by `get_peft_model` or `torch.compile`."
+        )
+    if any(isinstance(module, EvolvingPreTrainedModel) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} is evolving already. Its weights are `model.config.ea_residual_weight` and "
+            "`model.config.ea_conv_weight`; to change them, save the model and load it with other ones."
+        )
+    if type(model.config) not in CONFIG_MAPPING.values():
+        raise ValueError(
+            f"{type(model.config).__name__} is not a configuration of Transformers, so the evolving model could not be loaded again."
+        )
+    _refuse_what_is_not_exact(model, _find_chains(model))
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            check_gradient_checkpointing(module._gradient_checkpointing_func)
+    config = model.config
+    config.__class__ = evolved_config_class(type(config))
+    config.vanilla_model_type = config.vanilla_class.model_type
+    config.ea_residual_weight = residual_weight
+    config.ea_conv_weight = conv_weight
+    config.ea_kernel_size = kernel_size
+    config.ea_activation = activation
+    config.ea_memory_efficient = memory_efficient
+    model.__class__ = evolved_model_class(type(model))
+    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+    # What renamed the weights of an old checkpoint when it was loaded; an evolving one is saved as it is.
+    vars(model).pop("_weight_conversions", None)
+    _make_chains(model)
+    _carry_state_through_checkpoints(model)
+    for attention in _evolving_modules(model):
+        weight = next((p for p in attention.parameters() if p.is_floating_point() and p.element_size() > 1), None)
+        device, dtype = (model.device, model.dtype) if weight is None else (weight.device, weight.dtype)
+        attention.evolution.train(attention.training).to(device=device, dtype=dtype).apply(model._init_weights)
+    return model

@@ -1,0 +1,164 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training on a corpus that is read from beginning to end, and never held in memory or prepared on disk.
+
+The examples of a step depend on the seed, the epoch and the size of the whole step only, as in `batching.py`: every
+process reads all rows, and encodes those of its share. Rows are shuffled within consecutive blocks of the buffer's size.
+Unlike a buffer that slides, a block can be read again: where a run stands is the place in the corpus where the block
+begins, and how many of its rows are used up.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from .batching import MicroBatch, Step, share_step
+from .interruptions import ignore_signals
+
+
+@dataclass
+class Stream:
+    """A corpus to train on.
+
+    Args:
+        rows: yields dictionaries.
+        encode: makes examples, as the script's collator takes them, out of a list of rows.
+        buffer_size: rows that are shuffled at once, and held in memory.
+        description: identifies the corpus, so that no run goes on with another one.
+        keep: whether a row is used; default: all are.
+    """
+
+    rows: datasets.IterableDataset
+    encode: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+    buffer_size: int
+    description: str
+    keep: Callable[[dict[str, Any]], bool] | None = None
+
+
+@dataclass
+class StreamedBatches:
+    """The batches of one process, as `TrainingBatches` for a `Stream`."""
+
+    stream: Stream
+    per_device_batch_size: int
+    accumulation_steps: int = 1
+    num_processes: int = 1
+    process_index: int = 0
+    seed: int = 0
+
+    steps_per_epoch: None = None  # unknown
+
+    @property
+    def total_batch_size(self) -> int:
+        """Examples per optimizer step over all processes."""
+        return self.per_device_batch_size * self.accumulation_steps * self.num_processes
+
+    def load(
+        self,
+        dataset: Stream,
+        collate: Callable,
+        num_workers: int,
+        *,
+        epoch: int,
+        first_step: int = 0,
+        position: dict[str, Any] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Step]:
+        """The steps of an epoch from a position on, at most `limit`.
+
+        Raises:
+            ValueError: the stream has no rows, or more than one worker is asked for.
+        """
+        if num_workers > 1:
+            raise ValueError(
+                f"--dataloader_num_workers is {num_workers}, but a stream is read in order, by one worker at most."
+            )
+        loader = DataLoader(
+            _Steps(self, collate, epoch, position, limit),
+            batch_size=None,
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(0),
+            worker_init_fn=ignore_signals,
+        )
+        empty = position is None
+        for step in loader:
+            empty = False
+            yield step
+        if empty:
+            raise ValueError(f"The stream is empty: {self.stream.description}.")
+
+    def rows(self, epoch: int, position: dict[str, Any] | None) -> Iterator[tuple[tuple[int, dict], dict[str, Any]]]:
+        """Yields ((number, row), position after it), in the order of the epoch; numbers count the rows that are kept."""
+        position = position or {"begin": None, "block": 0, "used": 0}
+        begin, block_number, used = position["begin"], position["block"], position["used"]
+        source = self.stream.rows
+        source.load_state_dict(begin)  # None: from the beginning, whatever was loaded before
+        block: list[tuple[int, dict]] = []
+        number = block_number * self.stream.buffer_size
+
+        def shuffled() -> Iterator[tuple[tuple[int, dict], dict[str, Any]]]:
+            order = np.random.default_rng([self.seed, epoch, block_number]).permutation(len(block))
+            for place in range(used, len(block)):
+                yield block[order[place]], {"begin": begin, "block": block_number, "used": place + 1}
+
+        for row in source:
+            if self.stream.keep is not None and not self.stream.keep(row):
+                continue
+            block.append((number, row))
+            number += 1
+            if len(block) == self.stream.buffer_size:
+                end = source.state_dict()
+                yield from shuffled()
+                begin, block, block_number, used = end, [], block_number + 1, 0
+        yield from shuffled()
+
+
+class _Steps(torch.utils.data.IterableDataset):
+    """Whole steps, made where the rows are read: in the process itself, or in its worker."""
+
+    def __init__(
+        self,
+        batches: StreamedBatches,
+        collate: Callable,
+        epoch: int,
+        position: dict[str, Any] | None,
+        limit: int | None,
+    ):
+        self.batches, self.collate, self.epoch, self.position, self.limit = batches, collate, epoch, position, limit
+
+    def __iter__(self) -> Iterator[Step]:
+        batches = self.batches
+        share = (
+            batches.per_device_batch_size,
+            batches.accumulation_steps,
+            batches.num_processes,
+            batches.process_index,
+        )
+        size, made = batches.total_batch_size, 0
+        examples, positions = [], []
+        # One row ahead, so that the last step of an epoch is known as such.
+        for example, position in batches.rows(self.epoch, self.position):
+            if len(examples) == size:
+                yield self._step(examples, share, positions[-1], ends_epoch=False)
+                examples, positions, made = [], [], made + 1
+                if made == self.limit:
+                    return
+            examples.append(example)
+            positions.append(position)
+        if examples:
+            yield self._step(examples, share, None, ends_epoch=True)
+
+    def _step(
+        self, rows: list[tuple[int, dict]], share: tuple, position: dict[str, Any] | None, ends_epoch: bool
+    ) -> Step:
+        micro_batches, inputs = [], []
+        for part in share_step(rows, *share):
+            counts, part = bool(part), part or rows[:1]
+            micro_batches.append(MicroBatch([number for number, _ in part], counts))
+            inputs.append(self.collate(self.batches.stream.encode([row for _, row in part])))
+        return Step(micro_batches, inputs, ends_epoch, position)

@@ -1,0 +1,283 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training on a stream: no row lost or repeated, in whatever way processes share it and wherever a run goes on."""
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from tiny_bert import (
+    Moment,
+    arguments,
+    isolated_runs,
+    pairs,
+    reset_accelerator,
+    run_script,
+    sentences,
+    start_run,
+    write_checkpoint,
+    write_glue,
+    write_rows,
+)
+
+from ea_hf.streaming import Stream, StreamedBatches
+
+
+# isort: split
+import run_glue  # tiny_bert has told where it is
+import tiny_t5
+from task_data import TASK_COLUMNS, load_files, load_streamed_files
+
+
+# isort: split
+import run_translation  # tiny_t5 has told where it is
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory):
+    with isolated_runs(tmp_path_factory.mktemp("cache")):
+        yield
+
+
+def numbers(count: int):
+    for number in range(count):
+        yield {"number": number}
+
+
+def source(kind: str, count: int, tmp_path: Path) -> datasets.IterableDataset:
+    """Rows that are numbered, from a generator, or as the library reads them from files of several shards."""
+    if kind == "generator":
+        return datasets.IterableDataset.from_generator(numbers, gen_kwargs={"count": count})
+    writer = {"parquet": "to_parquet", "json": "to_json", "csv": "to_csv"}[kind]
+    for part, start in enumerate(range(0, count, 90)):
+        rows = datasets.Dataset.from_list([{"number": number} for number in range(start, min(start + 90, count))])
+        getattr(rows, writer)(tmp_path / f"{part:02}.{kind}")
+    files = sorted(map(str, tmp_path.glob(f"*.{kind}")))
+    return datasets.load_dataset(kind, data_files={"train": files}, split="train", streaming=True)
+
+
+def identity(rows: list[dict[str, Any]]) -> list[int]:
+    return [row["number"] for row in rows]
+
+
+def batches_of(rows: datasets.IterableDataset, buffer_size: int = 50, **share: int) -> list[StreamedBatches]:
+    """Of all processes."""
+    stream = Stream(rows, identity, buffer_size, "numbers")
+    return [
+        StreamedBatches(stream, **{"num_processes": 1, "seed": 3, **share, "process_index": process_index})
+        for process_index in range(share.get("num_processes", 1))
+    ]
+
+
+def load(batches: StreamedBatches, epoch: int = 0, position: Any = None, num_workers: int = 0, **options: Any) -> list:
+    steps = batches.load(batches.stream, list, num_workers, epoch=epoch, position=position, **options)
+    return [
+        (
+            [
+                number
+                for micro_batch, values in zip(step.micro_batches, step.inputs, strict=True)
+                if micro_batch.counts
+                for number in values
+            ],
+            step,
+        )
+        for step in steps
+    ]
+
+
+def whole_steps(processes: list[StreamedBatches], **options: Any) -> list[list[int]]:
+    shares = [[examples for examples, _ in load(batches, **options)] for batches in processes]
+    return [sorted(chain.from_iterable(step)) for step in zip(*shares, strict=True)]
+
+
+@pytest.mark.parametrize("count", [1, 95, 96, 97, 331])
+def test_every_row_once_per_epoch_and_shuffled(count, tmp_path):
+    (batches,) = batches_of(source("generator", count, tmp_path), per_device_batch_size=12, accumulation_steps=2)
+    epochs = [load(batches, epoch=epoch) for epoch in range(2)]
+    for steps in epochs:
+        order = [number for examples, _ in steps for number in examples]
+        assert sorted(order) == list(range(count))
+        assert [step.ends_epoch for _, step in steps] == [False] * (len(steps) - 1) + [True]
+        assert all(abs(number - place) < 50 for place, number in enumerate(order))  # within the buffer
+        assert count < 90 or order != sorted(order)
+    assert count < 90 or [examples for examples, _ in epochs[0]] != [examples for examples, _ in epochs[1]]
+
+
+def test_a_step_does_not_depend_on_how_it_is_shared(tmp_path):
+    rows = source("generator", 331, tmp_path)
+    whole = whole_steps(batches_of(rows, per_device_batch_size=24))
+    assert len(whole) == 14
+    for size, accumulation_steps, num_processes in ((12, 2, 1), (6, 1, 4), (4, 3, 2), (12, 1, 2)):
+        share = {"accumulation_steps": accumulation_steps, "num_processes": num_processes}
+        assert whole_steps(batches_of(rows, per_device_batch_size=size, **share)) == whole
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("kind", ["generator", "parquet", "json", "csv"])
+def test_an_epoch_goes_on_from_any_step(kind, num_workers, tmp_path):
+    (batches,) = batches_of(source(kind, 331, tmp_path), per_device_batch_size=24)
+    whole = load(batches, num_workers=num_workers)
+    expected = [examples for examples, _ in whole]
+    assert sorted(chain.from_iterable(expected)) == list(range(331))
+    for number, (_, step) in enumerate(whole[:-1] if num_workers == 0 else whole[4:6], 1 if num_workers == 0 else 5):
+        position = json.loads(json.dumps(step.next_position))
+        rest = load(batches, position=position, num_workers=num_workers)
+        assert [examples for examples, _ in rest] == expected[number:], number
+
+
+def test_at_most_as_many_steps_as_wanted(tmp_path):
+    (batches,) = batches_of(source("generator", 331, tmp_path), per_device_batch_size=24)
+    assert len(load(batches, limit=5)) == 5
+
+
+def test_an_empty_stream_is_refused(tmp_path):
+    (batches,) = batches_of(source("generator", 0, tmp_path), per_device_batch_size=24)
+    with pytest.raises(ValueError, match="stream is empty: numbers"):
+        load(batches)
+
+
+def glue_options(tmp_path: Path, **options: Any) -> dict[str, Any]:
+    return {
+        "model_name_or_path": write_checkpoint(tmp_path / "model"),
+        "train_file": write_rows(tmp_path / "train.csv", sentences()),
+        "streaming": True,
+        "shuffle_buffer_size": 10,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "max_train_steps": 13,  # 37 rows are ten steps
+        "checkpointing_steps": 4,
+        "logging_steps": 1,
+        "save_total_limit": 9,
+        **options,
+    }
+
+
+def losses(output_dir: Path, step: int = 13) -> list[float]:
+    state = json.loads((output_dir / f"checkpoint-{step}/trainer_state.json").read_text())
+    return [report["loss"] for report in state["log_history"]]
+
+
+@pytest.mark.parametrize("moment", [3, 7, 12])
+def test_a_killed_run_on_a_stream_ends_as_an_undisturbed_one(moment, tmp_path):
+    options = glue_options(tmp_path, dataloader_num_workers=1 if moment == 7 else None)
+    run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
+    words = arguments(**options, output_dir=tmp_path / "killed", resume_from_checkpoint="latest")
+    process = start_run(words, tmp_path / "log", Moment("ea_hf.training", "_optimizer_step", moment))
+    process.join()
+    assert process.exitcode == -9
+    reset_accelerator()
+    run_glue.main(words)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    for name in ("model.safetensors", "checkpoint-13/optimizer.bin"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_two_processes_take_a_stream_over_from_one(tmp_path):
+    """With dropout: a batch has the same random numbers on whichever process."""
+    options = glue_options(tmp_path, gradient_accumulation_steps=2, max_train_steps=7, checkpointing_steps=3)
+    run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
+    words = arguments(**options, output_dir=tmp_path / "moved", resume_from_checkpoint="latest")
+    process = start_run(words, tmp_path / "log", Moment("ea_hf.training", "_optimizer_step", 4))
+    process.join()
+    options |= {"gradient_accumulation_steps": 1, "resume_from_checkpoint": "latest"}
+    status, printed = run_script(arguments(**options, output_dir=tmp_path / "moved"), processes=2)
+    assert status == 0, printed
+    assert "Resuming from" in printed
+    assert losses(tmp_path / "moved", 7) == pytest.approx(losses(tmp_path / "whole", 7), abs=1e-4)
+
+
+def test_a_run_on_another_stream_is_refused(tmp_path):
+    options = glue_options(tmp_path, max_train_steps=2) | {"output_dir": tmp_path / "output"}
+    run_glue.main(arguments(**options))
+    rows = sentences()
+    rows[20]["sentence"] += " Or is it?"
+    write_rows(tmp_path / "train.csv", rows)
+    reset_accelerator()
+    with pytest.raises(ValueError, match="belongs to another run: its train_dataset"):
+        run_glue.main(arguments(**options, resume_from_checkpoint="latest"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet", "csv.gz", "jsonl.gz"])
+@pytest.mark.parametrize("labels", ["sign", "stars", "pairs"])
+def test_a_streamed_file_has_the_rows_of_a_loaded_one(kind, labels, tmp_path):
+    rows = pairs() if labels == "pairs" else sentences(labels)
+    file = write_rows(tmp_path / f"train.{kind.removesuffix('.gz')}", rows)
+    loaded = load_files({"train": file, "validation": file})
+    if kind.endswith(".gz"):
+        import gzip
+
+        Path(file + ".gz").write_bytes(gzip.compress(Path(file).read_bytes()))
+    streamed = load_streamed_files({"train": str(tmp_path / f"train.{kind}"), "validation": file})
+    assert streamed.labels == loaded.labels and streamed.text_columns == loaded.text_columns
+    expected = list(loaded.splits["train"])
+    actual = list(streamed.train_stream)
+    if loaded.labels is not None:
+        actual = [{**row, "label": loaded.labels.index(row["label"])} for row in actual]
+    assert actual == expected
+    assert streamed.splits["validation"][:] == loaded.splits["validation"][:]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"sentence": "a", "label": "x"}, {"sentence": " ", "label": "y"}], {}, r"1 rows have no text, row 2"),
+        ([{"sentence": "a", "label": "x"}, {"sentence": "b", "label": ""}], {}, r"1 rows have no class, row 2"),
+        ([{"sentence": "a", "label": "x"}], {}, r"only one class, 'x'"),
+        ([{"sentence": "a", "label": "x"}], {"problem_type": "regression"}, r"not finite numbers, row 1: 'x'"),
+        ([{"text": "a", "label": "x"}], {"label_column_name": "class"}, r"no column 'class'; it has 'text', 'label'"),
+    ],
+    ids=["text", "label", "classes", "numbers", "column"],
+)
+def test_faults_of_a_streamed_file_are_told_before_training(rows, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_streamed_files({"train": write_rows(tmp_path / "train.csv", rows)}, **options)
+
+
+def test_a_task_of_the_hub_is_streamed(tmp_path):
+    repository = write_glue(tmp_path / "glue", TASK_COLUMNS)
+    options = glue_options(tmp_path, train_file=None, task_name="mrpc", dataset_name=repository, max_train_steps=6)
+    assert run_glue.main(arguments(**options, output_dir=tmp_path / "output"))["global_step"] == 6
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt.gz", "parquet"])
+def test_translation_of_a_stream(kind, tmp_path):
+    """One short sentence among the first has no translation."""
+    rows = tiny_t5.pairs(21)
+    rows[3] = {**rows[3], "de": " "}
+    options = {
+        "model_name_or_path": tiny_t5.write_checkpoint(tmp_path / "model"),
+        **tiny_t5.LANGUAGES,
+        "streaming": True,
+        "per_device_train_batch_size": 4,
+        "max_train_steps": 5,
+        "logging_steps": 1,
+        "shuffle_buffer_size": 1,
+        "max_source_length": 40,
+        "max_target_length": 40,
+    }
+    files = tiny_t5.write_pairs(tmp_path / f"train.{kind}", rows)
+    words = ["--train_file", *files, *arguments(**options, output_dir=tmp_path / "output")]
+    assert run_translation.main(words)["global_step"] == 5
+    state = json.loads((tmp_path / "output/checkpoint-5/trainer_state.json").read_text())
+    assert state["epoch"] == 1 and state["position"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_train_steps": None}, "--streaming needs --max_train_steps"),
+        ({"group_by_length": True}, "--group_by_length needs the lengths"),
+        ({"dataloader_num_workers": 2}, "--dataloader_num_workers is 2"),
+        ({"shuffle_buffer_size": 0}, "--shuffle_buffer_size is 0"),
+        ({"eval_only": True, "do_predict": None}, "--streaming is for training"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, dict) else "",
+)
+def test_what_a_stream_cannot_do_is_named(options, message, tmp_path, capsys):
+    options = glue_options(tmp_path, validation_file="validation.csv") | options
+    with pytest.raises(SystemExit):
+        run_glue.parse_args(arguments(**options, output_dir=tmp_path / "output"))
+    assert message in capsys.readouterr().err

@@ -1,0 +1,694 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains an EA-DC-Transformer to classify time series, to predict numbers of them, or to fill their gaps.
+
+    python time_series/run_time_series.py --dataset_name JapaneseVowels --seeds 1 2 3 --refit --do_predict \
+        --output_dir output/vowels
+    python time_series/run_time_series.py --train_file train.csv --test_file test.csv --output_dir output/mine
+    python time_series/run_time_series.py --task masked_imputation --dataset_name JapaneseVowels \
+        --output_dir output/pretrained
+    python time_series/run_time_series.py --model_name_or_path output/pretrained --dataset_name JapaneseVowels \
+        --output_dir output/fine-tuned
+    torchrun --nproc_per_node 2 time_series/run_time_series.py ...
+
+The training series are divided several times into training and validation; each division is trained with each seed, and
+each training keeps the checkpoint that is best on its validation series. The test series choose nothing.
+"""
+
+import argparse
+import copy
+import csv
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from scipy.special import log_softmax
+from series_data import (
+    CLASSIFICATION,
+    REGRESSION,
+    SeriesData,
+    SeriesSplit,
+    dataset_files,
+    load_files,
+    train_validation_splits,
+)
+from sklearn.metrics import f1_score, mean_absolute_error, root_mean_squared_error
+from transformers import PreTrainedModel
+
+from ea_hf import (
+    EADCTransformerConfig,
+    EADCTransformerFeatureExtractor,
+    EADCTransformerForClassification,
+    EADCTransformerForMaskedImputation,
+    EADCTransformerForRegression,
+)
+from ea_hf.batching import predict
+from ea_hf.checkpoints import write_json
+from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
+from ea_hf.training import (
+    ARGUMENTS_FILE,
+    RESULTS_FILE,
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    format_metrics,
+    parse_values,
+    prepare_output_dir,
+)
+
+
+logger = logging.getLogger(__name__)
+
+MASKED_IMPUTATION = "masked_imputation"
+MODELS = {
+    CLASSIFICATION: EADCTransformerForClassification,
+    REGRESSION: EADCTransformerForRegression,
+    MASKED_IMPUTATION: EADCTransformerForMaskedImputation,
+}
+# What evaluations give, the one that tells the best checkpoint first. All but these are better when they are lower.
+METRICS = {
+    CLASSIFICATION: ("accuracy", "f1", "loss"),
+    REGRESSION: ("rmse", "mae"),
+    MASKED_IMPUTATION: ("loss",),
+}
+GREATER_IS_BETTER = ("accuracy", "f1")
+EVALUATIONS_FILE = "evaluations.json"
+PREDICTIONS_FILE = "predictions.csv"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
+    )
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--dataset_name", help="One that aeon bundles, such as JapaneseVowels, or one of --dataset_dir."
+    )
+    group.add_argument("--dataset_dir", help="A directory with NAME_TRAIN.ts and NAME_TEST.ts of the archives.")
+    group.add_argument("--train_file", help="A .ts file, or csv or parquet in long format: a row for each step.")
+    group.add_argument("--validation_file", help="Likewise. Default: a part of the training series.")
+    group.add_argument("--test_file", help="Likewise.")
+    group.add_argument("--series_column_name", default="series", help="Tells the series of a row of a table.")
+    group.add_argument("--time_column_name", help='Orders the rows of a series. Default: "time" if there is one.')
+    group.add_argument("--label_column_name", nargs="+", default=["label"], help="The class, or one or more targets.")
+    group.add_argument(
+        "--task",
+        choices=sorted(MODELS),
+        help="Default: as the data are labelled. masked_imputation is pretraining; it needs no labels.",
+    )
+    group.add_argument("--max_steps", type=int, help="Average neighbouring steps of series longer than so many.")
+    group.add_argument(
+        "--num_splits",
+        type=int,
+        default=3,
+        help="How often the training series are divided, class by class; 0 trains on all of them.",
+    )
+    group.add_argument("--train_val_split", type=float, default=0.3, help="Share of the series to validate on.")
+    group.add_argument("--split_seed", type=int, default=1337, help="Of the divisions.")
+    group.add_argument("--seeds", type=int, nargs="+", help="Train each division with each of them. Default: --seed.")
+    group.add_argument(
+        "--refit",
+        action="store_true",
+        help="Train at last on all training series, for the number of epochs whose mean validation score was best.",
+    )
+    group.add_argument("--max_train_samples", type=int, help="Train on so many random series of each division.")
+    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation series.")
+    group.add_argument("--max_predict_samples", type=int, help="Use so many random test series.")
+    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test series.")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name_or_path", help="A pretrained model to go on with. Default: a new one.")
+    group.add_argument(
+        "--config_overrides",
+        type=parse_values,
+        default={},
+        help="Values of a new model's configuration, such as d_model=128,use_dilation=false.",
+    )
+    add_evolution_arguments(group)
+    add_training_arguments(parser)
+    parser.set_defaults(**DEFAULTS)
+    args = parser.parse_args(argv)
+
+    if args.dataset_name is None and args.train_file is None and not args.eval_only:
+        parser.error("pass --dataset_name or --train_file")
+    files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name) is not None]
+    if args.dataset_name is not None and files:
+        parser.error(f"--dataset_name and --{files[0]} exclude each other; choose one")
+    if args.dataset_name is None and not files:
+        parser.error("--eval_only needs --dataset_name, --validation_file or --test_file")
+    if args.dataset_dir is not None and args.dataset_name is None:
+        parser.error("--dataset_dir needs --dataset_name")
+    if args.eval_only and args.model_name_or_path is None:
+        parser.error("--eval_only needs --model_name_or_path")
+    if args.config_overrides and args.model_name_or_path is not None:
+        parser.error("--config_overrides is for a new model, without --model_name_or_path")
+    if args.do_predict and args.dataset_name is None and args.test_file is None:
+        parser.error("--do_predict needs --test_file")
+    if args.do_predict and args.task == MASKED_IMPUTATION:
+        parser.error("--do_predict is for classes and targets, not for --task masked_imputation")
+    if args.num_splits < 0:
+        parser.error(f"--num_splits is {args.num_splits}; it must be at least 0")
+    if not 0 < args.train_val_split < 1:
+        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
+    if args.refit and (args.eval_only or args.num_splits == 0 or args.max_train_steps is not None):
+        parser.error("--refit needs --num_splits above 0, and neither --eval_only nor --max_train_steps")
+    if args.refit and args.eval_steps != "epoch":
+        parser.error('--refit counts epochs; it needs --eval_steps "epoch"')
+    if args.split_seed < 0:
+        parser.error(f"--split_seed is {args.split_seed}; it must be at least 0")
+    args.seeds = args.seeds or [args.seed]
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error(f"--seeds are {args.seeds}; each may stand there once")
+    if args.push_to_hub and len(args.seeds) * max(1, args.num_splits) + args.refit > 1 and not args.eval_only:
+        parser.error("--push_to_hub is for one model; pass one of --seeds, --num_splits 1 or 0, and no --refit")
+    if args.resume_from_checkpoint not in (None, "latest"):
+        parser.error('--resume_from_checkpoint takes only "latest" here, as there may be several trainings')
+    check_arguments(parser, args, ("max_steps", "max_train_samples", "max_eval_samples", "max_predict_samples"))
+    return args
+
+
+# The released recipe, but for smaller batches, with which fewer epochs are enough.
+DEFAULTS = {
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 256,
+    "optim": "radam",
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 4.0,
+    "num_train_epochs": 100,
+    "checkpointing_steps": "no",
+    "load_best_model_at_end": True,
+}
+
+
+# Data
+
+
+def load_data(args: argparse.Namespace) -> SeriesData:
+    """The splits as far as they are needed."""
+    if args.dataset_name is not None:
+        files = dataset_files(args.dataset_name, args.dataset_dir)
+    else:
+        files = {name: getattr(args, f"{name}_file") for name in ("train", "validation", "test")}
+        files = {name: path for name, path in files.items() if path is not None}
+    if args.eval_only:
+        files.pop("train", None)
+    if not args.do_predict and not (args.eval_only and args.dataset_name is not None):
+        files.pop("test", None)
+    if not files:
+        raise ValueError("--eval_only on --test_file needs --do_predict.")
+    data = load_files(
+        files,
+        None if args.task == MASKED_IMPUTATION else args.task,
+        args.series_column_name,
+        args.time_column_name,
+        args.label_column_name,
+    )
+    if args.dataset_name is not None:
+        data.source = args.dataset_name
+    if args.task == MASKED_IMPUTATION:
+        data.task = MASKED_IMPUTATION
+    for name, split in data.splits.items():
+        if data.task != MASKED_IMPUTATION and split.labels is None and (name != "test" or data.task is None):
+            raise ValueError(
+                f"The series of {name} of {data.source} have no labels. Name their column with --label_column_name, or "
+                "choose --task masked_imputation."
+            )
+    if data.task == CLASSIFICATION and "train" in data.splits and len(data.labels) < 2:
+        raise ValueError(f"{data.source} has {len(data.labels)} class for training; classification needs two.")
+    return data
+
+
+@dataclass
+class Run:
+    """One training.
+
+    Attributes:
+        name: of its directory; empty if there is one training only.
+        train: the series to learn from; `None` if there are none.
+        validation: the series that choose the checkpoint; `None` if there are none.
+        test: the series to predict; `None` if there are none.
+        num_train_epochs: `None` for that of the arguments.
+    """
+
+    name: str
+    seed: int
+    train: SeriesSplit | None
+    validation: SeriesSplit | None
+    test: SeriesSplit | None
+    num_train_epochs: int | None = None
+
+
+def plan_runs(args: argparse.Namespace, data: SeriesData) -> list[Run]:
+    """Each division of the training series with each seed; without the training of --refit, whose epochs follow."""
+    train, validation, test = (data.splits.get(name) for name in ("train", "validation", "test"))
+    test = None if test is None else test.sample(args.max_predict_samples)
+    validation = None if validation is None else validation.sample(args.max_eval_samples)
+    if args.eval_only:
+        return [Run("", args.seeds[0], None, validation, test)]
+    parts: list[tuple[str, SeriesSplit, SeriesSplit | None]]
+    if validation is not None:
+        parts = [("", train, validation)]
+    elif args.num_splits == 0:
+        parts = [("whole", train, None)]
+    else:
+        indices = train_validation_splits(
+            train,
+            data.task if train.labels is not None else None,
+            args.num_splits,
+            args.train_val_split,
+            args.split_seed,
+            data.labels,
+        )
+        parts = [
+            (f"split-{number}", train.select(first), train.select(second).sample(args.max_eval_samples))
+            for number, (first, second) in enumerate(indices, 1)
+        ]
+    runs = [
+        Run(f"{name}-seed-{seed}".lstrip("-"), seed, first.sample(args.max_train_samples), second, test)
+        for name, first, second in parts
+        for seed in args.seeds
+    ]
+    if len(runs) == 1 and not args.refit:
+        runs[0].name = ""
+    return runs
+
+
+class SeriesDataset:
+    """Series as a model takes them: `past_values`, (time, channels), and `labels`, of imputation the same values."""
+
+    def __init__(self, split: SeriesSplit, extractor: EADCTransformerFeatureExtractor, task: str):
+        self.split = split
+        self.values = extractor.prepare(split.series, split.names)
+        self.labels: Any = None
+        if task == MASKED_IMPUTATION:
+            self.labels = self.values
+        elif split.labels is not None and task == REGRESSION:
+            self.labels = extractor.scale_targets(split.labels).astype(np.float32)
+        elif split.labels is not None:
+            self.labels = split.labels
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example: dict[str, Any] = {"past_values": self.values[index]}
+        if self.labels is not None:
+            example["labels"] = self.labels[index]
+        return example
+
+
+def collate(extractor: EADCTransformerFeatureExtractor, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    batch = dict(extractor.pad([example["past_values"] for example in examples]))
+    if "labels" in examples[0] and np.ndim(examples[0]["labels"]) == 2:
+        batch["labels"] = batch["past_values"]
+    elif "labels" in examples[0]:
+        batch["labels"] = torch.from_numpy(np.stack([example["labels"] for example in examples]))
+    return batch
+
+
+# Model
+
+
+def load_model(
+    args: argparse.Namespace, data: SeriesData, run: Run
+) -> tuple[PreTrainedModel, EADCTransformerFeatureExtractor]:
+    """A new model for the series of a run, or a pretrained one with a head for them; and its feature extractor.
+
+    Raises:
+        ValueError: the pretrained model knows other channels, or has another task; --config_overrides names a value
+            that the configuration does not have.
+    """
+    model_class = MODELS[data.task]
+    targets = run.train.labels if run.train is not None and data.task == REGRESSION else None
+    extractor = None
+    if run.train is not None:
+        extractor = EADCTransformerFeatureExtractor.fit(run.train.series, targets, args.max_steps, run.train.names)
+    if args.model_name_or_path is None:
+        values = {"num_input_channels": extractor.num_channels, "context_length": extractor.max_length}
+        unknown = [name for name in args.config_overrides if not hasattr(EADCTransformerConfig(), name)]
+        if unknown:
+            raise ValueError(
+                f"--config_overrides names {unknown[0]!r}, which {EADCTransformerConfig.__name__} does not have."
+            )
+        config = EADCTransformerConfig(**{**values, **args.config_overrides, **evolution_overrides(args)})
+        _set_labels(config, data)
+        return model_class(config), extractor
+    config = EADCTransformerConfig.from_pretrained(args.model_name_or_path, **evolution_overrides(args))
+    known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
+    if known.num_channels != len(data.channels):
+        raise ValueError(
+            f"{args.model_name_or_path} takes series of {known.num_channels} channels, but {data.source} has "
+            f"{len(data.channels)}."
+        )
+    if extractor is not None:  # it goes on with the standardization that it was pretrained with
+        known.target_mean, known.target_scale = extractor.target_mean, extractor.target_scale
+        _set_labels(config, data)
+    elif model_class.__name__ not in (config.architectures or []):
+        raise ValueError(
+            f"{args.model_name_or_path} is a {', '.join(config.architectures or ['model'])}; the task is {data.task}."
+        )
+    elif data.task == CLASSIFICATION:
+        _take_labels(config, data)
+    elif data.task == REGRESSION and len(data.labels) != config.num_targets:
+        raise ValueError(
+            f"{args.model_name_or_path} predicts {config.num_targets} targets, but {data.source} has {len(data.labels)}."
+        )
+    model = model_class.from_pretrained(args.model_name_or_path, config=config, dtype=torch.float32)
+    copy_weights_from_file(model)
+    return model, known
+
+
+def _set_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
+    if data.task == CLASSIFICATION:
+        config.id2label = dict(enumerate(data.labels))
+        config.label2id = {label: index for index, label in enumerate(data.labels)}
+    elif data.task == REGRESSION:
+        config.num_targets = len(data.labels)
+
+
+def _take_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
+    """Gives the classes the order that a checkpoint knows."""
+    known = [config.id2label[index] for index in sorted(config.id2label)]
+    unknown = [label for label in data.labels if label not in known]
+    if unknown:
+        raise ValueError(f"{data.source} has the class {unknown[0]!r}; the checkpoint knows {', '.join(known)}.")
+    new_index = np.array([known.index(label) for label in data.labels], dtype=int)
+    for split in data.splits.values():
+        if split.labels is not None:
+            split.labels = new_index[split.labels]
+    data.labels = known
+
+
+# Evaluation
+
+
+def run_model(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: SeriesDataset,
+    extractor: EADCTransformerFeatureExtractor,
+    name: str,
+    forward: Callable[[torch.nn.Module, dict[str, torch.Tensor]], list[list[float]]],
+    model: torch.nn.Module,
+) -> np.ndarray:
+    """What `forward` gives for each series; raises ValueError if it is not finite."""
+    rows = np.array(
+        predict(
+            accelerator,
+            model,
+            dataset,
+            partial(collate, extractor),
+            args.per_device_eval_batch_size,
+            forward,
+            lengths=[len(values) for values in dataset.values],
+            num_workers=args.dataloader_num_workers,
+        )
+    )
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(wrong) > 0:
+        raise ValueError(
+            f"The model gives NaN or infinity for {len(wrong)} of {len(rows)} series of {name}, first for "
+            f"{dataset.split.names[int(wrong[0])]}."
+        )
+    return rows
+
+
+def compute_outputs(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: SeriesDataset,
+    extractor: EADCTransformerFeatureExtractor,
+    name: str,
+    model: torch.nn.Module,
+) -> np.ndarray:
+    """The logits, (series, classes), or the predictions in the units of the targets, (series, targets)."""
+
+    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[list[float]]:
+        batch = {key: value for key, value in batch.items() if key != "labels"}
+        return model(**batch).logits.float().cpu().tolist()
+
+    rows = run_model(args, accelerator, dataset, extractor, name, forward, model)
+    return rows if extractor.target_mean is None else extractor.restore_targets(rows)
+
+
+def compute_metrics(task: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Scores of logits, (series, classes), or of predictions, (series, targets).
+
+    Of a classification: accuracy, F1 (the mean over the classes that occur) and the cross-entropy. Of a regression: the
+    roots of the mean squared errors and the mean absolute errors, in the targets' units, their mean over the targets.
+    """
+    if task == CLASSIFICATION:
+        predicted = outputs.argmax(axis=1)
+        return {
+            "accuracy": float((predicted == labels).mean()),
+            "f1": float(f1_score(labels, predicted, average="macro", labels=np.unique(labels), zero_division=0)),
+            "loss": float(-log_softmax(outputs, axis=1)[np.arange(len(labels)), labels].mean()),
+        }
+    return {
+        "rmse": float(root_mean_squared_error(labels, outputs)),
+        "mae": float(mean_absolute_error(labels, outputs)),
+    }
+
+
+def imputation_loss(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: SeriesDataset,
+    extractor: EADCTransformerFeatureExtractor,
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    """The mean squared error at hidden values, which are always the same."""
+
+    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[list[float]]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            mask = accelerator.unwrap_model(model).draw_mask(batch["past_values"])
+        outputs = model(**batch, bool_masked_pos=mask)
+        errors = (outputs.logits.float() - batch["labels"]).square().where(outputs.mask, 0.0)
+        return torch.stack([errors.sum((1, 2)), outputs.mask.sum((1, 2))], dim=1).cpu().tolist()
+
+    sums = run_model(args, accelerator, dataset, extractor, "validation", forward, model).sum(axis=0)
+    return {"loss": float(sums[0] / max(1.0, sums[1]))}
+
+
+def evaluate(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: SeriesDataset,
+    extractor: EADCTransformerFeatureExtractor,
+    task: str,
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    """The scores of the validation series."""
+    if task == MASKED_IMPUTATION:
+        return imputation_loss(args, accelerator, dataset, extractor, model)
+    outputs = compute_outputs(args, accelerator, dataset, extractor, "validation", model)
+    return compute_metrics(task, outputs, dataset.split.labels)
+
+
+def write_predictions(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: SeriesDataset,
+    extractor: EADCTransformerFeatureExtractor,
+    data: SeriesData,
+    model: torch.nn.Module,
+) -> dict[str, float]:
+    """Writes predictions.csv: series, predictions, and the labels if they are known; then returns the scores."""
+    outputs = compute_outputs(args, accelerator, dataset, extractor, "test", model)
+    truth = dataset.split.labels
+    if data.task == CLASSIFICATION:
+        columns = [("prediction", [data.labels[index] for index in outputs.argmax(axis=1)])]
+        if truth is not None:
+            columns.append(("label", [data.labels[index] for index in truth]))
+    else:
+        columns = [
+            (f"{kind}" if len(data.labels) == 1 else f"{kind}_{name}", values[:, index].tolist())
+            for kind, values in (("prediction", outputs), ("label", truth))
+            if values is not None
+            for index, name in enumerate(data.labels)
+        ]
+    path = args.output_dir / PREDICTIONS_FILE
+    if accelerator.is_main_process:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["series", *(name for name, _ in columns)])
+            writer.writerows(zip(dataset.split.names, *(values for _, values in columns), strict=True))
+    logger.info(f"Predictions of test: {path}")
+    if truth is None:
+        return {}
+    metrics = compute_metrics(data.task, outputs, truth)
+    logger.info(f"Test: {format_metrics(metrics)}")
+    return {f"test_{name}": value for name, value in metrics.items()}
+
+
+def find_best_metric(args: argparse.Namespace, task: str) -> str:
+    """Which metric tells the best checkpoint."""
+    names = METRICS[task]
+    if args.metric_for_best_model not in (None, *names):
+        raise ValueError(
+            f"--metric_for_best_model is {args.metric_for_best_model!r}, but the evaluation gives {', '.join(names)}."
+        )
+    return args.metric_for_best_model or names[0]
+
+
+# Runs
+
+
+Loader = Callable[[argparse.Namespace, SeriesData, Run], tuple[PreTrainedModel, EADCTransformerFeatureExtractor]]
+
+
+def execute(
+    args: argparse.Namespace, data: SeriesData, planned: Run, last: bool, load: Loader = load_model
+) -> dict[str, Any]:
+    """Trains, evaluates and predicts as planned; returns the results, which its directory holds too.
+
+    Args:
+        last: whether no other run follows in this process.
+        load: makes the model and the feature extractor.
+    """
+    args = copy.copy(args)
+    args.seed = planned.seed
+    args.output_dir = args.output_dir / planned.name
+    if planned.num_train_epochs is not None:
+        args.num_train_epochs = planned.num_train_epochs
+    if planned.validation is None:
+        args.eval_steps, args.load_best_model_at_end = "no", False
+    if args.resume_from_checkpoint and planned.name and (args.output_dir / RESULTS_FILE).exists():
+        return read_finished(args)
+    accelerator = create_accelerator(args)
+    # A bad model is told before the output directory is touched.
+    model, extractor = load(args, data, planned)
+    datasets = {
+        name: None if split is None else SeriesDataset(split, extractor, data.task)
+        for name, split in (("train", planned.train), ("validation", planned.validation), ("test", planned.test))
+    }
+    best_metric = find_best_metric(args, data.task)
+    lock = prepare_output_dir(accelerator, args)
+    logger.info(f"{planned.name or args.output_dir}: {len(planned.train or [])} series to train on, seed {args.seed}.")
+
+    def note_evaluations(evaluations: dict[int, dict[str, float]]) -> None:
+        if accelerator.is_main_process:
+            write_json(args.output_dir / EVALUATIONS_FILE, evaluations)
+
+    results = run(
+        accelerator,
+        args,
+        model,
+        extractor,
+        train_dataset=datasets["train"],
+        collate=partial(collate, extractor),
+        evaluate=partial(evaluate, args, accelerator, datasets["validation"], extractor, data.task)
+        if datasets["validation"] is not None
+        else None,
+        predict=partial(write_predictions, args, accelerator, datasets["test"], extractor, data)
+        if datasets["test"] is not None
+        else None,
+        model_card={
+            "auto_class": "AutoModel",
+            "processor_class": "AutoFeatureExtractor",
+            "model_class": MODELS[data.task].__name__,
+            "task_type": f"time-series-{data.task.replace('_', '-')}",
+            "task_name": data.source,
+            "dataset_name": data.source,
+            "base_model": args.model_name_or_path,
+        },
+        note_evaluations=note_evaluations,
+        last_run=last,
+        metric_for_best_model=best_metric if datasets["validation"] is not None else None,
+        greater_is_better=best_metric in GREATER_IS_BETTER,
+        lengths=[len(values) for values in datasets["train"].values] if datasets["train"] is not None else None,
+    )
+    if not last:
+        accelerator.wait_for_everyone()  # what the main process has written may be read
+    if lock is not None:
+        lock.close()
+    return results
+
+
+def read_finished(args: argparse.Namespace) -> dict[str, Any]:
+    """The results of a run that was finished before this process resumed.
+
+    Raises:
+        ValueError: it had other arguments.
+    """
+    before = json.loads((args.output_dir / ARGUMENTS_FILE).read_text())
+    now = json.loads(json.dumps(vars(args), default=str))
+    for name, value in now.items():
+        if name not in ("resume_from_checkpoint", "hub_token", "output_dir", "seeds") and before.get(name) != value:
+            raise ValueError(
+                f"{args.output_dir} was finished with {name} {before.get(name)!r}, now it is {value!r}. Resume with what "
+                "it had, or choose another --output_dir."
+            )
+    return json.loads((args.output_dir / RESULTS_FILE).read_text())
+
+
+def choose_epochs(args: argparse.Namespace, data: SeriesData, runs: list[Run]) -> int:
+    """The number of epochs with the best mean validation score over all runs; the smallest loss decides between equals."""
+    metric = find_best_metric(args, data.task)
+    curves = []
+    for planned in runs:
+        evaluations = json.loads((args.output_dir / planned.name / EVALUATIONS_FILE).read_text())
+        in_order = [evaluations[step] for step in sorted(evaluations, key=int)]
+        sign = -1 if metric in GREATER_IS_BETTER else 1
+        curves.append([(sign * scores[metric], scores.get("loss", 0.0)) for scores in in_order])
+    means = np.array(curves).mean(axis=0)  # (epochs, 2)
+    return 1 + min(range(len(means)), key=lambda epoch: tuple(means[epoch]))
+
+
+def summarize(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean and standard deviation of the scores of several runs."""
+    summary: dict[str, float] = {}
+    for name in results[0]:
+        if not name.startswith(("eval_", "test_")):
+            continue
+        values = [result[name] for result in results]
+        summary[name] = statistics.mean(values)
+        if len(values) > 1:
+            summary[f"{name}_std"] = statistics.stdev(values)
+    return summary
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    args = parse_args(argv)
+    data = load_data(args)
+    runs = plan_runs(args, data)
+    find_best_metric(args, data.task)
+    results = [execute(args, data, planned, last=planned is runs[-1] and not args.refit) for planned in runs]
+    if len(runs) == 1 and not args.refit:
+        return results[0]
+    summary: dict[str, Any] = {
+        **summarize(results),
+        "runs": {planned.name: result for planned, result in zip(runs, results, strict=True)},
+    }
+    if args.refit:
+        epochs = choose_epochs(args, data, runs)
+        logger.info(f"Training on all series for {epochs} epochs.")
+        train = data.splits["train"].sample(args.max_train_samples)
+        whole = [Run(f"whole-seed-{seed}", seed, train, None, runs[0].test, epochs) for seed in args.seeds]
+        refits = [execute(args, data, planned, last=planned is whole[-1]) for planned in whole]
+        summary["refit"] = {
+            "num_train_epochs": epochs,
+            **summarize(refits),
+            "runs": {planned.name: result for planned, result in zip(whole, refits, strict=True)},
+        }
+    if PartialState().is_main_process:
+        write_json(args.output_dir / RESULTS_FILE, summary)
+    return summary
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    sys.exit(0 if main() is not None else 1)
