@@ -35,11 +35,13 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
 from .evolution import (
+    ATTENTION_NAME,
     BLOCKED_BIAS,
     AttentionEvolution,
     EvolutionState,
     _is_blocked,
     _is_traced,
+    attention_name,
     check_evolution,
     evolving_attention_forward,
 )
@@ -262,7 +264,8 @@ def evolved_attention_forward(
     )
 
 
-AttentionInterface.register("evolved", evolved_attention_forward)
+EVOLVED_NAME = attention_name("evolved")
+AttentionInterface.register(EVOLVED_NAME, evolved_attention_forward)
 
 
 def _evolved_forward(forward: Callable) -> Callable:
@@ -589,7 +592,7 @@ def _make_chains(model: PreTrainedModel) -> None:
             evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
             attention.evolution = evolution
             attention.config = copy.copy(attention.config)
-            attention.config._attn_implementation_internal = "evolved"
+            attention.config._attn_implementation_internal = EVOLVED_NAME
             attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
     attentions = set(_evolving_modules(model))
     for module in list(model.modules()):
@@ -599,7 +602,7 @@ def _make_chains(model: PreTrainedModel) -> None:
                 _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
             module.has_chains = True
             module.attention_map_names = _map_names(module)
-            module.config._attn_implementation_internal = "evolving"
+            module.config._attn_implementation_internal = ATTENTION_NAME
 
 
 def _evolving_modules(model: nn.Module) -> Iterator[nn.Module]:
