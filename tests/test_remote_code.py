@@ -15,9 +15,12 @@ from test_ea_resnet import images, tiny_model
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForMaskedLM
 
 import ea_hf
-from ea_hf.auto import FAMILIES, MODELS
+from ea_hf.auto import CONFIGS
+from ea_hf.auto import MODELS as REGISTERED
 
 
+# A class for which Transformers has a table but no Auto class is loaded by its own name.
+MODELS = [(auto_class, model_class) for auto_class, model_class in REGISTERED if isinstance(auto_class, type)]
 MODEL_CLASSES = list(dict.fromkeys(model_class for _, model_class in MODELS))
 SHARED_FILES = {
     "configuration_evolving.py",
@@ -133,7 +136,7 @@ def test_who_has_ea_hf_needs_no_remote_code(model_class, checkpoints):
 
 def test_every_auto_class_of_a_family_loads_from_any_of_its_checkpoints(checkpoints, tmp_path):
     jobs = []
-    for config_class, *_ in FAMILIES:
+    for config_class in CONFIGS:
         family = [(auto.__name__, known.__name__) for auto, known in MODELS if known.config_class is config_class]
         jobs += [(str(checkpoints / family[-1][1]), auto_name, name) for auto_name, name in family]
     code = f"""
@@ -222,8 +225,37 @@ for (model, name), (other, _) in zip(own, remote):
     run_stranger(code, tmp_path, has_ea_hf=True)
 
 
+def test_remote_code_of_another_version_changes_nothing_here(checkpoints, tmp_path):
+    """What one copy registers with Transformers, the attention function above all, is found by its own models only."""
+    shutil.copytree(checkpoints / "EABertForMaskedLM", tmp_path / "other")
+    file = tmp_path / "other/evolution.py"
+    start = "def evolving_attention_forward("
+    other = (
+        "def evolving_attention_forward(*args, **kwargs):\n    raise RuntimeError('other version')\n\n\ndef unused("
+    )
+    assert file.read_text().count(start) == 1
+    file.write_text(file.read_text().replace(start, other))
+    code = f"""
+{COMPARE}
+example = torch.load("{checkpoints}/EABertForMaskedLM.pt")
+other = load("{tmp_path}/other", "AutoModelForMaskedLM")
+import ea_hf
+own = load("{checkpoints}/EABertForMaskedLM", "AutoModelForMaskedLM")
+late = get_class_from_dynamic_module("modeling_ea_bert.EABertForMaskedLM", "{tmp_path}/other", force_download=True)
+for model in (other, late.from_pretrained("{tmp_path}/other")):
+    try:
+        is_equal(model, example)
+    except RuntimeError as error:
+        assert str(error) == "other version"
+    else:
+        raise AssertionError("the other version did not run")
+    assert is_equal(own, example)
+"""
+    run_stranger(code, tmp_path, has_ea_hf=True)
+
+
 def test_what_the_configuration_in_memory_says_is_the_same_before_and_after_saving(tmp_path):
-    for config_class, *_ in FAMILIES:
+    for config_class in CONFIGS:
         config = config_class()
         config.save_pretrained(tmp_path / config.model_type)
         loaded = AutoConfig.from_pretrained(tmp_path / config.model_type)
