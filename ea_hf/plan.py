@@ -27,15 +27,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageClassification, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING
 
-from .auto import FAMILIES, MODELS, evolving_config_from_pretrained
+from .auto import CONFIGS, MODELS, evolving_config_from_pretrained
 from .configuration_evolving import EvolvingConfig
 from .evolution import AttentionEvolution
 from .training import OPTIMIZERS, create_optimizer, parse_values
 
 
-# The heads that the scripts train; of another family, the first class.
-HEADS = (AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForImageClassification)
+# Beside the heads for text to text, those that the scripts train.
+CLASSIFIERS = (
+    AutoModelForSequenceClassification,
+    AutoModelForImageClassification,
+    MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
+)
 MODES = {
     "default": {},
     "memory-efficient": {"ea_memory_efficient": True},
@@ -135,19 +140,19 @@ def make_inputs(
         inputs = {"input_ids": torch.zeros(batch_size, length, dtype=torch.long)}
         if config.is_encoder_decoder and isinstance(model, _head_classes(AutoModelForSeq2SeqLM)):
             inputs["labels"] = torch.zeros(batch_size, target_length or length, dtype=torch.long)
-    if isinstance(model, _head_classes(AutoModelForSequenceClassification, AutoModelForImageClassification)):
+    if isinstance(model, _head_classes(*CLASSIFIERS)):
         inputs["labels"] = torch.zeros(batch_size, dtype=torch.long)
     return inputs
 
 
-def _head_classes(*auto_classes: type) -> tuple[type, ...]:
-    return tuple(model_class for auto_class, model_class in MODELS if auto_class in auto_classes)
+def _head_classes(*auto_classes: Any) -> tuple[type, ...]:
+    return tuple(model_class for auto_class, model_class in MODELS if any(auto_class is auto for auto in auto_classes))
 
 
 def model_class(config: EvolvingConfig) -> type:
     """The class that the scripts train, of a configuration's family."""
-    classes = {auto: model for auto, model in reversed(MODELS) if model.config_class is type(config)}
-    return next((classes[head] for head in HEADS if head in classes), list(classes.values())[-1])
+    candidates = (*_head_classes(AutoModelForSeq2SeqLM, *CLASSIFIERS), *(model_class for _, model_class in MODELS))
+    return next(model_class for model_class in candidates if model_class.config_class is type(config))
 
 
 def _build_for(config: EvolvingConfig, mode: str) -> nn.Module:
@@ -376,7 +381,7 @@ def load_config(args: argparse.Namespace) -> EvolvingConfig:
         make = type(config).from_dict
         values = config.to_dict()
     else:
-        classes = {config_class.model_type: config_class for config_class, *_ in FAMILIES}
+        classes = {config_class.model_type: config_class for config_class in CONFIGS}
         if args.model_type not in classes:
             raise ValueError(f"--model_type is {args.model_type!r}; choose one of {', '.join(sorted(classes))}.")
         config_class, values = classes[args.model_type], {}

@@ -11,7 +11,15 @@ import torch
 from torch.utils import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from ea_hf import EABertConfig, EAResNetConfig, EAT5Config, EAViTConfig, plan
+from ea_hf import (
+    EABertConfig,
+    EADCTransformerConfig,
+    EAResNetConfig,
+    EARobertaConfig,
+    EAT5Config,
+    EAViTConfig,
+    plan,
+)
 from ea_hf.evolution import EvolutionState
 from ea_hf.training import create_optimizer
 
@@ -21,6 +29,10 @@ CONFIGS = {
     "bert": EABertConfig(
         vocab_size=500, hidden_size=96, num_hidden_layers=4, num_attention_heads=6, intermediate_size=384
     ),
+    "roberta": EARobertaConfig(
+        vocab_size=500, hidden_size=96, num_hidden_layers=2, num_attention_heads=6, intermediate_size=384
+    ),
+    "dc_transformer": EADCTransformerConfig(num_input_channels=6, context_length=96, num_hidden_layers=2),
     "t5": EAT5Config(
         vocab_size=500, d_model=96, d_kv=16, d_ff=384, num_layers=3, num_heads=6, decoder_start_token_id=0
     ),
@@ -118,6 +130,7 @@ def test_operations_of_bert_follow_from_its_sizes():
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @every_family
 def test_bytes_of_maps(family, precision, monkeypatch):
+    planned = planned_step(family, precision=precision)
     model, inputs = real_model(family, "default")
     stored = []
     store = EvolutionState.store
@@ -127,7 +140,7 @@ def test_bytes_of_maps(family, precision, monkeypatch):
         lambda self, layer, evolved: (stored.append(evolved.nbytes), store(self, layer, evolved)),
     )
     plan.run_forward(model, inputs, plan.PRECISIONS[precision])
-    assert planned_step(family, precision=precision).map_bytes == sum(stored) > 0
+    assert planned.map_bytes == sum(stored) > 0
 
 
 @pytest.mark.parametrize(
