@@ -456,7 +456,7 @@ def test_save_and_load_is_bit_equal(family, tmp_path):
 
 
 @one_of_each_kind
-def test_a_fresh_process_loads_it_by_the_auto_classes(family, tmp_path):
+def test_a_fresh_process_loads_it_by_the_auto_classes_with_ea_hf_and_by_its_own_code(family, tmp_path):
     model = family.evolving()
     model.save_pretrained(tmp_path)
     inputs = family.inputs()
@@ -467,34 +467,44 @@ import pickle, torch, transformers
 from pathlib import Path
 torch.set_num_threads(1)
 folder = Path({str(tmp_path)!r})
-try:
-    transformers.AutoModel.from_pretrained(folder)
-except ValueError as error:
-    assert "ea_evolved" in str(error), error
-else:
-    raise SystemExit("loaded without ea_hf")
-import ea_hf
 saved = torch.load(folder / "expected.pt")
 def check(model):
     with torch.no_grad():
         outputs = model.eval()(**saved["inputs"])
     actual = outputs.logits if "logits" in outputs else outputs.logits_per_image
     assert torch.equal(actual, saved["expected"])
-architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
-for auto in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"):
-    if (auto == "AutoModel") == {family.model_class is CLIPModel!r}:
-        try:
-            model = getattr(transformers, auto).from_pretrained(folder)
-        except ValueError:
-            continue
-        if type(model).__name__ == architecture:
-            check(model)
-            break
-else:
+def load(**options):
+    architecture = transformers.AutoConfig.from_pretrained(folder, **options).architectures[0]
+    for auto in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"):
+        if (auto == "AutoModel") == {family.model_class is CLIPModel!r}:
+            try:
+                model = getattr(transformers, auto).from_pretrained(folder, **options)
+            except ValueError:
+                continue
+            if type(model).__name__ == architecture:
+                return model
     raise SystemExit("no Auto class loads it")
+try:
+    transformers.AutoModel.from_pretrained(folder, trust_remote_code=False)
+except ValueError as error:
+    assert "trust_remote_code" in str(error), error
+else:
+    raise SystemExit("loaded without ea_hf")
+remote = load(trust_remote_code=True)
+assert type(remote).__module__.startswith("transformers_modules"), type(remote)
+check(remote)
+import ea_hf
+own = load()
+assert type(own).__module__.startswith("ea_hf"), type(own)
+check(own)
+check(remote)
 check(pickle.loads((folder / "model.pickle").read_bytes()))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
 

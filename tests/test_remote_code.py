@@ -19,9 +19,10 @@ from ea_hf.auto import CONFIGS
 from ea_hf.auto import MODELS as REGISTERED
 
 
-# A class for which Transformers has a table but no Auto class is loaded by its own name.
 MODELS = [(auto_class, model_class) for auto_class, model_class in REGISTERED if isinstance(auto_class, type)]
 MODEL_CLASSES = list(dict.fromkeys(model_class for _, model_class in MODELS))
+# Where Transformers has a table but no Auto class for a task, `AutoModel` loads what was saved.
+WITHOUT_AUTO_CLASS = [model_class for auto_class, model_class in REGISTERED if not isinstance(auto_class, type)]
 SHARED_FILES = {
     "configuration_evolving.py",
     "evolution.py",
@@ -73,7 +74,7 @@ def example(model_class: type) -> tuple[Any, dict[str, torch.Tensor], dict[str, 
 def checkpoints(tmp_path_factory) -> Path:
     """A directory with a checkpoint of every model class, and beside it its inputs and outputs."""
     directory = tmp_path_factory.mktemp("checkpoints")
-    for model_class in MODEL_CLASSES:
+    for model_class in MODEL_CLASSES + WITHOUT_AUTO_CLASS:
         model, inputs, options = example(model_class)
         model.save_pretrained(directory / model_class.__name__)
         outputs = outputs_of(model, inputs, options)  # noqa: F821  (of COMPARE)
@@ -88,6 +89,7 @@ def loaded_by_a_stranger(checkpoints, tmp_path_factory) -> dict[str, dict[str, A
     """What a process without `ea_hf` finds, by model class: it loads each checkpoint, saves it, and loads it again."""
     home = tmp_path_factory.mktemp("home")
     auto_classes = {model_class.__name__: auto_class.__name__ for auto_class, model_class in MODELS}
+    auto_classes |= {model_class.__name__: "AutoModel" for model_class in WITHOUT_AUTO_CLASS}
     code = f"""
 {COMPARE}
 found = {{}}
@@ -106,17 +108,22 @@ print(json.dumps(found))
     return json.loads(run_stranger(code, home).splitlines()[-1])
 
 
-every_model_class = pytest.mark.parametrize("model_class", MODEL_CLASSES, ids=lambda model_class: model_class.__name__)
+def parametrize(model_classes: list[type]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("model_class", model_classes, ids=lambda model_class: model_class.__name__)
 
 
-@every_model_class
+every_model_class = parametrize(MODEL_CLASSES)
+every_saved_class = parametrize(MODEL_CLASSES + WITHOUT_AUTO_CLASS)
+
+
+@every_saved_class
 def test_a_stranger_loads_it_bit_by_bit(model_class, loaded_by_a_stranger):
     found = loaded_by_a_stranger[model_class.__name__]
     assert found["class"] == model_class.__name__ and found["module"].startswith("transformers_modules.")
     assert found["equal"]
 
 
-@every_model_class
+@every_saved_class
 def test_what_a_stranger_saves_is_complete(model_class, loaded_by_a_stranger, checkpoints):
     found = loaded_by_a_stranger[model_class.__name__]
     assert found["saved"] == sorted(path.name for path in (checkpoints / model_class.__name__).iterdir())
