@@ -172,9 +172,7 @@ def run(
             if note_evaluations is not None:
                 note_evaluations(trained.evaluations)
             del trained
-            save_model(accelerator, model, args.output_dir)
-            if accelerator.is_main_process:
-                processor.save_pretrained(args.output_dir)
+            save_model(accelerator, model, args.output_dir, processor)
         try:
             if scores is None:
                 scores = evaluate(model) if evaluate is not None else {}
@@ -188,11 +186,12 @@ def run(
             logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
             raise
         if accelerator.is_main_process:
-            write_json(args.output_dir / RESULTS_FILE, results)
             if not args.eval_only:
                 save_model_card(
                     args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
                 )
+            # At last: results are the sign of a run that is finished.
+            write_json(args.output_dir / RESULTS_FILE, results)
         model = accelerator.unwrap_model(model)
         if last_run:
             end_training(accelerator)

@@ -48,6 +48,7 @@ from .checkpoints import (
     find_checkpoint,
     find_fault,
     save_checkpoint,
+    save_final_model,
     write_json,
 )
 from .interruptions import Interrupted, raise_if_any, received
@@ -593,14 +594,21 @@ def format_metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def save_model(accelerator: Accelerator, model: torch.nn.Module, output_dir: Path) -> None:
-    """Saves the whole model as one ordinary checkpoint, whatever it is sharded over."""
-    accelerator.unwrap_model(model).save_pretrained(
-        output_dir,
-        is_main_process=accelerator.is_main_process,
-        save_function=accelerator.save,
-        state_dict=accelerator.get_state_dict(model),
-    )
+def save_model(accelerator: Accelerator, model: torch.nn.Module, output_dir: Path, processor: Any = None) -> None:
+    """Saves the whole model as one ordinary checkpoint, whatever it is sharded over, and the processor beside it.
+
+    Raises:
+        CheckpointError: on every process, if it could not be written; a model that was there before stays.
+    """
+    # All processes take part in gathering; after that, a full disk leaves none of them waiting.
+    state_dict = accelerator.get_state_dict(model)
+
+    def save(directory: Path) -> None:
+        accelerator.unwrap_model(model).save_pretrained(directory, state_dict=state_dict)
+        if processor is not None:
+            processor.save_pretrained(directory)
+
+    save_final_model(accelerator, output_dir, save)
 
 
 def _described(accelerator: Accelerator, model: PreTrainedModel, train_dataset: Any) -> dict[str, str]:
