@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
@@ -332,7 +333,10 @@ class TrainingResult:
 
 
 def describe_dataset(dataset: Any) -> str:
-    """Identifies a data set by its size and its content: all of it, or a sample where an example has to be computed."""
+    """Identifies a data set by its size and its content: all of it, or a sample where an example has to be computed.
+
+    Its method `fingerprint`, if it has one, tells the content of such a one better.
+    """
     if isinstance(dataset, Stream):
         return f"{dataset.description}, shuffled by {dataset.buffer_size}"
     digest = hashlib.sha256()
@@ -341,9 +345,14 @@ def describe_dataset(dataset: Any) -> str:
             for batch in table.combine_chunks().to_batches():
                 digest.update(batch.serialize())
     else:
+        if hasattr(dataset, "fingerprint"):
+            digest.update(dataset.fingerprint().encode())
         stride = 1 if isinstance(dataset, list) else max(1, len(dataset) // 64)
         for index in range(0, len(dataset), stride):
-            digest.update(repr(sorted(dataset[index].items())).encode())
+            for name, value in sorted(dataset[index].items()):
+                digest.update(name.encode())
+                # Printed, a large array would be little more than its corners.
+                digest.update(np.asarray(value).tobytes() if hasattr(value, "shape") else repr(value).encode())
     return f"{len(dataset)} examples, {digest.hexdigest()[:16]}"
 
 

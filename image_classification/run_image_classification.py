@@ -239,6 +239,9 @@ class ImageDataset:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def fingerprint(self) -> str:
+        return self.split.fingerprint()
+
     def __len__(self) -> int:
         return len(self.split)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -604,6 +605,11 @@ def test_every_example_and_every_loaded_weight_tells_runs_apart(tmp_path):
     # However the rows lie in memory or on disk.
     selected = Dataset.from_list([*rows[:1], *rows]).select(range(1, 1001))
     assert describe_dataset(selected) == describe_dataset(Dataset.from_list(rows))
+
+    # A large array as a whole, though it is not printed as a whole.
+    images = [[{"pixel_values": np.zeros((64, 64), dtype=np.float32)}] for _ in range(2)]
+    images[1][0]["pixel_values"][30, 30] = 1
+    assert describe_dataset(images[0]) != describe_dataset(images[1])
 
     vanilla = transformers.BertModel(transformers.BertConfig(**TINY))
     models = {}

@@ -18,6 +18,7 @@ each training keeps the checkpoint that is best on its validation series. The te
 import argparse
 import copy
 import csv
+import hashlib
 import json
 import logging
 import statistics
@@ -301,6 +302,10 @@ class SeriesDataset:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def fingerprint(self) -> str:
+        """Identifies all values, in their order; the labels are among what is compared of them anyway."""
+        return hashlib.sha256(b"".join(values.tobytes() for values in self.values)).hexdigest()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example: dict[str, Any] = {"past_values": self.values[index]}
