@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import write_json
-from .interruptions import Interrupted, signals_noted
+from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
 from .publishing import push_to_hub, save_model_card
 from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
@@ -196,7 +196,17 @@ def run(
         if last_run:
             end_training(accelerator)
         else:
+            for tracker in accelerator.trackers:
+                tracker.finish()
             accelerator.free_memory()
+            try:
+                stop_together(accelerator)
+            except Interrupted as interruption:
+                logger.warning(
+                    f"Stopped by {interruption.signal.name} between two trainings; go on with the same command and "
+                    "--resume_from_checkpoint latest."
+                )
+                raise
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     return results

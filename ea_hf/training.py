@@ -245,6 +245,30 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
     return accelerator
 
 
+def lock_output_dir(accelerator: Accelerator, output_dir: Path) -> Any:
+    """Makes a directory, and keeps other runs out of it.
+
+    Returns:
+        An object that holds the directory's lock as long as it lives.
+
+    Raises:
+        ValueError: another process is running in it.
+    """
+    fault, lock = None, None
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = (output_dir / LOCK_FILE).open("w")
+        try:
+            # Unlike flock, it is not inherited by the processes that load data, which outlive a killed run for a while.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fault = f"Another run is using {output_dir}. Wait for it, or choose another --output_dir."
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise ValueError(fault)
+    return lock
+
+
 def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> Any:
     """Makes the output directory this run's own, and writes the arguments into it.
 
@@ -254,30 +278,24 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
     Raises:
         ValueError: the directory holds another run, or another process is running in it.
     """
-    fault, lock = [None], None
+    lock = lock_output_dir(accelerator, args.output_dir)
+    fault = None
     if accelerator.is_main_process:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        lock = (args.output_dir / LOCK_FILE).open("w")
-        try:
-            # Unlike flock, it is not inherited by the processes that load data, which outlive a killed run for a while.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            fault = [f"Another run is using {args.output_dir}. Wait for it, or choose another --output_dir."]
         # A configuration is the sign of a model, of whatever program.
         holds_run = any((args.output_dir / name).exists() for name in (ARGUMENTS_FILE, CONFIG_NAME))
         holds_run = holds_run or checkpoint_steps(args.output_dir)
-        if fault[0] is None and holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
-            fault = ["--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."]
-        elif fault[0] is None and holds_run and args.overwrite_output_dir:
+        if holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
+            fault = "--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."
+        elif holds_run and args.overwrite_output_dir:
             _delete_run(args.output_dir)
-        elif fault[0] is None and holds_run and not args.resume_from_checkpoint:
-            fault = [
+        elif holds_run and not args.resume_from_checkpoint:
+            fault = (
                 f"{args.output_dir} already holds a run or a model. Go on with it (--resume_from_checkpoint latest), delete it "
                 "(--overwrite_output_dir), or choose another --output_dir."
-            ]
-    fault = [message for message in gather_object(fault) if message]
-    if fault:
-        raise ValueError(fault[0])
+            )
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise ValueError(fault)
     if accelerator.is_main_process:
         delete_leftovers(args.output_dir)
         arguments = {name: value for name, value in vars(args).items() if name != "hub_token"}
