@@ -164,7 +164,8 @@ def run(
     scores: dict[str, float] | None = None
     with signals_noted(), processes_watched(accelerator):
         if args.eval_only:
-            model = accelerator.prepare_model(model, evaluation_mode=True)
+            # Accelerate leaves it where it is under FSDP, which shards nothing here.
+            model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
         else:
             trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
             model, scores = trained.model, trained.evaluation
