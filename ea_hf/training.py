@@ -307,6 +307,11 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
 
 
 def _delete_run(output_dir: Path) -> None:
+    # The configuration first, so that what a kill leaves is not taken for a model; then all that would be taken for this
+    # run's, should it end without a model.
+    (output_dir / CONFIG_NAME).unlink(missing_ok=True)
+    for weights in output_dir.glob("model*.safetensors*"):
+        weights.unlink()
     for step in checkpoint_steps(output_dir):
         shutil.rmtree(output_dir / f"checkpoint-{step}")
     shutil.rmtree(output_dir / "logs", ignore_errors=True)
@@ -453,9 +458,12 @@ def train(
         compute_loss: takes the model and a batch, and returns the mean loss over its labels.
 
     Raises:
-        ValueError: the checkpoint to resume from belongs to another run, or the data set is empty.
+        ValueError: the checkpoint to resume from belongs to another run, the data set is empty, or there is nothing to
+            tell the best model by.
         NonFiniteLossError: the loss became infinite or NaN. Checkpoints written before stay as they are.
     """
+    if args.load_best_model_at_end and evaluate is None:
+        raise ValueError("--load_best_model_at_end needs data to evaluate on, but there are none.")
     share = (
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,

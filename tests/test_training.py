@@ -678,6 +678,10 @@ def test_a_directory_with_a_run_is_refused_or_emptied(tmp_path):
     run(tmp_path, **second, overwrite_output_dir=True)(tiny_model(), classes(16))
     assert first.checkpoints == [1]
     assert first.state(1)["run"]["learning_rate"] == 0.1
+    broken = run(tmp_path, **second, overwrite_output_dir=True, load_best_model_at_end=True)
+    with pytest.raises(ValueError, match="--load_best_model_at_end needs data to evaluate on"):
+        broken(tiny_model(), classes(16), evaluate=None)
+    assert not [*tmp_path.glob("model.*"), *tmp_path.glob("config.json")]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
