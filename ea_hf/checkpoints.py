@@ -48,7 +48,7 @@ def delete_leftovers(output_dir: Path) -> None:
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; those that were there before are as they were."""
+    """A checkpoint or the final model could not be written; those that were there before are as they were."""
 
 
 def save_checkpoint(
@@ -97,14 +97,47 @@ def save_checkpoint(
         _sync(output_dir)
         _delete_oldest(output_dir, state["global_step"], limit, keep=state["best_checkpoint"])
 
-    _or_undo(accelerator, output_dir, final, start if accelerator.is_main_process else None)
-    _or_undo(accelerator, output_dir, final, lambda: save_state(aside))
-    _or_undo(accelerator, output_dir, final, finish if accelerator.is_main_process else None)
+    _or_undo(accelerator, output_dir, str(final), start if accelerator.is_main_process else None)
+    _or_undo(accelerator, output_dir, str(final), lambda: save_state(aside))
+    _or_undo(accelerator, output_dir, str(final), finish if accelerator.is_main_process else None)
     return final
 
 
-def _or_undo(accelerator: Accelerator, output_dir: Path, final: Path, action: Callable[[], None] | None) -> None:
-    """Does a part of `save_checkpoint`, if it is this process's, and lets all processes know if it failed on one."""
+def save_final_model(accelerator: Accelerator, output_dir: Path, save: Callable[[Path], None]) -> None:
+    """Writes the files of a model aside, and moves them into the directory when all are on disk.
+
+    A model that is there already stays until then. A kill while they are moved leaves whole files, but maybe not all of
+    them; a resumed run writes them again.
+
+    Args:
+        save: saves weights, configuration and tokenizer or processor into a directory; called on the main process.
+
+    Raises:
+        CheckpointError: on every process, if they could not be written. What is half written is deleted.
+    """
+    aside = output_dir / ".model.incomplete"
+
+    def write() -> None:
+        delete_leftovers(output_dir)
+        aside.mkdir(parents=True)
+        save(aside)
+        files = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
+        for file in files:
+            _sync(aside / file)
+        for weights in output_dir.glob("model*.safetensors*"):  # an earlier model may have been in other parts
+            if weights.relative_to(output_dir) not in files:
+                weights.unlink()
+        for file in files:
+            (output_dir / file).parent.mkdir(parents=True, exist_ok=True)
+            (aside / file).replace(output_dir / file)
+        shutil.rmtree(aside)
+        _sync(output_dir)
+
+    _or_undo(accelerator, output_dir, f"The model in {output_dir}", write if accelerator.is_main_process else None)
+
+
+def _or_undo(accelerator: Accelerator, output_dir: Path, what: str, action: Callable[[], None] | None) -> None:
+    """Does a part of the writing, if it is this process's, and lets all processes know if it failed on one."""
     fault = cause = None
     if action is not None:
         try:
@@ -119,14 +152,14 @@ def _or_undo(accelerator: Accelerator, output_dir: Path, final: Path, action: Ca
         delete_leftovers(output_dir)
         good = [step for step in checkpoint_steps(output_dir) if find_fault(output_dir / f"checkpoint-{step}") is None]
         remedy = (
-            f"The last good one is {output_dir / f'checkpoint-{good[-1]}'}; go on from it with --resume_from_checkpoint "
+            f"The last good checkpoint is {output_dir / f'checkpoint-{good[-1]}'}; go on from it with --resume_from_checkpoint "
             "latest when there is room."
             if good
-            else "There is none before it."
+            else "There is no good checkpoint before it."
         )
         free = shutil.disk_usage(output_dir).free
         message = (
-            f"{final} could not be written: {fault}. {free / 1e6:.1f} MB are free there now, after deleting what was half "
+            f"{what} could not be written: {fault}. {free / 1e6:.1f} MB are free there now, after deleting what was half "
             f"written. {remedy}"
         )
     raise CheckpointError(broadcast_object_list([message])[0]) from cause

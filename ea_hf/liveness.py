@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -82,6 +83,11 @@ class _Watch(threading.Thread):
         beats = 0
         while not self.ended.wait(INTERVAL):
             beats += 1
+            # Without an answer, the store's own calls wait for ever, whatever its timeout: a machine that lost its power
+            # does not close the connection.
+            silence = threading.Timer(PATIENCE, self._end, [self._store_is_gone("it does not answer")])
+            silence.daemon = True
+            silence.start()
             try:
                 self._beat(beats)
                 # The first process watches all, and all watch the first: so many look-ups as processes.
@@ -91,9 +97,9 @@ class _Watch(threading.Thread):
             except torch.distributed.DistError as error:
                 if self.ended.is_set() or seen.get(0, (None, 0))[0] == LEFT.encode():
                     return  # at the end of the run, the first process may go before the others
-                self._end(
-                    f"The store of the processes at {os.environ['MASTER_ADDR']} is gone, and rank 0 with it: {error}"
-                )
+                self._end(self._store_is_gone(error))
+            finally:
+                silence.cancel()
             if verdict is not None:
                 self._end(verdict)
             now = time.monotonic()
@@ -111,7 +117,9 @@ class _Watch(threading.Thread):
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the thread, and lets the others know."""
         self.ended.set()
-        self.join()
+        self.join(PATIENCE)
+        if self.is_alive():
+            return  # the store does not answer
         try:
             if error is not None and not isinstance(error, SystemExit) and not self.store.check(["verdict"]):
                 where = self.store.get(f"where/{self.rank}").decode()
@@ -122,6 +130,9 @@ class _Watch(threading.Thread):
 
     def _beat(self, beats: int) -> None:
         self.store.set(f"beat/{self.rank}", str(beats))
+
+    def _store_is_gone(self, reason: Any) -> str:
+        return f"The store of the processes at {os.environ['MASTER_ADDR']} is gone, and rank 0 with it: {reason}."
 
     def _end(self, verdict: str) -> None:
         if self.ended.is_set():

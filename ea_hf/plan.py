@@ -316,7 +316,17 @@ def largest_batch(bytes_of: Callable[[int], int], memory: int) -> int:
 
 
 def plan(args: argparse.Namespace, config: EvolvingConfig) -> dict[str, Any]:
-    """All tables, as `--json` prints them: rows of figures in bytes, FLOPs, examples and seconds."""
+    """All tables, as `--json` prints them: rows of figures in bytes, FLOPs, examples and seconds.
+
+    Raises:
+        ValueError: the model takes no texts of such a length.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and max(args.length) > longest:
+        raise ValueError(
+            f"--length is {max(args.length)}, but the model ends at {longest} tokens. Lower it, or plan a longer model with "
+            f"--config_overrides max_position_embeddings={max(args.length)}."
+        )
     model = plan_model(config, args.optim)
 
     @cache

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import write_json
-from .interruptions import Interrupted, signals_noted
+from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
 from .publishing import push_to_hub, save_model_card
 from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
@@ -164,7 +164,8 @@ def run(
     scores: dict[str, float] | None = None
     with signals_noted(), processes_watched(accelerator):
         if args.eval_only:
-            model = accelerator.prepare_model(model, evaluation_mode=True)
+            # Accelerate leaves it where it is under FSDP, which shards nothing here.
+            model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
         else:
             trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
             model, scores = trained.model, trained.evaluation
@@ -172,9 +173,7 @@ def run(
             if note_evaluations is not None:
                 note_evaluations(trained.evaluations)
             del trained
-            save_model(accelerator, model, args.output_dir)
-            if accelerator.is_main_process:
-                processor.save_pretrained(args.output_dir)
+            save_model(accelerator, model, args.output_dir, processor)
         try:
             if scores is None:
                 scores = evaluate(model) if evaluate is not None else {}
@@ -188,16 +187,27 @@ def run(
             logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
             raise
         if accelerator.is_main_process:
-            write_json(args.output_dir / RESULTS_FILE, results)
             if not args.eval_only:
                 save_model_card(
                     args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
                 )
+            # At last: results are the sign of a run that is finished.
+            write_json(args.output_dir / RESULTS_FILE, results)
         model = accelerator.unwrap_model(model)
         if last_run:
             end_training(accelerator)
         else:
+            for tracker in accelerator.trackers:
+                tracker.finish()
             accelerator.free_memory()
+            try:
+                stop_together(accelerator)
+            except Interrupted as interruption:
+                logger.warning(
+                    f"Stopped by {interruption.signal.name} between two trainings; go on with the same command and "
+                    "--resume_from_checkpoint latest."
+                )
+                raise
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     return results

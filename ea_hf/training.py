@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
@@ -48,6 +49,7 @@ from .checkpoints import (
     find_checkpoint,
     find_fault,
     save_checkpoint,
+    save_final_model,
     write_json,
 )
 from .interruptions import Interrupted, raise_if_any, received
@@ -243,6 +245,30 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
     return accelerator
 
 
+def lock_output_dir(accelerator: Accelerator, output_dir: Path) -> Any:
+    """Makes a directory, and keeps other runs out of it.
+
+    Returns:
+        An object that holds the directory's lock as long as it lives.
+
+    Raises:
+        ValueError: another process is running in it.
+    """
+    fault, lock = None, None
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = (output_dir / LOCK_FILE).open("w")
+        try:
+            # Unlike flock, it is not inherited by the processes that load data, which outlive a killed run for a while.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fault = f"Another run is using {output_dir}. Wait for it, or choose another --output_dir."
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise ValueError(fault)
+    return lock
+
+
 def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> Any:
     """Makes the output directory this run's own, and writes the arguments into it.
 
@@ -252,30 +278,24 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
     Raises:
         ValueError: the directory holds another run, or another process is running in it.
     """
-    fault, lock = [None], None
+    lock = lock_output_dir(accelerator, args.output_dir)
+    fault = None
     if accelerator.is_main_process:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        lock = (args.output_dir / LOCK_FILE).open("w")
-        try:
-            # Unlike flock, it is not inherited by the processes that load data, which outlive a killed run for a while.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            fault = [f"Another run is using {args.output_dir}. Wait for it, or choose another --output_dir."]
         # A configuration is the sign of a model, of whatever program.
         holds_run = any((args.output_dir / name).exists() for name in (ARGUMENTS_FILE, CONFIG_NAME))
         holds_run = holds_run or checkpoint_steps(args.output_dir)
-        if fault[0] is None and holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
-            fault = ["--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."]
-        elif fault[0] is None and holds_run and args.overwrite_output_dir:
+        if holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
+            fault = "--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."
+        elif holds_run and args.overwrite_output_dir:
             _delete_run(args.output_dir)
-        elif fault[0] is None and holds_run and not args.resume_from_checkpoint:
-            fault = [
+        elif holds_run and not args.resume_from_checkpoint:
+            fault = (
                 f"{args.output_dir} already holds a run or a model. Go on with it (--resume_from_checkpoint latest), delete it "
                 "(--overwrite_output_dir), or choose another --output_dir."
-            ]
-    fault = [message for message in gather_object(fault) if message]
-    if fault:
-        raise ValueError(fault[0])
+            )
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise ValueError(fault)
     if accelerator.is_main_process:
         delete_leftovers(args.output_dir)
         arguments = {name: value for name, value in vars(args).items() if name != "hub_token"}
@@ -287,6 +307,11 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
 
 
 def _delete_run(output_dir: Path) -> None:
+    # The configuration first, so that what a kill leaves is not taken for a model; then all that would be taken for this
+    # run's, should it end without a model.
+    (output_dir / CONFIG_NAME).unlink(missing_ok=True)
+    for weights in output_dir.glob("model*.safetensors*"):
+        weights.unlink()
     for step in checkpoint_steps(output_dir):
         shutil.rmtree(output_dir / f"checkpoint-{step}")
     shutil.rmtree(output_dir / "logs", ignore_errors=True)
@@ -331,7 +356,10 @@ class TrainingResult:
 
 
 def describe_dataset(dataset: Any) -> str:
-    """Identifies a data set by its size and its content: all of it, or a sample where an example has to be computed."""
+    """Identifies a data set by its size and its content: all of it, or a sample where an example has to be computed.
+
+    Its method `fingerprint`, if it has one, tells the content of such a one better.
+    """
     if isinstance(dataset, Stream):
         return f"{dataset.description}, shuffled by {dataset.buffer_size}"
     digest = hashlib.sha256()
@@ -340,9 +368,14 @@ def describe_dataset(dataset: Any) -> str:
             for batch in table.combine_chunks().to_batches():
                 digest.update(batch.serialize())
     else:
+        if hasattr(dataset, "fingerprint"):
+            digest.update(dataset.fingerprint().encode())
         stride = 1 if isinstance(dataset, list) else max(1, len(dataset) // 64)
         for index in range(0, len(dataset), stride):
-            digest.update(repr(sorted(dataset[index].items())).encode())
+            for name, value in sorted(dataset[index].items()):
+                digest.update(name.encode())
+                # Printed, a large array would be little more than its corners.
+                digest.update(np.asarray(value).tobytes() if hasattr(value, "shape") else repr(value).encode())
     return f"{len(dataset)} examples, {digest.hexdigest()[:16]}"
 
 
@@ -425,9 +458,12 @@ def train(
         compute_loss: takes the model and a batch, and returns the mean loss over its labels.
 
     Raises:
-        ValueError: the checkpoint to resume from belongs to another run, or the data set is empty.
+        ValueError: the checkpoint to resume from belongs to another run, the data set is empty, or there is nothing to
+            tell the best model by.
         NonFiniteLossError: the loss became infinite or NaN. Checkpoints written before stay as they are.
     """
+    if args.load_best_model_at_end and evaluate is None:
+        raise ValueError("--load_best_model_at_end needs data to evaluate on, but there are none.")
     share = (
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
@@ -593,14 +629,21 @@ def format_metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def save_model(accelerator: Accelerator, model: torch.nn.Module, output_dir: Path) -> None:
-    """Saves the whole model as one ordinary checkpoint, whatever it is sharded over."""
-    accelerator.unwrap_model(model).save_pretrained(
-        output_dir,
-        is_main_process=accelerator.is_main_process,
-        save_function=accelerator.save,
-        state_dict=accelerator.get_state_dict(model),
-    )
+def save_model(accelerator: Accelerator, model: torch.nn.Module, output_dir: Path, processor: Any = None) -> None:
+    """Saves the whole model as one ordinary checkpoint, whatever it is sharded over, and the processor beside it.
+
+    Raises:
+        CheckpointError: on every process, if it could not be written; a model that was there before stays.
+    """
+    # All processes take part in gathering; after that, a full disk leaves none of them waiting.
+    state_dict = accelerator.get_state_dict(model)
+
+    def save(directory: Path) -> None:
+        accelerator.unwrap_model(model).save_pretrained(directory, state_dict=state_dict)
+        if processor is not None:
+            processor.save_pretrained(directory)
+
+    save_final_model(accelerator, output_dir, save)
 
 
 def _described(accelerator: Accelerator, model: PreTrainedModel, train_dataset: Any) -> dict[str, str]:

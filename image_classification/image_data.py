@@ -3,6 +3,7 @@
 """Reads images with classes, and finds what is wrong with them before anything is trained."""
 
 import gzip
+import hashlib
 import io
 import logging
 import math
@@ -63,6 +64,16 @@ class ImageSplit:
             None if self.labels is None else self.labels[np.asarray(indices, dtype=int)],
             Selection(self.names, indices),
         )
+
+    def fingerprint(self) -> str:
+        """Identifies the images, in their order, and their classes: files by their names and sizes, others by content."""
+        digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
+        for image in self.images:
+            if isinstance(image, str | Path):
+                digest.update(f"{Path(image).name} {Path(image).stat().st_size} ".encode())
+            else:
+                digest.update(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
+        return digest.hexdigest()
 
 
 @dataclass

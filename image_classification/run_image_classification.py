@@ -145,6 +145,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--{given[0]} and --{given[1]} exclude each other; choose one")
     if given[0] in ("validation_dir", "test_dir") and not args.eval_only:
         parser.error("pass --train_dir, or --eval_only")
+    has_images = args.dataset_name or args.idx_dir or args.validation_dir or (args.test_dir and args.do_predict)
+    if args.eval_only and not has_images:
+        parser.error("--eval_only needs --validation_dir, or --test_dir and --do_predict")
     if (args.model_name_or_path is None) == (args.model_type is None):
         parser.error("pass --model_name_or_path, or --model_type for a new model")
     if args.eval_only and args.model_name_or_path is None:
@@ -198,6 +201,8 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
         data.splits.pop("test", None)
     elif "test" not in data.splits:
         raise ValueError(f"--do_predict needs test images, but {data.source} has only {', '.join(data.splits)}.")
+    if not data.splits:
+        raise ValueError(f"{data.source} has nothing to evaluate on but test images; pass --do_predict.")
 
     # Only those that will be used are read for the check.
     if not args.eval_only:
@@ -238,6 +243,9 @@ class ImageDataset:
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def fingerprint(self) -> str:
+        return self.split.fingerprint()
 
     def __len__(self) -> int:
         return len(self.split)

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint is there whole or not at all, and what is damaged is never taken for one."""
 
+import errno
 import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,15 @@ from tiny_bert import isolated_runs
 from torch.optim.lr_scheduler import LambdaLR
 
 from ea_hf import checkpoints, training_state
-from ea_hf.checkpoints import checkpoint_steps, find_checkpoint, find_fault, save_checkpoint, write_json
+from ea_hf.checkpoints import (
+    CheckpointError,
+    checkpoint_steps,
+    find_checkpoint,
+    find_fault,
+    save_checkpoint,
+    save_final_model,
+    write_json,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +239,28 @@ def test_a_save_that_stops_halfway_leaves_good_checkpoints_only(
         assert names(output_dir) == ["checkpoint-6", "checkpoint-9"]
         assert find_fault(output_dir / "checkpoint-9") is None
     assert stops > 0
+
+
+def test_a_final_model_replaces_the_one_before_as_a_whole(accelerator, tmp_path):
+    def write(**files: str) -> Callable[[Path], None]:
+        return lambda directory: (
+            [(directory / name.replace("_", ".")).write_text(text) for name, text in files.items()] and None
+        )
+
+    def fail_halfway(directory: Path) -> None:
+        write(model_safetensors="ne")(directory)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for part in ("1", "2"):
+        (tmp_path / f"model-0000{part}-of-00002.safetensors").write_text("older")
+    save_final_model(accelerator, tmp_path, write(model_safetensors="old", config_json="{}"))
+    assert names(tmp_path) == ["config.json", "model.safetensors"]
+    with pytest.raises(CheckpointError, match=r"The model in .* could not be written: OSError: .*No space left"):
+        save_final_model(accelerator, tmp_path, fail_halfway)
+    assert names(tmp_path) == ["config.json", "model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_text() == "old"
+    save_final_model(accelerator, tmp_path, write(model_safetensors="new"))
+    assert (tmp_path / "model.safetensors").read_text() == "new"
 
 
 def test_a_json_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

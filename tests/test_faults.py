@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(room, options, small_
     assert process.exitcode == 1
     text = log.read_text()
     assert "checkpoint-12 could not be written" in text, text
-    assert f"The last good one is {output_dir}/checkpoint-6" in text
+    assert f"The last good checkpoint is {output_dir}/checkpoint-6" in text
     assert checkpoint_steps(output_dir) == [4, 6] or checkpoint_steps(output_dir)[-1] == 6
     assert not list(output_dir.glob(".checkpoint-*"))
     filler.unlink()
@@ -244,6 +245,40 @@ def test_a_process_that_is_gone_ends_the_others_which_name_it(victim, message, t
         text = logs[rank].read_text()
         assert f"rank {victim} (" in text and f"pid {processes[victim].pid}" in text and message in text, text
         assert "--resume_from_checkpoint latest" in text
+
+
+def hold_store(connection: Connection) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    connection.send(store.port)
+    time.sleep(60)
+
+
+def test_a_store_that_does_not_answer_ends_the_processes(tmp_path):
+    """A machine that lost its power closes no connection."""
+    context = multiprocessing.get_context("forkserver")
+    here, there = context.Pipe()
+    host = context.Process(target=hold_store, args=(there,), daemon=True)
+    host.start()
+    port = here.recv()
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    logs = [tmp_path / str(rank) for rank in range(3)]
+    processes = [context.Process(target=beat, args=(rank, port, None, logs[rank])) for rank in range(3)]
+    for process in processes:
+        process.start()
+    while min(int(store.get(f"ea_hf/liveness/0/beat/{rank}")) for rank in range(3)) == 0:
+        time.sleep(0.05)
+    os.kill(host.pid, signal.SIGSTOP)
+    try:
+        for process in processes:
+            process.join(20)
+    finally:
+        host.kill()
+    for process, log in zip(processes, logs, strict=True):
+        assert process.exitcode == 1
+        assert (
+            "The store of the processes at 127.0.0.1 is gone, and rank 0 with it: it does not answer"
+            in log.read_text()
+        )
 
 
 class Torchrun:

@@ -6,6 +6,7 @@ import gc
 import gzip
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -356,3 +357,20 @@ def test_a_split_takes_from_every_class_that_can_spare_one():
     assert sorted(second.labels.tolist()) == [0, 1] and sorted(first.labels.tolist()) == [0, 0, 0, 0, 1, 2]
     with pytest.raises(ValueError, match="no image in validation: 'c'"):
         check_classes(ImageData({"train": first, "validation": second}, ["a", "b", "c"], "x"), skip_empty=False)
+
+
+def test_every_image_and_every_class_tells_splits_apart(tmp_path):
+    """Wherever their files lie."""
+    write_folders(tmp_path / "here", 3)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    here, there = (load_folders({"train": str(tmp_path / name)}).splits["train"] for name in ("here", "there"))
+    assert here.fingerprint() == there.fingerprint()
+    path = Path(there.images[len(there) // 2])
+    path.write_bytes(path.read_bytes() + b"more")
+    arrays = load_digits().splits["train"]
+    changed = ImageSplit([np.array(image) for image in arrays.images], arrays.labels, arrays.names)
+    fingerprints = {here.fingerprint(), there.fingerprint(), arrays.fingerprint(), changed.fingerprint()}
+    assert len(fingerprints) == 3
+    changed.images[100][4, 4] ^= 1
+    relabelled = ImageSplit(arrays.images, arrays.labels[::-1].copy(), arrays.names)
+    assert len(fingerprints | {changed.fingerprint(), relabelled.fingerprint()}) == 5

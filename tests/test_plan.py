@@ -203,6 +203,7 @@ def test_tables_and_json(capsys):
         ("--model_type ea_gpt", "ea_gpt"),
         ("--model_type ea_bert --config_overrides hiden_size=3", "hiden_size"),
         ("--model_type ea_bert --batch_size 0", "--batch_size is 0"),
+        ("--model_type ea_bert --length 128 1024", "--length is 1024, but the model ends at 512 tokens"),
     ],
 )
 def test_bad_input(words, message, capsys):

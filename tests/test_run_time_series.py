@@ -4,6 +4,9 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_
 from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
 
 import ea_hf
+from ea_hf import script
+from ea_hf.checkpoints import write_json
 
 
 pytest.importorskip("aeon")
@@ -232,6 +237,35 @@ def test_finished_runs_are_not_repeated_on_resuming(tmp_path):
     assert resumed["eval_accuracy"] == first["eval_accuracy"] and resumed["eval_loss"] == first["eval_loss"]
     with pytest.raises(ValueError, match=r"split-1-seed-42 was finished with learning_rate 0.01, now it is 0.1"):
         learn(tmp_path / "out", resume_from_checkpoint="latest", **options | {"learning_rate": 0.1})
+
+
+def test_a_signal_at_the_end_of_a_training_keeps_the_others_from_starting(tmp_path, monkeypatch):
+    options = {"num_splits": 2, "resume_from_checkpoint": "latest", "output_dir": tmp_path / "out"}
+
+    def write_and_signal(path: Path, content: Any) -> None:
+        write_json(path, content)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "write_json", write_and_signal)
+        with pytest.raises(SystemExit) as interruption:
+            learn(**options)
+    assert interruption.value.code == 128 + signal.SIGTERM
+    assert (tmp_path / "out/split-1-seed-42/all_results.json").exists()
+    assert not (tmp_path / "out/split-2-seed-42").exists()
+    assert set(learn(**options)["runs"]) == {"split-1-seed-42", "split-2-seed-42"}
+
+
+def test_another_process_is_kept_out_of_all_trainings(tmp_path):
+    """Also out of those that are finished."""
+    (tmp_path / "out").mkdir()
+    hold = "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(); input()"
+    words = [sys.executable, "-c", hold, str(tmp_path / "out/.lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match=r"Another run is using .*out"):
+            learn(tmp_path / "out", num_splits=2, overwrite_output_dir=True)
+        other.communicate(b"\n")
 
 
 def test_two_processes_give_the_scores_of_one(tmp_path):

@@ -265,6 +265,36 @@ def test_translation_of_a_stream(kind, tmp_path):
     assert state["epoch"] == 1 and state["position"] is None
 
 
+@pytest.mark.parametrize(("kind", "nested"), [("parquet", True), ("jsonl", True), ("csv", False)])
+def test_a_repository_of_translations_is_streamed_and_gone_on_with(kind, nested, tmp_path):
+    for name, rows in (("train", tiny_t5.pairs(29)), ("validation", tiny_t5.pairs(3, 100))):
+        tiny_t5.write_pairs(tmp_path / f"repository/{name}.{kind}", rows, nested)
+    options = {
+        "model_name_or_path": tiny_t5.write_checkpoint(tmp_path / "model"),
+        "dataset_name": tmp_path / "repository",
+        **tiny_t5.LANGUAGES,
+        "streaming": True,
+        "shuffle_buffer_size": 7,
+        "per_device_train_batch_size": 4,
+        "lr_scheduler_type": "constant",
+        "num_beams": 1,
+        "max_target_length": 16,
+    }
+
+    def translate(name: str, steps: int, **more: Any) -> dict[str, Any]:
+        reset_accelerator()
+        return run_translation.main(
+            arguments(**options, output_dir=tmp_path / name, max_train_steps=steps, eval_steps=steps, **more)
+        )
+
+    whole = translate("whole", 5)
+    translate("halves", 3)
+    halves = translate("halves", 5, resume_from_checkpoint="latest")
+    assert halves["eval_loss"] == whole["eval_loss"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

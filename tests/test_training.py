@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -605,6 +606,11 @@ def test_every_example_and_every_loaded_weight_tells_runs_apart(tmp_path):
     selected = Dataset.from_list([*rows[:1], *rows]).select(range(1, 1001))
     assert describe_dataset(selected) == describe_dataset(Dataset.from_list(rows))
 
+    # A large array as a whole, though it is not printed as a whole.
+    images = [[{"pixel_values": np.zeros((64, 64), dtype=np.float32)}] for _ in range(2)]
+    images[1][0]["pixel_values"][30, 30] = 1
+    assert describe_dataset(images[0]) != describe_dataset(images[1])
+
     vanilla = transformers.BertModel(transformers.BertConfig(**TINY))
     models = {}
     for name in ("first", "again", "other"):
@@ -672,6 +678,10 @@ def test_a_directory_with_a_run_is_refused_or_emptied(tmp_path):
     run(tmp_path, **second, overwrite_output_dir=True)(tiny_model(), classes(16))
     assert first.checkpoints == [1]
     assert first.state(1)["run"]["learning_rate"] == 0.1
+    broken = run(tmp_path, **second, overwrite_output_dir=True, load_best_model_at_end=True)
+    with pytest.raises(ValueError, match="--load_best_model_at_end needs data to evaluate on"):
+        broken(tiny_model(), classes(16), evaluate=None)
+    assert not [*tmp_path.glob("model.*"), *tmp_path.glob("config.json")]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

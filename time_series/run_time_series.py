@@ -18,6 +18,7 @@ each training keeps the checkpoint that is best on its validation series. The te
 import argparse
 import copy
 import csv
+import hashlib
 import json
 import logging
 import statistics
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from scipy.special import log_softmax
 from series_data import (
     CLASSIFICATION,
@@ -59,7 +61,9 @@ from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
     create_accelerator,
+    end_training,
     format_metrics,
+    lock_output_dir,
     parse_values,
     prepare_output_dir,
 )
@@ -302,6 +306,10 @@ class SeriesDataset:
     def __len__(self) -> int:
         return len(self.split)
 
+    def fingerprint(self) -> str:
+        """Identifies all values, in their order; the labels are among what is compared of them anyway."""
+        return hashlib.sha256(b"".join(values.tobytes() for values in self.values)).hexdigest()
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         example: dict[str, Any] = {"past_values": self.values[index]}
         if self.labels is not None:
@@ -472,7 +480,8 @@ def imputation_loss(
     """The mean squared error at hidden values, which are always the same."""
 
     def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[list[float]]:
-        with torch.random.fork_rng():
+        # Without names, the state of all devices would be kept, which takes memory on each of them.
+        with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
             torch.manual_seed(0)
             mask = accelerator.unwrap_model(model).draw_mask(batch["past_values"])
         outputs = model(**batch, bool_masked_pos=mask)
@@ -567,9 +576,13 @@ def execute(
         args.num_train_epochs = planned.num_train_epochs
     if planned.validation is None:
         args.eval_steps, args.load_best_model_at_end = "no", False
-    if args.resume_from_checkpoint and planned.name and (args.output_dir / RESULTS_FILE).exists():
-        return read_finished(args)
     accelerator = create_accelerator(args)
+    if args.resume_from_checkpoint and planned.name:
+        finished = find_finished(accelerator, args)
+        if finished is not None:
+            if last:
+                end_training(accelerator)
+            return finished
     # A bad model is told before the output directory is touched.
     model, extractor = load(args, data, planned)
     datasets = {
@@ -619,12 +632,25 @@ def execute(
     return results
 
 
-def read_finished(args: argparse.Namespace) -> dict[str, Any]:
-    """The results of a run that was finished before this process resumed.
+def find_finished(accelerator: Accelerator, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The results of a run that was finished before this process resumed, on every process; `None` if it was not.
 
     Raises:
         ValueError: it had other arguments.
     """
+    found: list[dict[str, Any] | ValueError | None] = [None]
+    if accelerator.is_main_process and (args.output_dir / RESULTS_FILE).exists():
+        try:
+            found = [_read_finished(args)]
+        except ValueError as error:
+            found = [error]
+    found = broadcast_object_list(found)
+    if isinstance(found[0], ValueError):
+        raise found[0]
+    return found[0]
+
+
+def _read_finished(args: argparse.Namespace) -> dict[str, Any]:
     before = json.loads((args.output_dir / ARGUMENTS_FILE).read_text())
     now = json.loads(json.dumps(vars(args), default=str))
     for name, value in now.items():
@@ -667,15 +693,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     data = load_data(args)
     runs = plan_runs(args, data)
     find_best_metric(args, data.task)
-    results = [execute(args, data, planned, last=planned is runs[-1] and not args.refit) for planned in runs]
     if len(runs) == 1 and not args.refit:
-        return results[0]
+        return execute(args, data, runs[0], last=True)
+    # Each training locks its own directory, and nothing the others', which another process might overwrite.
+    lock = lock_output_dir(create_accelerator(args), args.output_dir)
+    results = [execute(args, data, planned, last=planned is runs[-1] and not args.refit) for planned in runs]
     summary: dict[str, Any] = {
         **summarize(results),
         "runs": {planned.name: result for planned, result in zip(runs, results, strict=True)},
     }
     if args.refit:
-        epochs = choose_epochs(args, data, runs)
+        epochs = choose_epochs(args, data, runs) if PartialState().is_main_process else None
+        epochs = broadcast_object_list([epochs])[0]
         logger.info(f"Training on all series for {epochs} epochs.")
         train = data.splits["train"].sample(args.max_train_samples)
         whole = [Run(f"whole-seed-{seed}", seed, train, None, runs[0].test, epochs) for seed in args.seeds]
@@ -687,6 +716,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         }
     if PartialState().is_main_process:
         write_json(args.output_dir / RESULTS_FILE, summary)
+    if lock is not None:
+        lock.close()
     return summary
 
 

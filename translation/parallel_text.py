@@ -136,9 +136,9 @@ def load_hub(
     for name, split in raw.items():
         if streaming:
             languages = {"source_lang": source_lang, "target_lang": target_lang, "place": f"{dataset_name}, {name}"}
-            splits[name] = split.map(
-                _to_pair, remove_columns=split.column_names, features=FEATURES, fn_kwargs=languages
-            )
+            # Before a row is read, nobody knows the columns of json and csv files.
+            columns = split.column_names or list(next(iter(split), {}))
+            splits[name] = split.map(_to_pair, remove_columns=columns, features=FEATURES, fn_kwargs=languages)
             continue
         split = split.flatten()
         columns = {}

@@ -179,6 +179,8 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
             chosen[name] = split if name == "train" else Dataset.from_list(list(split), features=split.features)
         elif split is not None:
             chosen[name] = split.select(range(min(limits[name] or len(split), len(split))))
+    if not chosen:
+        raise ValueError(f"{args.dataset_name} has no split 'validation' to evaluate on, but {', '.join(splits)}.")
     return chosen
 
 
