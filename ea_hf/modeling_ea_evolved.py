@@ -28,6 +28,7 @@ from transformers import (
     TOKENIZER_MAPPING,
     AttentionInterface,
     Cache,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto import modeling_auto
@@ -620,6 +621,15 @@ def _map_names(model: PreTrainedModel) -> dict[str, str]:
     return names
 
 
+def _copy_configurations(model: nn.Module) -> None:
+    """Gives a model configurations of its own, since other models may have been made with the same ones."""
+    copies: dict[int, Any] = {}  # so that modules go on sharing them within the model
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, PreTrainedConfig):
+                vars(module)[name] = copy.deepcopy(value, copies)
+
+
 def _carry_state_through_checkpoints(model: nn.Module) -> None:
     for module in model.modules():
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)
@@ -639,7 +649,8 @@ def evolve(
 
     It keeps its weights, and what it is: `EvolvedElectraForMaskedLM` is an `ElectraForMaskedLM`. Encoder, decoder,
     cross-attention and the towers of a model are chains of their own. Saved with `save_pretrained`, it is loaded by the Auto
-    classes of the vanilla model in any process that has imported `ea_hf`.
+    classes of the vanilla model, in a process that has not imported `ea_hf` with `trust_remote_code=True`. Its configuration
+    becomes a copy of its own, so that other models of the same one remain vanilla.
 
     Args:
         model: a model of Transformers whose attention modules use its attention interface, before `get_peft_model`,
@@ -677,6 +688,7 @@ def evolve(
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             check_gradient_checkpointing(module._gradient_checkpointing_func)
+    _copy_configurations(model)
     config = model.config
     config.__class__ = evolved_config_class(type(config))
     config.vanilla_model_type = config.vanilla_class.model_type

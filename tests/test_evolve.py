@@ -544,6 +544,12 @@ def test_unknown_vanilla_type_in_a_checkpoint_is_named(tmp_path):
         AutoConfig.from_pretrained(tmp_path)
 
 
+def test_configuration_of_a_vanilla_checkpoint_is_refused_with_what_to_do(tmp_path):
+    ElectraConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'electra' model, which does not evolve\..*`ea_hf\.evolve`"):
+        ea_hf.EvolvedConfig.from_pretrained(tmp_path)
+
+
 def test_a_part_with_a_configuration_of_its_own_is_not_saved_alone(tmp_path):
     clip = next(family for family in FAMILIES if family.model_class is CLIPModel).evolving()
     with pytest.raises(ValueError, match="part of an evolving model"):
@@ -615,6 +621,18 @@ def test_an_error_within_a_forward_pass_leaves_no_trace():
     assert_same(run(model, inputs), expected)
     with pytest.raises(RuntimeError, match="without a forward pass of its model"):
         model.electra.encoder.layer[1].attention.self(torch.zeros(1, 3, 24))
+
+
+@one_of_each_kind
+def test_other_models_of_the_same_configuration_remain_vanilla(family):
+    config = family.model_class.config_class(**family.config_values)
+    before = config.to_dict()
+    model, other = family.model_class(config).eval(), family.model_class(config).eval()
+    inputs = family.inputs()
+    expected = run(other, inputs)
+    ea_hf.evolve(model)
+    assert type(config) is family.model_class.config_class and config.to_dict() == before
+    assert_same(run(other, inputs), expected)
 
 
 def test_layer_drop_hands_the_map_on():
