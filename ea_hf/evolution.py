@@ -262,6 +262,11 @@ def _is_traced() -> bool:
 
 
 def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
+    if not (attention_mask.dtype == torch.bool or attention_mask.is_floating_point()):
+        raise ValueError(
+            f"The attention mask {tuple(attention_mask.shape)} is of the type {attention_mask.dtype}, which leaves open whether "
+            "its numbers are flags or added to the scores. For flags of which True may be attended to, use `mask.bool()`."
+        )
     return ~attention_mask if attention_mask.dtype == torch.bool else attention_mask <= BLOCKED_BIAS
 
 
@@ -299,6 +304,7 @@ def evolving_attention_forward(
 
     Raises:
         RuntimeError: the module has no `evolution`, or the model handed down no state.
+        ValueError: the mask is of an integer type; see also `evolving_cache_layer`.
     """
     evolution = getattr(module, "evolution", None)
     if evolution is None or evolution_state is None:

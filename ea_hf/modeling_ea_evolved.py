@@ -177,12 +177,12 @@ def _check_mask(
     attention_mask: torch.Tensor,
     past_length: int | torch.Tensor | None,
 ) -> None:
+    allowed = ~_is_blocked(attention_mask)
     if attention_mask.dtype != torch.bool and ((attention_mask != 0) & (attention_mask > BLOCKED_BIAS)).any():
         raise ValueError(
             f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, such as a position "
             "bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
         )
-    allowed = ~_is_blocked(attention_mask)
     if allowed.shape[-2] == 1 or queries == 1:
         return
     allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
