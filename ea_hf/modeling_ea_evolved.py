@@ -621,9 +621,12 @@ def _map_names(model: PreTrainedModel) -> dict[str, str]:
     return names
 
 
-def _copy_configurations(model: nn.Module) -> None:
-    """Gives a model configurations of its own, since other models may have been made with the same ones."""
-    copies: dict[int, Any] = {}  # so that modules go on sharing them within the model
+def _set_configurations(model: nn.Module, copies: dict[int, Any]) -> None:
+    """Gives all modules copies of their configurations; modules that share one go on sharing it.
+
+    Args:
+        copies: the memo of `copy.deepcopy`, with the copies that there are already.
+    """
     for module in model.modules():
         for name, value in vars(module).items():
             if isinstance(value, PreTrainedConfig):
@@ -688,8 +691,9 @@ def evolve(
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             check_gradient_checkpointing(module._gradient_checkpointing_func)
-    _copy_configurations(model)
-    config = model.config
+    # Other models may have been made with the same configuration.
+    copies: dict[int, Any] = {}
+    config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
     config.vanilla_model_type = config.vanilla_class.model_type
     config.ea_residual_weight = residual_weight
@@ -697,6 +701,7 @@ def evolve(
     config.ea_kernel_size = kernel_size
     config.ea_activation = activation
     config.ea_memory_efficient = memory_efficient
+    _set_configurations(model, copies)
     model.__class__ = evolved_model_class(type(model))
     _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
     # What renamed the weights of an old checkpoint when it was loaded; an evolving one is saved as it is.

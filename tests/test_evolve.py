@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from models import randomize
 from test_exactness import run
 from test_exactness import tensors as tensors_of_one
@@ -621,6 +622,23 @@ def test_an_error_within_a_forward_pass_leaves_no_trace():
     assert_same(run(model, inputs), expected)
     with pytest.raises(RuntimeError, match="without a forward pass of its model"):
         model.electra.encoder.layer[1].attention.self(torch.zeros(1, 3, 24))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"residual_weight": "0.1"}, "`ea_residual_weight` is '0.1'"),
+        ({"kernel_size": 3.0}, r"`ea_kernel_size` is 3\.0"),
+        ({"memory_efficient": "yes"}, "ea_memory_efficient"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_of_the_wrong_type_changes_nothing(setting, message):
+    model = FAMILIES[0].vanilla()
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=message):
+        ea_hf.evolve(model, **setting)
+    assert type(model.config) is ElectraConfig
+    ea_hf.evolve(model)
 
 
 @one_of_each_kind
