@@ -336,10 +336,6 @@ class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):
     def make_chains(self) -> None:
         _make_chains(self)
 
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return True
-
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
         super()._set_gradient_checkpointing(enable, **kwargs)
         if enable:
