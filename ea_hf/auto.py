@@ -178,5 +178,6 @@ def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs
     known = sorted(name for config_class in CONFIGS for name in config_class.vanilla_model_types)
     raise ValueError(
         f"{pretrained_model_name_or_path} is a {config.model_type!r} model, for which there is no evolving family. "
-        f"Choose an evolving checkpoint or a vanilla one of the types {', '.join(known)}."
+        f"Choose a vanilla checkpoint of the types {', '.join(known)}, or an evolving one, such as `ea_hf.evolve` makes of "
+        "other models."
     )

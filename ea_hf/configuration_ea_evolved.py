@@ -37,7 +37,8 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
         vanilla_model_type (`str`): model type of the vanilla configuration.
 
     Raises:
-        ValueError: see `EvolvingConfig`; a checkpoint's `vanilla_model_type` is none of Transformers'.
+        ValueError: see `EvolvingConfig`; the checkpoint is no evolving one, or its `vanilla_model_type` is none of
+            Transformers'.
     """
 
     model_type = "ea_evolved"
@@ -53,7 +54,12 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EvolvedConfig":
         if cls is not EvolvedConfig:
             return super().from_dict(config_dict, **kwargs)
-        vanilla_model_type = config_dict.get("vanilla_model_type")
+        model_type, vanilla_model_type = config_dict.get("model_type"), config_dict.get("vanilla_model_type")
+        if model_type != cls.model_type and model_type in CONFIG_MAPPING:
+            raise ValueError(
+                f"This is the configuration of a {model_type!r} model, which does not evolve. Load that model, and call "
+                "`ea_hf.evolve`."
+            )
         if vanilla_model_type not in CONFIG_MAPPING:
             raise ValueError(
                 f"`vanilla_model_type` is {vanilla_model_type!r}, which this version of Transformers "

@@ -21,6 +21,7 @@ import copy
 import re
 import zlib
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -42,14 +43,14 @@ def check_evolution(residual_weight: float, conv_weight: float, kernel_size: int
     """Checks the values of the mechanism.
 
     Raises:
-        ValueError: a weight outside [0, 1] or not a number, an even or non-positive kernel size, an activation that
+        ValueError: a weight outside [0, 1] or not a number, a kernel size that is no odd positive integer, an activation that
             `transformers.activations.ACT2FN` does not know.
     """
     for name, weight in (("ea_residual_weight", residual_weight), ("ea_conv_weight", conv_weight)):
-        if not 0.0 <= weight <= 1.0:  # also refuses NaN
-            raise ValueError(f"`{name}` is {weight}; choose a number between 0 and 1.")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"`ea_kernel_size` is {kernel_size}; choose an odd positive integer such as 3.")
+        if not (isinstance(weight, Real) and 0.0 <= weight <= 1.0):  # also refuses NaN
+            raise ValueError(f"`{name}` is {weight!r}; choose a number between 0 and 1.")
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"`ea_kernel_size` is {kernel_size!r}; choose an odd positive integer such as 3.")
     if activation not in ACT2FN:
         raise ValueError(f"`ea_activation` is {activation!r}; choose one of {', '.join(sorted(ACT2FN))}.")
 
@@ -262,6 +263,11 @@ def _is_traced() -> bool:
 
 
 def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
+    if not (attention_mask.dtype == torch.bool or attention_mask.is_floating_point()):
+        raise ValueError(
+            f"The attention mask {tuple(attention_mask.shape)} is of the type {attention_mask.dtype}, which leaves open whether "
+            "its numbers are flags or added to the scores. For flags of which True may be attended to, use `mask.bool()`."
+        )
     return ~attention_mask if attention_mask.dtype == torch.bool else attention_mask <= BLOCKED_BIAS
 
 
@@ -299,6 +305,7 @@ def evolving_attention_forward(
 
     Raises:
         RuntimeError: the module has no `evolution`, or the model handed down no state.
+        ValueError: the mask is of an integer type; see also `evolving_cache_layer`.
     """
     evolution = getattr(module, "evolution", None)
     if evolution is None or evolution_state is None:

@@ -28,6 +28,7 @@ from transformers import (
     TOKENIZER_MAPPING,
     AttentionInterface,
     Cache,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto import modeling_auto
@@ -176,12 +177,12 @@ def _check_mask(
     attention_mask: torch.Tensor,
     past_length: int | torch.Tensor | None,
 ) -> None:
+    allowed = ~_is_blocked(attention_mask)
     if attention_mask.dtype != torch.bool and ((attention_mask != 0) & (attention_mask > BLOCKED_BIAS)).any():
         raise ValueError(
             f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, such as a position "
             "bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
         )
-    allowed = ~_is_blocked(attention_mask)
     if allowed.shape[-2] == 1 or queries == 1:
         return
     allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
@@ -334,10 +335,6 @@ class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):
 
     def make_chains(self) -> None:
         _make_chains(self)
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return True
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
         super()._set_gradient_checkpointing(enable, **kwargs)
@@ -620,6 +617,18 @@ def _map_names(model: PreTrainedModel) -> dict[str, str]:
     return names
 
 
+def _set_configurations(model: nn.Module, copies: dict[int, Any]) -> None:
+    """Gives all modules copies of their configurations; modules that share one go on sharing it.
+
+    Args:
+        copies: the memo of `copy.deepcopy`, with the copies that there are already.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, PreTrainedConfig):
+                vars(module)[name] = copy.deepcopy(value, copies)
+
+
 def _carry_state_through_checkpoints(model: nn.Module) -> None:
     for module in model.modules():
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)
@@ -639,7 +648,8 @@ def evolve(
 
     It keeps its weights, and what it is: `EvolvedElectraForMaskedLM` is an `ElectraForMaskedLM`. Encoder, decoder,
     cross-attention and the towers of a model are chains of their own. Saved with `save_pretrained`, it is loaded by the Auto
-    classes of the vanilla model in any process that has imported `ea_hf`.
+    classes of the vanilla model, in a process that has not imported `ea_hf` with `trust_remote_code=True`. Its configuration
+    becomes a copy of its own, so that other models of the same one remain vanilla.
 
     Args:
         model: a model of Transformers whose attention modules use its attention interface, before `get_peft_model`,
@@ -677,7 +687,9 @@ def evolve(
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             check_gradient_checkpointing(module._gradient_checkpointing_func)
-    config = model.config
+    # Other models may have been made with the same configuration.
+    copies: dict[int, Any] = {}
+    config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
     config.vanilla_model_type = config.vanilla_class.model_type
     config.ea_residual_weight = residual_weight
@@ -685,6 +697,7 @@ def evolve(
     config.ea_kernel_size = kernel_size
     config.ea_activation = activation
     config.ea_memory_efficient = memory_efficient
+    _set_configurations(model, copies)
     model.__class__ = evolved_model_class(type(model))
     _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
     # What renamed the weights of an old checkpoint when it was loaded; an evolving one is saved as it is.

@@ -438,6 +438,13 @@ def test_boolean_mask_of_keys_alone_equals_the_full_one(padding):
         assert all(torch.equal(one[layer], other[layer]) for one, other in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_mask_of_an_integer_type_is_refused(dtype):
+    allowed = self_attention_mask(real_tokens(5, "right"))[:, None]
+    with pytest.raises(ValueError, match=rf"{dtype}.*`mask\.bool\(\)`"):
+        run_chain(make_chain(Config(2)), make_projections(2, 5, 5), allowed.to(dtype))
+
+
 def test_mask_of_one_example_holds_for_all():
     chain = make_chain(Config(2))
     projections = make_projections(2, 5, 5)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from models import randomize
 from test_exactness import run
 from test_exactness import tensors as tensors_of_one
@@ -544,6 +545,12 @@ def test_unknown_vanilla_type_in_a_checkpoint_is_named(tmp_path):
         AutoConfig.from_pretrained(tmp_path)
 
 
+def test_configuration_of_a_vanilla_checkpoint_is_refused_with_what_to_do(tmp_path):
+    ElectraConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'electra' model, which does not evolve\..*`ea_hf\.evolve`"):
+        ea_hf.EvolvedConfig.from_pretrained(tmp_path)
+
+
 def test_a_part_with_a_configuration_of_its_own_is_not_saved_alone(tmp_path):
     clip = next(family for family in FAMILIES if family.model_class is CLIPModel).evolving()
     with pytest.raises(ValueError, match="part of an evolving model"):
@@ -615,6 +622,35 @@ def test_an_error_within_a_forward_pass_leaves_no_trace():
     assert_same(run(model, inputs), expected)
     with pytest.raises(RuntimeError, match="without a forward pass of its model"):
         model.electra.encoder.layer[1].attention.self(torch.zeros(1, 3, 24))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"residual_weight": "0.1"}, "`ea_residual_weight` is '0.1'"),
+        ({"kernel_size": 3.0}, r"`ea_kernel_size` is 3\.0"),
+        ({"memory_efficient": "yes"}, "ea_memory_efficient"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_of_the_wrong_type_changes_nothing(setting, message):
+    model = FAMILIES[0].vanilla()
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=message):
+        ea_hf.evolve(model, **setting)
+    assert type(model.config) is ElectraConfig
+    ea_hf.evolve(model)
+
+
+@one_of_each_kind
+def test_other_models_of_the_same_configuration_remain_vanilla(family):
+    config = family.model_class.config_class(**family.config_values)
+    before = config.to_dict()
+    model, other = family.model_class(config).eval(), family.model_class(config).eval()
+    inputs = family.inputs()
+    expected = run(other, inputs)
+    ea_hf.evolve(model)
+    assert type(config) is family.model_class.config_class and config.to_dict() == before
+    assert_same(run(other, inputs), expected)
 
 
 def test_layer_drop_hands_the_map_on():

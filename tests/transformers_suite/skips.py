@@ -50,9 +50,6 @@ LACKS = {
         r"test_can_set_attention_dynamically_composite_model": "This model is not composite",
         r"test_internal_model_config_and_subconfig_are_same": "No subconfigs so the test does not make sense",
     },
-    "a choice of attention": {
-        r"test_can_set_attention_dynamically(_composite_model)?": "This model does not support setting its attention .*",
-    },
     "a decoder-only head": {
         r"test_causal_lm_loss_honors_shift_labels": "No decoder-only language modeling head to check",
     },

@@ -67,7 +67,6 @@ class EADCTransformerModelTest(EvolvingModelTesterMixin, unittest.TestCase):
     test_resize_embeddings = False
     common_properties = ["hidden_size", "num_attention_heads", "num_hidden_layers", "num_input_channels"]
     lacks = (
-        "a choice of attention",
         "a decoder-only head",
         "a sliding window",
         "a tensor-parallel plan",

@@ -32,7 +32,6 @@ class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     all_model_classes = (EAResNetModel, EAResNetForImageClassification, EAResNetBackbone)
     common_properties = ["num_channels", "hidden_sizes", "num_attention_heads"]
     lacks = (
-        "a choice of attention",
         "a decoder-only head",
         "a sliding window",
         "a tensor-parallel plan",
