@@ -69,7 +69,7 @@ RECIPES = {
     ("fashion-mnist", "ea_vit"): [
         *("--config_overrides", f"{VIT},num_attention_heads=4,patch_size=4"),
         *("--image_size", "28", "--horizontal_flip"),
-        *("--num_train_epochs", "6", "--per_device_train_batch_size", "64", "--learning_rate", "1.5e-3"),
+        *("--num_train_epochs", "12", "--per_device_train_batch_size", "64", "--learning_rate", "1.5e-3"),
         *("--train_val_split", "0.05", "--mixed_precision", "bf16" if has_bfloat16() else "no"),
     ],
     ("fashion-mnist", "ea_resnet"): [
