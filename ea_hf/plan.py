@@ -233,7 +233,9 @@ def plan_step(
         with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             outputs = model.eval()(**inputs, output_attention_maps=True)
         maps = [value for name, values in outputs.items() if name.endswith("attention_maps") for value in values]
-        map_bytes = sum(value.numel() * value.element_size() for value in maps)
+        map_bytes = dtype.itemsize * sum(
+            value.numel() for value in maps
+        )  # recorded ones may be wider than those carried
         del outputs, maps
         model.train()
         with FlopCounterMode(display=False) as flops:
