@@ -112,7 +112,7 @@ def test_api_reference_has_every_public_name():
 
 
 def test_site_builds_and_its_formulas_need_no_script(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     method = (tmp_path / "method" / "index.html").read_text()

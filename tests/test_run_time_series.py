@@ -122,7 +122,8 @@ def test_divisions_and_seeds_are_trained_each_and_summarized(tmp_path):
     assert part.feature_mean != whole.feature_mean
     assert results["refit"]["runs"]["whole-seed-1"]["epoch"] == results["refit"]["num_train_epochs"]
     card = (tmp_path / "out" / "whole-seed-1" / "README.md").read_text()
-    assert "from ea_hf import EADCTransformerForClassification, EADCTransformerFeatureExtractor" in card
+    assert "from transformers import AutoModel, AutoFeatureExtractor" in card
+    assert "`ea_hf.EADCTransformerForClassification.from_pretrained(" in card
 
 
 def test_validation_series_choose_the_checkpoint_of_each_division(tmp_path):
@@ -330,7 +331,7 @@ def test_bad_data_and_models_are_told_before_anything_is_written(tmp_path):
     def refused(message: str, **options: Any) -> None:
         with pytest.raises(ValueError, match=message):
             learn(tmp_path / "out", **options)
-        assert not (tmp_path / "out").exists()
+        assert {path.name for path in (tmp_path / "out").glob("*")} <= {".lock"}  # which hinders no other run
 
     refused("names 'hidden_size_', which EADCTransformerConfig does not have", config_overrides="hidden_size_=4")
     refused("`ea_conv_weight` is 2.0", ea_conv_weight=2.0)
