@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ea_hf import EAResNetModel, evolution_fast
 from ea_hf.evolution import AttentionEvolution, EvolutionState
+from ea_hf.modeling_ea_dc_transformer import EADCTransformerBatchNorm
 from ea_hf.sharding import layer_classes, prepare
 from ea_hf.training import save_model
 
@@ -320,12 +321,15 @@ def fsdp2_accelerator(mixed_precision: str = "no") -> Accelerator:
 def train_and_save(name: str, directory: Path) -> float:
     """Takes a step, saves the model, and returns how far the weights are from one process's."""
     case = MODELS[name]
-    inputs = inputs_of(case, torch.float32)
-    expected = case.model().train()
+    inputs = inputs_of(case)
+    expected = case.model().double().train()
+    for module in expected.modules():
+        if isinstance(module, EADCTransformerBatchNorm):
+            module.is_synchronized = False  # as in a process that has no others
     expected_optimizer = torch.optim.SGD(expected.parameters(), lr=1e-3)
     backward(case, expected, inputs)
     accelerator = fsdp2_accelerator()
-    model = case.model().train()
+    model = case.model().double().train()
     model, optimizer = prepare(accelerator, model, torch.optim.SGD(model.parameters(), lr=1e-3))
     assert isinstance(model, FSDPModule)
     backward(case, model, my_share(inputs))
@@ -364,7 +368,7 @@ def test_a_sharded_model_trains_and_is_saved_as_an_ordinary_checkpoint(name, two
     loaded, info = type(MODELS[name].model()).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert not any(isinstance(parameter, DTensor) for parameter in loaded.parameters())
-    before = MODELS[name].model()
+    before = MODELS[name].model().double()
     weights = dict(before.named_parameters())
     assert any(not torch.equal(value, weights[key]) for key, value in loaded.named_parameters())
 
