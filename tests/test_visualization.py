@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_evolving
 import torch
-from models import CASES, every_family
+from models import BASE_CASES, CASES, every_family
 from PIL import Image
 from tiny_images import digits
 from torch.testing import assert_close
@@ -143,7 +143,7 @@ def test_parts_add_up_where_a_weight_is_0_or_1(weights):
         assert_close(total, layer.evolved, atol=1e-5, rtol=0)
 
 
-@every_family
+@pytest.mark.parametrize("case", [case for case in BASE_CASES if case.vanilla_class is not None], ids=str)
 def test_vanilla_maps_are_those_of_the_vanilla_model(case):
     model, vanilla = case.model(), case.vanilla_model()
     vanilla.load_state_dict(model.state_dict(), strict=False)
