@@ -20,6 +20,13 @@ from .test_ea_bert import EABertModelTester
 class EARobertaModelTester(EABertModelTester):
     config_class = EARobertaConfig
 
+    def prepare_config_and_inputs_for_common(self):
+        """No padding token among the inputs: RoBERTa counts positions without it, which embeddings do not show."""
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        input_ids = inputs["input_ids"]
+        inputs["input_ids"] = input_ids + (input_ids == config.pad_token_id)
+        return config, inputs
+
 
 class EARobertaModelTest(EvolvingModelTesterMixin, unittest.TestCase):
     model_tester_class = EARobertaModelTester
