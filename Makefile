@@ -25,7 +25,7 @@ translation: install  ## Train EA-T5 from English to German from scratch, about 
 vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-mnist" takes Fashion-MNIST.
 	$(PYTHON) image_classification/offline.py $(ARGS)
 
-time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about five minutes on two cores.
+time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about three minutes on two cores.
 	$(PYTHON) time_series/offline.py
 
 test: install  ## Run all tests.
