@@ -54,7 +54,7 @@ NETWORKS = {
     EVOLVING: [],
     VANILLA: ["--ea_residual_weight", "0", "--ea_conv_weight", "0"],
     CONVOLUTIONS: ["--config_overrides", "attention_value_ratio=0"],
-    PATCHTST: [],
+    PATCHTST: ["--learning_rate", "1e-3"],
 }
 METHODS = (*NETWORKS, ROCKET, NEIGHBOUR)
 NUM_SPLITS = 3
@@ -238,7 +238,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--max_steps", type=int, default=32, help="Longer series are averaged to so many steps.")
-    parser.add_argument("--max_train_steps", type=int, default=100, help="Of the networks, 16 series each.")
+    parser.add_argument("--max_train_steps", type=int, default=300, help="Of the networks, 16 series each.")
     parser.add_argument("--num_hidden_layers", type=int, default=2, help="Of the networks.")
     parser.add_argument("--picture", type=Path, default=Path("docs/time_series_ranks.png"))
     args = parser.parse_args()

@@ -34,6 +34,9 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
         norm_type: "batchnorm" or "layernorm".
         norm_eps: added to the variance.
         norm_momentum: share of a batch in the running statistics of batch normalization.
+        pooling_type: what the head of a classifier or regressor reads: `None` for all steps, each with weights of its own,
+            as in the release; "mean" or "max" for that of the observed steps, which does not depend on where in the
+            series something happens.
         sync_batch_norm: whether the statistics of a batch are those of all processes of `torch.distributed` together,
             so that several processes train as one does (`torch.nn.SyncBatchNorm` cannot leave padding out); otherwise
             each process has its own, as with `torch.nn.BatchNorm1d`. Set it to `False` where the processes train
@@ -68,6 +71,7 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     norm_type: str = "batchnorm"
     norm_eps: float = 1e-5
     norm_momentum: float | int = 0.1
+    pooling_type: str | None = None
     sync_batch_norm: bool = True
     positional_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -137,6 +141,8 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
             )
         if self.norm_type not in ("batchnorm", "layernorm"):
             raise ValueError(f'`norm_type` is {self.norm_type!r}; choose "batchnorm" or "layernorm".')
+        if self.pooling_type not in (None, "mean", "max"):
+            raise ValueError(f'`pooling_type` is {self.pooling_type!r}; choose "mean", "max" or `None`.')
         if not self.norm_eps > 0:
             raise ValueError(f"`norm_eps` is {self.norm_eps}; choose a small positive number.")
         if not 0 <= self.norm_momentum <= 1:

@@ -10,6 +10,7 @@ They take series of unequal length with missing values, as `EADCTransformerFeatu
 the recipe of `time_series/run_time_series.py`, without a validation set: on all series, for `n_epochs`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class _Estimator:
         self,
         n_epochs: int = 100,
         batch_size: int = 16,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 0.0,
         max_grad_norm: float = 4.0,
         d_model: int = 64,
@@ -54,6 +55,7 @@ class _Estimator:
         use_dilation: bool = True,
         causal_attention: bool = False,
         norm_type: str = "batchnorm",
+        pooling_type: str | None = "mean",
         ea_residual_weight: float = 0.3,
         ea_conv_weight: float = 0.5,
         max_steps: int | None = None,
@@ -73,6 +75,7 @@ class _Estimator:
         self.use_dilation = use_dilation
         self.causal_attention = causal_attention
         self.norm_type = norm_type
+        self.pooling_type = pooling_type
         self.ea_residual_weight = ea_residual_weight
         self.ea_conv_weight = ea_conv_weight
         self.max_steps = max_steps
@@ -125,12 +128,15 @@ class _Estimator:
                     use_dilation=self.use_dilation,
                     causal_attention=self.causal_attention,
                     norm_type=self.norm_type,
+                    pooling_type=self.pooling_type,
                     ea_residual_weight=self.ea_residual_weight,
                     ea_conv_weight=self.ea_conv_weight,
                     **config,
                 )
             ).to(self._device())
             optimizer = torch.optim.RAdam(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+            steps = self.n_epochs * math.ceil(len(prepared) / self.batch_size)
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
             model.train()
             self.losses_ = []
             for _ in range(self.n_epochs):
@@ -149,6 +155,7 @@ class _Estimator:
                     loss.backward()
                     torch.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
                     optimizer.step()
+                    scheduler.step()
                     total += loss.item() * len(indices)
                 self.losses_.append(total / len(order))
         self.feature_extractor_ = extractor
@@ -184,13 +191,13 @@ class EADCTransformerClassifier(_Estimator, BaseClassifier):
     Args:
         n_epochs: passes over the training series.
         batch_size: series per step.
-        learning_rate: of RAdam, constant.
+        learning_rate: of RAdam at first; it falls to 0 along a cosine.
         weight_decay: of RAdam.
         max_grad_norm: gradients are clipped to this norm.
         d_model, n_blocks, n_heads, ffn_dim: the size, see `d_model`, `num_hidden_layers`, `num_attention_heads` and
             `ffn_dim` of `EADCTransformerConfig`.
         attention_ratio: share of attention's channels, in [0, 1]; 0 leaves the dilated convolutions alone.
-        use_dilation, causal_attention, norm_type: see `EADCTransformerConfig`.
+        use_dilation, causal_attention, norm_type, pooling_type: see `EADCTransformerConfig`.
         ea_residual_weight, ea_conv_weight: of evolving attention, in [0, 1]; both 0 make plain attention.
         max_steps: neighbouring steps of longer series are averaged until at most so many remain; `None` for none.
         device: of PyTorch; `None` for an accelerator if there is one, else the CPU.

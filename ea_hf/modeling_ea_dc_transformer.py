@@ -417,17 +417,27 @@ class EADCTransformerModel(EADCTransformerPreTrainedModel):
 
 
 class EADCTransformerSeriesHead(nn.Module):
-    """A linear layer that reads all steps of a series, and zeros after its last one."""
+    """A linear layer that reads all steps of a series, and zeros after its last one; or their mean or maximum."""
 
     def __init__(self, config: EADCTransformerConfig, num_outputs: int):
         super().__init__()
-        self.context_length = config.context_length
+        self.context_length, self.pooling_type = config.context_length, config.pooling_type
+        steps = config.context_length if config.pooling_type is None else 1
         self.dropout = nn.Dropout(config.head_dropout)
-        self.linear = nn.Linear(config.context_length * config.d_model, num_outputs)
+        self.linear = nn.Linear(steps * config.d_model, num_outputs)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, time, d_model), zeros at padded steps, to (batch, num_outputs)."""
+    def forward(self, hidden_states: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+        """(batch, time, d_model), zeros at padded steps, to (batch, num_outputs).
+
+        Args:
+            observed: (batch, time, 1), boolean; which steps are not padding.
+        """
         hidden_states = self.dropout(nn.functional.gelu(hidden_states))
+        if self.pooling_type == "mean":
+            return self.linear(hidden_states.sum(dim=1) / observed.sum(dim=1).clamp(min=1))
+        if self.pooling_type == "max":
+            highest = hidden_states.masked_fill(~observed, torch.finfo(hidden_states.dtype).min).amax(dim=1)
+            return self.linear(highest.where(observed.any(dim=1), 0.0))
         missing = self.context_length - hidden_states.shape[1]
         return self.linear(nn.functional.pad(hidden_states, (0, 0, 0, missing)).flatten(1))
 
@@ -456,7 +466,8 @@ class EADCTransformerWithSeriesHead(EADCTransformerPreTrainedModel):
             labels: see the class; without them the output has no loss.
         """
         outputs = self.model(past_values, past_observed_mask, return_dict=True, **kwargs)
-        logits = self.head(outputs.last_hidden_state)
+        observed = self.observed_values(past_values.to(self.dtype), past_observed_mask)
+        logits = self.head(outputs.last_hidden_state, observed.any(dim=-1, keepdim=True))
         return SequenceClassifierOutput(
             loss=None if labels is None else self.series_loss(logits, labels),
             logits=logits,

@@ -332,6 +332,7 @@ class TrainerState:
     # The step is done, but for its evaluation and checkpoint.
     unfinished: bool = False
     best_metric: float | None = None
+    best_loss: float | None = None
     best_checkpoint: str | None = None
     recent_losses: list[float] = field(default_factory=list)
     log_history: list[dict[str, float]] = field(default_factory=list)
@@ -680,18 +681,22 @@ def _report(
 def _note_best(
     state: TrainerState, metrics: dict[str, float], metric_for_best_model: str | None, greater_is_better: bool
 ) -> bool:
+    """Whether the evaluation is the best so far; of two with the same score, the smaller loss decides, if there is one."""
     if metric_for_best_model is None:
         return False
     if metric_for_best_model not in metrics:
         raise ValueError(
             f"--metric_for_best_model is {metric_for_best_model!r}, but the evaluation gives {', '.join(metrics)}."
         )
-    value = metrics[metric_for_best_model]
-    better = not math.isnan(value) and (
-        state.best_metric is None or (value > state.best_metric if greater_is_better else value < state.best_metric)
-    )
+    value, loss = metrics[metric_for_best_model], metrics.get("loss")
+    if math.isnan(value):
+        return False
+    if value == state.best_metric:
+        better = loss is not None and state.best_loss is not None and loss < state.best_loss
+    else:
+        better = state.best_metric is None or (value > state.best_metric) == greater_is_better
     if better:
-        state.best_metric = value
+        state.best_metric, state.best_loss = value, loss
     return better
 
 
@@ -792,7 +797,7 @@ def _resume(
                 f"The best checkpoint so far, {state.best_checkpoint}, cannot be used: {fault}. The best one will be "
                 "chosen among those to come."
             )
-            state.best_metric = state.best_checkpoint = None
+            state.best_metric = state.best_loss = state.best_checkpoint = None
     logger.info(f"Resuming from {checkpoint}: step {state.global_step}, epoch {state.epoch}.")
     state.run = fresh.run
     return state

@@ -48,6 +48,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"attention_value_ratio": 0.0},
     {"attention_value_ratio": 1.0, "attention_key_ratio": 1.0},
     {"activation_function": "gelu", "num_hidden_layers": 1},
+    {"pooling_type": "mean"},
+    {"pooling_type": "max"},
 ]
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
 every_head = pytest.mark.parametrize("model_class", HEADS)
@@ -226,10 +228,13 @@ def transcribe(
         hidden = [before + after for before, after in zip(residual, hidden, strict=True)]
         hidden = normalize(hidden, block, "final_norm", config.norm_type == "batchnorm", training)
     logits = []
-    for steps in hidden:
-        flat = np.zeros((config.context_length, config.d_model))
-        flat[: len(steps)] = gelu(steps)
-        logits.append(weights["head.linear.weight"] @ flat.flatten() + weights["head.linear.bias"])
+    for steps in map(gelu, hidden):
+        if config.pooling_type is None:
+            features = np.zeros((config.context_length, config.d_model))
+            features[: len(steps)] = steps
+        else:
+            features = {"mean": np.mean, "max": np.max}[config.pooling_type](steps, axis=0)
+        logits.append(weights["head.linear.weight"] @ features.flatten() + weights["head.linear.bias"])
     return np.stack(logits), maps
 
 
@@ -390,7 +395,9 @@ def test_outputs_and_gradients_are_finite_whatever_comes(options, training):
         assert all(torch.isfinite(buffer).all() for buffer in model.buffers())
     with torch.no_grad():
         alone = model.eval()(missing).logits[0]
-        assert_close(alone, model.head(torch.zeros(1, 1, 24))[0], atol=1e-6, rtol=0)
+        assert_close(
+            alone, model.head(torch.zeros(1, 1, 24), torch.zeros(1, 1, 1, dtype=torch.bool))[0], atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("norm_type", ["batchnorm", "layernorm"])
@@ -681,6 +688,7 @@ def test_a_pretrained_model_is_fine_tuned(tmp_path):
         ({"attention_key_ratio": 0}, "`attention_key_ratio` is 0, which makes 0 of 24"),
         ({"num_attention_heads": 5}, "`attention_key_ratio` is 0.5, which makes 12 of 24 .* `num_attention_heads`, 5"),
         ({"norm_type": "rms"}, "`norm_type` is 'rms'; choose \"batchnorm\""),
+        ({"pooling_type": "sum"}, "`pooling_type` is 'sum'; choose \"mean\""),
         ({"norm_eps": 0.0}, "`norm_eps` is 0.0"),
         ({"norm_momentum": 2}, "`norm_momentum` is 2"),
         ({"activation_function": "swoosh"}, "`activation_function` is 'swoosh'; choose one of .*leaky_relu"),

@@ -319,13 +319,16 @@ class ScriptedEvaluation:
 
     scores: list[float]
     name: str = "score"
+    losses: list[float] | None = None
     seen: list[torch.Tensor] = field(default_factory=list)
 
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
         if len(self.seen) == len(self.scores):
             raise Stopped
+        index = len(self.seen)
         self.seen.append(model.classifier.weight.detach().clone())
-        return {self.name: self.scores[len(self.seen) - 1]}
+        losses = {} if self.losses is None else {"loss": self.losses[index]}
+        return {self.name: self.scores[index], **losses}
 
 
 @pytest.mark.parametrize(("greater_is_better", "best"), [(True, 4), (False, 6)], ids=["greatest", "smallest"])
@@ -642,6 +645,14 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_previous_one(tmp_pa
     resumed, _ = resumed_run(tmp_path / "resumed")
     assert "checkpoint-4: its file model.safetensors has 1000 bytes" in caplog.text
     assert_equal(resumed.weights(), whole.weights())
+
+
+def test_of_equal_scores_the_one_with_the_smallest_loss_is_the_best(tmp_path):
+    evaluation = ScriptedEvaluation([0.1, 0.9, 0.9, 0.9, 0.8], losses=[0.1, 0.5, 0.3, 0.4, 0.2])
+    this = run(tmp_path, max_train_steps=10, eval_steps=2, checkpointing_steps=2, load_best_model_at_end=True)
+    this(tiny_model(), classes(40), evaluation, metric_for_best_model="score")
+    assert this.state(10)["best_checkpoint"] == "checkpoint-6"
+    assert torch.equal(this.weights()["classifier.weight"], evaluation.seen[2])
 
 
 @pytest.mark.parametrize("damage", ["lost", "truncated"])

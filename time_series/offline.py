@@ -29,7 +29,7 @@ from ea_hf.training import RESULTS_FILE
 
 # Later arguments override earlier ones.
 ARGUMENTS = [
-    *("--num_splits", "3", "--seeds", "1", "--num_train_epochs", "30"),
+    *("--num_splits", "3", "--seeds", "1", "--num_train_epochs", "40"),
     *("--logging_steps", "1000"),
     "--refit",
     "--do_predict",
