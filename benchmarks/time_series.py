@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
 
 import run_time_series
 from run_time_series import Run, SeriesData, compute_metrics
-from series_data import CLASSIFICATION, bundled_datasets, dataset_files, load_files
+from series_data import CLASSIFICATION, REGRESSION, bundled_datasets, dataset_files, load_files
 
 
 EVOLVING, CONVOLUTIONS, PATCHTST = "EA-DC-Transformer", "without attention", "PatchTST"
@@ -207,6 +207,13 @@ def table(scores: dict[str, dict[str, list[float]]], metrics: dict[str, str]) ->
     return "\n".join(lines)
 
 
+def rmse_of_mean(dataset: str) -> float:
+    """Of the mean of the training file's targets, on the test file: what a regression has to beat."""
+    splits = load_files(dataset_files(dataset)).splits
+    predicted = np.broadcast_to(splits["train"].labels.mean(axis=0), splits["test"].labels.shape)
+    return compute_metrics(REGRESSION, predicted, splits["test"].labels)["rmse"]
+
+
 def draw_critical_differences(path: Path, scores: dict[str, dict[str, list[float]]], metrics: dict[str, str]) -> int:
     """Mean ranks over the data sets that all methods have finished; returns how many these are."""
     complete = [dataset for dataset, methods in scores.items() if len(methods) == len(METHODS)]
@@ -247,7 +254,10 @@ def main() -> None:
     for names in own_runs(args, runs):
         run(args, *names)
     scores, metrics = collect(args)
-    print(table(scores, metrics))
+    print(table(scores, metrics), end="\n\n")
+    for dataset, metric in metrics.items():
+        if metric == "rmse":
+            print(f"{dataset}: the mean of the training file's targets has an RMSE of {rmse_of_mean(dataset):.4f}")
     count = draw_critical_differences(args.picture, scores, metrics)
     print(f"\n{count} data sets were finished by all methods" + (f": {args.picture}" if count > 1 else ""))
 
