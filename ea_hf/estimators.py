@@ -40,11 +40,15 @@ TEST_PARAMETERS = {"n_epochs": 2, "d_model": 16, "n_blocks": 1, "n_heads": 2, "f
 class _Estimator:
     """What both estimators share: their parameters, the network, its training and its outputs."""
 
+    # What stands for `None`.
+    _n_epochs: int
+    _learning_rate: float
+
     def __init__(
         self,
-        n_epochs: int = 100,
+        n_epochs: int | None = None,
         batch_size: int = 16,
-        learning_rate: float = 3e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 0.0,
         max_grad_norm: float = 4.0,
         d_model: int = 64,
@@ -85,10 +89,10 @@ class _Estimator:
 
     def _check_parameters(self) -> None:
         for name in ("n_epochs", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
         for name in ("learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < np.inf:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be a positive number.")
         if self.weight_decay < 0:
             raise ValueError(f"`weight_decay` is {self.weight_decay}; it must be at least 0.")
@@ -107,6 +111,8 @@ class _Estimator:
             labels: classes as indices, (series,), or targets, (series, 1).
         """
         self._check_parameters()
+        n_epochs = self._n_epochs if self.n_epochs is None else self.n_epochs
+        learning_rate = self._learning_rate if self.learning_rate is None else self.learning_rate
         series = [np.asarray(values).T for values in X]
         is_regression = labels.ndim == 2
         extractor = EADCTransformerFeatureExtractor.fit(series, labels if is_regression else None, self.max_steps)
@@ -134,12 +140,12 @@ class _Estimator:
                     **config,
                 )
             ).to(self._device())
-            optimizer = torch.optim.RAdam(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-            steps = self.n_epochs * math.ceil(len(prepared) / self.batch_size)
+            optimizer = torch.optim.RAdam(model.parameters(), lr=learning_rate, weight_decay=self.weight_decay)
+            steps = n_epochs * math.ceil(len(prepared) / self.batch_size)
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
             model.train()
             self.losses_ = []
-            for _ in range(self.n_epochs):
+            for _ in range(n_epochs):
                 order = random_state.permutation(len(prepared))
                 total = 0.0
                 for start in range(0, len(order), self.batch_size):
@@ -149,7 +155,7 @@ class _Estimator:
                     if not torch.isfinite(loss):
                         raise ValueError(
                             f"The loss is {loss.item()} in epoch {len(self.losses_) + 1}. Lower `learning_rate`, now "
-                            f"{self.learning_rate}."
+                            f"{learning_rate}."
                         )
                     optimizer.zero_grad()
                     loss.backward()
@@ -189,9 +195,9 @@ class EADCTransformerClassifier(_Estimator, BaseClassifier):
     Wang et al., "Convolution-enhanced Evolving Attention Networks", TPAMI 2023, https://arxiv.org/abs/2212.08330
 
     Args:
-        n_epochs: passes over the training series.
+        n_epochs: passes over the training series; `None` for 100, in a regression 30.
         batch_size: series per step.
-        learning_rate: of RAdam at first; it falls to 0 along a cosine.
+        learning_rate: of RAdam at first, from which it falls to 0 along a cosine; `None` for 3e-3, in a regression 1e-3.
         weight_decay: of RAdam.
         max_grad_norm: gradients are clipped to this norm.
         d_model, n_blocks, n_heads, ffn_dim: the size, see `d_model`, `num_hidden_layers`, `num_attention_heads` and
@@ -214,6 +220,7 @@ class EADCTransformerClassifier(_Estimator, BaseClassifier):
     """
 
     _tags = TAGS
+    _n_epochs, _learning_rate = 100, 3e-3
 
     def _fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> "EADCTransformerClassifier":
         labels = np.array([self._class_dictionary[label] for label in y], dtype=np.int64)
@@ -235,6 +242,7 @@ class EADCTransformerRegressor(_Estimator, BaseRegressor):
     """
 
     _tags = TAGS
+    _n_epochs, _learning_rate = 30, 1e-3
 
     def _fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> "EADCTransformerRegressor":
         self._train(EADCTransformerForRegression, X, np.asarray(y, dtype=np.float64)[:, None])

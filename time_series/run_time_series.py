@@ -188,16 +188,29 @@ DEFAULTS = {
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 256,
     "optim": "radam",
-    "learning_rate": 3e-3,
+    "learning_rate": None,  # see TASK_DEFAULTS
     "lr_scheduler_type": "cosine",
     "max_grad_norm": 4.0,
-    "num_train_epochs": 100,
+    "num_train_epochs": None,
     "checkpointing_steps": "no",
     "load_best_model_at_end": True,
+}
+# Targets are often noisy, and a regression soon learns the noise of few series.
+TASK_DEFAULTS = {
+    CLASSIFICATION: {"num_train_epochs": 100, "learning_rate": 3e-3},
+    REGRESSION: {"num_train_epochs": 30, "learning_rate": 1e-3},
+    MASKED_IMPUTATION: {"num_train_epochs": 100, "learning_rate": 3e-3},
 }
 # Of a new model's configuration. The released head, which reads each step with weights of its own ("pooling_type": None),
 # learns where in a series things happen, and generalizes worse from few series.
 MODEL_DEFAULTS = {"pooling_type": "mean"}
+
+
+def set_task_defaults(args: argparse.Namespace, task: str) -> None:
+    """Sets what the command line leaves to the task, which the data may tell."""
+    for name, value in TASK_DEFAULTS[task].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 # Data
@@ -697,6 +710,7 @@ def summarize(results: list[dict[str, Any]]) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     data = load_data(args)
+    set_task_defaults(args, data.task)
     runs = plan_runs(args, data)
     find_best_metric(args, data.task)
     if len(runs) == 1 and not args.refit:
