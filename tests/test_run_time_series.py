@@ -28,7 +28,15 @@ pytest.importorskip("aeon")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
 
 import run_time_series
-from run_time_series import choose_epochs, compute_metrics, load_data, parse_args, plan_runs
+from run_time_series import (
+    TASK_DEFAULTS,
+    choose_epochs,
+    compute_metrics,
+    load_data,
+    parse_args,
+    plan_runs,
+    set_task_defaults,
+)
 from series_data import dataset_files, load_files
 
 
@@ -148,6 +156,18 @@ def test_the_epochs_of_the_refit_are_those_of_the_best_mean(tmp_path):
     assert choose_epochs(args, data, runs) == 3
     args.metric_for_best_model = "loss"
     assert choose_epochs(args, data, runs) == 3
+
+
+@pytest.mark.parametrize("task", TASK_DEFAULTS)
+def test_the_task_sets_what_the_command_line_leaves_to_it(task, tmp_path):
+    command = ["--dataset_name", "UnitTest", "--output_dir", str(tmp_path)]
+    args = parse_args(command)
+    set_task_defaults(args, task)
+    expected = (30, 1e-3) if task == "regression" else (100, 3e-3)
+    assert (args.num_train_epochs, args.learning_rate) == expected
+    args = parse_args([*command, "--num_train_epochs", "7"])
+    set_task_defaults(args, task)
+    assert (args.num_train_epochs, args.learning_rate) == (7, expected[1])
 
 
 def test_several_targets_of_a_table(tmp_path):
