@@ -159,15 +159,8 @@ def run(args: argparse.Namespace, dataset: str, method: str, number: int) -> Non
             *("--dataset_name", dataset, "--do_predict", "--overwrite_output_dir", "--seeds", str(number)),
             *("--num_splits", str(NUM_SPLITS), "--max_steps", str(args.max_steps)),
             *("--max_train_steps", str(args.max_train_steps), "--eval_steps", "10", "--logging_steps", "100"),
-            *(
-                "--per_device_train_batch_size",
-                "16",
-                "--learning_rate",
-                "3e-3",
-                "--output_dir",
-                str(file.parent),
-                *words,
-            ),
+            *("--per_device_train_batch_size", "16", "--learning_rate", "3e-3"),
+            *("--output_dir", str(file.parent), *words),
         ]
     )
     run_time_series.set_task_defaults(own, data.task)

@@ -53,6 +53,30 @@ def test_checks_of_aeon(estimator):
     assert len(results) > 20 and all(str(result) == "PASSED" for result in results.values())
 
 
+@pytest.mark.parametrize(
+    ("estimator", "n_epochs", "learning_rate"),
+    [(EADCTransformerClassifier, 100, 3e-3), (EADCTransformerRegressor, 30, 1e-3)],
+)
+def test_recipe_by_default(estimator, n_epochs, learning_rate, monkeypatch):
+    """As many epochs, at rates that fall along a cosine from the first one."""
+    rates = []
+
+    class NotedRAdam(torch.optim.RAdam):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "RAdam", NotedRAdam)
+    series, labels = make_series()
+    default = TINY | {"n_epochs": None, "learning_rate": None, "n_blocks": 1}
+    fitted = estimator(**default).fit(series, labels_for(estimator, labels))
+    assert len(fitted.losses_) == n_epochs
+    steps = 3 * n_epochs  # of 12 series, 4 each
+    expected = learning_rate * (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+    np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-12)
+    assert fitted.model_.config.pooling_type == "mean"
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_one_series_is_predicted_as_in_a_batch(estimator):
     series, labels = make_series()

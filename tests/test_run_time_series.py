@@ -170,6 +170,12 @@ def test_the_task_sets_what_the_command_line_leaves_to_it(task, tmp_path):
     assert (args.num_train_epochs, args.learning_rate) == (7, expected[1])
 
 
+@pytest.mark.parametrize(("overrides", "pooling_type"), [(TINY, "mean"), (f"{TINY},pooling_type=None", None)])
+def test_the_head_of_a_new_model_reads_the_mean_unless_told(overrides, pooling_type, tmp_path):
+    learn(tmp_path, num_splits=1, num_train_epochs=1, config_overrides=overrides)
+    assert ea_hf.EADCTransformerForClassification.from_pretrained(tmp_path).config.pooling_type == pooling_type
+
+
 def test_several_targets_of_a_table(tmp_path):
     train = write_table(tmp_path / "train.parquet", targets=2)
     test = write_table(tmp_path / "test.parquet", targets=2, count=8, start=100)

@@ -92,6 +92,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Epochs and learning rate by default: "
+        + "; ".join(f"{task} {v['num_train_epochs']}, {v['learning_rate']}" for task, v in TASK_DEFAULTS.items())
+        + ".",
         allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
     )
     group = parser.add_argument_group("data")
