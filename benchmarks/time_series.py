@@ -37,7 +37,7 @@ from transformers import PatchTSTConfig, PatchTSTForClassification, PatchTSTForR
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ea_hf import EADCTransformerFeatureExtractor
-from ea_hf.checkpoints import write_json
+from ea_hf.training.checkpoints import write_json
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))

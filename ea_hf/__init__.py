@@ -8,17 +8,17 @@ Importing this package registers its configurations and models with Transformers
 from importlib import import_module
 from typing import Any
 
-from .auto import evolving_config_from_pretrained, register
-from .configuration_ea_bert import EABertConfig
-from .configuration_ea_dc_transformer import EADCTransformerConfig
-from .configuration_ea_evolved import EvolvedConfig
-from .configuration_ea_resnet import EAResNetConfig
-from .configuration_ea_roberta import EARobertaConfig
-from .configuration_ea_t5 import EAT5Config
-from .configuration_ea_vit import EAViTConfig
-from .evolution import AttentionEvolution
-from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
-from .modeling_ea_bert import (
+from .models.auto import evolving_config_from_pretrained, register
+from .models.configuration_ea_bert import EABertConfig
+from .models.configuration_ea_dc_transformer import EADCTransformerConfig
+from .models.configuration_ea_evolved import EvolvedConfig
+from .models.configuration_ea_resnet import EAResNetConfig
+from .models.configuration_ea_roberta import EARobertaConfig
+from .models.configuration_ea_t5 import EAT5Config
+from .models.configuration_ea_vit import EAViTConfig
+from .models.evolution import AttentionEvolution
+from .models.feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
+from .models.modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
     EABertForPreTraining,
@@ -28,21 +28,21 @@ from .modeling_ea_bert import (
     EABertModel,
     EABertPreTrainedModel,
 )
-from .modeling_ea_dc_transformer import (
+from .models.modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
     EADCTransformerForMaskedImputation,
     EADCTransformerForRegression,
     EADCTransformerModel,
     EADCTransformerPreTrainedModel,
 )
-from .modeling_ea_evolved import evolve
-from .modeling_ea_resnet import (
+from .models.modeling_ea_evolved import evolve
+from .models.modeling_ea_resnet import (
     EAResNetBackbone,
     EAResNetForImageClassification,
     EAResNetModel,
     EAResNetPreTrainedModel,
 )
-from .modeling_ea_roberta import (
+from .models.modeling_ea_roberta import (
     EARobertaForMaskedLM,
     EARobertaForMultipleChoice,
     EARobertaForQuestionAnswering,
@@ -51,14 +51,14 @@ from .modeling_ea_roberta import (
     EARobertaModel,
     EARobertaPreTrainedModel,
 )
-from .modeling_ea_t5 import (
+from .models.modeling_ea_t5 import (
     EAT5EncoderModel,
     EAT5ForConditionalGeneration,
     EAT5ForSequenceClassification,
     EAT5Model,
     EAT5PreTrainedModel,
 )
-from .modeling_ea_vit import (
+from .models.modeling_ea_vit import (
     EAViTForImageClassification,
     EAViTForMaskedImageModeling,
     EAViTModel,

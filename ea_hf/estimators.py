@@ -21,9 +21,9 @@ from aeon.regression import BaseRegressor
 from sklearn.utils import check_random_state
 from transformers import PreTrainedModel
 
-from .configuration_ea_dc_transformer import EADCTransformerConfig
-from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
-from .modeling_ea_dc_transformer import EADCTransformerForClassification, EADCTransformerForRegression
+from .models.configuration_ea_dc_transformer import EADCTransformerConfig
+from .models.feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
+from .models.modeling_ea_dc_transformer import EADCTransformerForClassification, EADCTransformerForRegression
 
 
 TAGS = {

@@ -29,10 +29,10 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING
 
-from .auto import CONFIGS, MODELS, evolving_config_from_pretrained
-from .configuration_evolving import EvolvingConfig
-from .evolution import AttentionEvolution
-from .training import OPTIMIZERS, create_optimizer, parse_values
+from .models.auto import CONFIGS, MODELS, evolving_config_from_pretrained
+from .models.configuration_evolving import EvolvingConfig
+from .models.evolution import AttentionEvolution
+from .training.loop import OPTIMIZERS, create_optimizer, parse_values
 
 
 # Beside the heads for text to text, those that the scripts train.

@@ -20,7 +20,7 @@ from baselines import baselines
 from datasets import load_dataset
 from task_data import KNOWN_COLUMNS
 
-from ea_hf.training import RESULTS_FILE
+from ea_hf.training.loop import RESULTS_FILE
 
 
 # What suits all three tasks with MiniLM; later arguments override earlier ones.

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, load_dataset
 
-from ea_hf.local_files import describe_files, read_rows
+from ea_hf.training.local_files import describe_files, read_rows
 
 
 # Columns with the sentence or the pair of sentences of each GLUE task.

@@ -28,8 +28,8 @@ from image_data import ImageData, load_digits, load_idx, open_image
 from sklearn.metrics import confusion_matrix
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ea_hf.script import has_bfloat16
-from ea_hf.training import RESULTS_FILE
+from ea_hf.training.loop import RESULTS_FILE
+from ea_hf.training.script import has_bfloat16
 from ea_hf.visualization import draw_map, image_maps
 
 

@@ -49,16 +49,16 @@ from transformers import (
 )
 
 from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
-from ea_hf.batching import TrainingBatches, predict
-from ea_hf.configuration_evolving import EvolvingConfig
-from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
-from ea_hf.training import (
+from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.training.batching import TrainingBatches, predict
+from ea_hf.training.loop import (
     add_training_arguments,
     copy_weights_from_file,
     create_accelerator,
     parse_values,
     prepare_output_dir,
 )
+from ea_hf.training.script import add_evolution_arguments, check_arguments, evolution_overrides, run
 
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,9 @@ class Processes:
     def __enter__(self) -> Self:
         forkserver = multiprocessing.get_context("forkserver")
         # What takes its time to import.
-        forkserver.set_forkserver_preload(["ea_hf.training", "ea_hf.publishing", "evaluate", "sklearn.metrics"])
+        forkserver.set_forkserver_preload(
+            ["ea_hf.training.loop", "ea_hf.training.publishing", "evaluate", "sklearn.metrics"]
+        )
         self.directory = tempfile.TemporaryDirectory()
         self.connections, self.processes = [], []
         for rank in range(self.count):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ea_hf import batching
-from ea_hf.batching import MicroBatch, TrainingBatches, count_labels, data_loader, predict
+from ea_hf.training import batching
+from ea_hf.training.batching import MicroBatch, TrainingBatches, count_labels, data_loader, predict
 
 
 LENGTHS = [3 + 7 * i % 31 for i in range(1009)]

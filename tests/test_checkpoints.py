@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from tiny_bert import isolated_runs
 from torch.optim.lr_scheduler import LambdaLR
 
-from ea_hf import checkpoints, training_state
-from ea_hf.checkpoints import (
+from ea_hf.training import checkpoints, training_state
+from ea_hf.training.checkpoints import (
     CheckpointError,
     checkpoint_steps,
     find_checkpoint,

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from processes import Processes
 from test_sharding import MODELS, backward, inputs_of, my_share, objective
 
-from ea_hf.sharding import gather_kernels
+from ea_hf.training.sharding import gather_kernels
 
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed")

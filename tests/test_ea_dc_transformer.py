@@ -26,7 +26,7 @@ from ea_hf import (
     EADCTransformerForRegression,
     EADCTransformerModel,
 )
-from ea_hf.modeling_ea_dc_transformer import (
+from ea_hf.models.modeling_ea_dc_transformer import (
     EADCTransformerAttention,
     EADCTransformerBatchNorm,
     EADCTransformerConvolution,

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from ea_hf import EAResNetBackbone, EAResNetConfig, EAResNetForImageClassification, EAResNetModel
-from ea_hf.configuration_ea_resnet import DEPTHS
-from ea_hf.evolution import EvolutionState
-from ea_hf.modeling_ea_resnet import EAResNetAttention, EAResNetConvLayer
+from ea_hf.models.configuration_ea_resnet import DEPTHS
+from ea_hf.models.evolution import EvolutionState
+from ea_hf.models.modeling_ea_resnet import EAResNetAttention, EAResNetConvLayer
 
 
 # Three stages, all but the first with attention, at 3 x 3, 3 x 3 and 2 x 2 pixels: two chains.

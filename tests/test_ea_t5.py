@@ -22,8 +22,8 @@ from transformers import (
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from ea_hf import EAT5Config, EAT5ForConditionalGeneration, EAT5ForSequenceClassification
-from ea_hf import evolution as evolution_module
-from ea_hf.evolution_cache import CROPPABLE_ROWS, EvolvingDynamicLayer, EvolvingStaticLayer
+from ea_hf.models import evolution as evolution_module
+from ea_hf.models.evolution_cache import CROPPABLE_ROWS, EvolvingDynamicLayer, EvolvingStaticLayer
 
 
 CASE = next(case for case in CASES if case.model_class is EAT5ForConditionalGeneration)

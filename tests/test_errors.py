@@ -12,8 +12,8 @@ from models import BASE_CASES, every_family, every_model
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from ea_hf import AttentionEvolution, EABertConfig, EABertModel
-from ea_hf.configuration_evolving import EvolvingEncoderConfig
-from ea_hf.evolution import EvolutionState, evolving_attention_forward
+from ea_hf.models.configuration_evolving import EvolvingEncoderConfig
+from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
 
 
 every_weight = pytest.mark.parametrize("name", ["ea_residual_weight", "ea_conv_weight"])

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ea_hf.evolution import (
+from ea_hf.models.evolution import (
     AttentionEvolution,
     EvolutionState,
     attach_evolution,
     evolving_attention_forward,
     evolving_mask,
 )
-from ea_hf.evolution_cache import EvolvingDynamicLayer, EvolvingStaticLayer
+from ea_hf.models.evolution_cache import EvolvingDynamicLayer, EvolvingStaticLayer
 
 
 HEAD_DIM = 4

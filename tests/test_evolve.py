@@ -56,7 +56,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 import ea_hf
-from ea_hf.evolution import MapConvolution
+from ea_hf.models.evolution import MapConvolution
 
 
 ENCODER = {"num_hidden_layers": 4, "num_attention_heads": 3, "hidden_size": 24, "intermediate_size": 40}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ea_hf import AttentionEvolution, EABertConfig, EABertModel, evolution, evolution_fast
-from ea_hf.evolution import EvolutionState, evolving_attention_forward
+from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
 
 
 @dataclasses.dataclass

@@ -38,8 +38,8 @@ from tiny_bert import (
     write_rows,
 )
 
-from ea_hf import liveness
-from ea_hf.checkpoints import CheckpointError, checkpoint_steps, find_checkpoint, find_fault
+from ea_hf.training import liveness
+from ea_hf.training.checkpoints import CheckpointError, checkpoint_steps, find_checkpoint, find_fault
 
 
 # isort: split
@@ -118,11 +118,11 @@ def terminate_twice() -> None:
 
 
 MOMENTS = [
-    (Moment("ea_hf.training", "_optimizer_step", 4), terminate, 4),
-    (Moment("ea_hf.training", "_optimizer_step", 7, after=True), interrupt, 8),
+    (Moment("ea_hf.training.loop", "_optimizer_step", 4), terminate, 4),
+    (Moment("ea_hf.training.loop", "_optimizer_step", 7, after=True), interrupt, 8),
     (Moment("run_glue", "predict_logits", 2), terminate, 4),  # in the middle of an evaluation
-    (Moment("ea_hf.training", "save_training_state", 2), interrupt, 7),
-    (Moment("ea_hf.training", "_optimizer_step", 15), terminate, 15),  # the last one
+    (Moment("ea_hf.training.loop", "save_training_state", 2), interrupt, 7),
+    (Moment("ea_hf.training.loop", "_optimizer_step", 15), terminate, 15),  # the last one
 ]
 
 
@@ -148,7 +148,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(moment, action, step, option
 
 def test_a_second_signal_ends_at_once(options, tmp_path):
     words = arguments(**options, output_dir=tmp_path / "output")
-    process = start_run(words, tmp_path / "log", Moment("ea_hf.training", "_optimizer_step", 4), terminate_twice)
+    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "_optimizer_step", 4), terminate_twice)
     process.join()
     assert process.exitcode == -signal.SIGTERM
     assert checkpoint_steps(tmp_path / "output") == [2]  # the best one so far
@@ -186,7 +186,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(room, options, small_
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     output_dir, log = small_disk / "output", tmp_path / "log"
     words = arguments(**options, output_dir=output_dir, resume_from_checkpoint="latest")
-    process = start_run(words, log, Moment("ea_hf.training", "_optimizer_step", 10))
+    process = start_run(words, log, Moment("ea_hf.training.loop", "_optimizer_step", 10))
     process.join()
     filler = fill(small_disk, room)
     process = start_run(words, log)
@@ -230,7 +230,7 @@ def beat(rank: int, port: int, die_at: float | None, log: Path) -> None:
 def test_a_process_that_is_gone_ends_the_others_which_name_it(victim, message, tmp_path):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ea_hf.training", "ea_hf.publishing", "evaluate", "sklearn.metrics"])
+    context.set_forkserver_preload(["ea_hf.training.loop", "ea_hf.training.publishing", "evaluate", "sklearn.metrics"])
     logs = [tmp_path / str(rank) for rank in range(3)]
     processes = [
         context.Process(target=beat, args=(rank, store.port, 0.5 if rank == victim else None, logs[rank]))
@@ -330,7 +330,9 @@ def test_two_processes_and_one_take_turns(options, tmp_path):
     assert run.wait() != 0
     assert "Stopped by SIGTERM" in run.output and "exitcode  : 143" in run.output
     stopped = checkpoint_steps(tmp_path / "moved")
-    process = start_run(arguments(**one), tmp_path / "log", Moment("ea_hf.training", "_optimizer_step", 6), interrupt)
+    process = start_run(
+        arguments(**one), tmp_path / "log", Moment("ea_hf.training.loop", "_optimizer_step", 6), interrupt
+    )
     process.join()
     assert process.exitcode == 130, (tmp_path / "log").read_text()
     assert checkpoint_steps(tmp_path / "moved") == [*stopped, stopped[0] + 6]

@@ -25,7 +25,7 @@ from tiny_bert import arguments, run_script, sentences, write_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import ea_hf
-from ea_hf.publishing import find_license, push_to_hub
+from ea_hf.training.publishing import find_license, push_to_hub
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tiny_bert import (
     write_rows,
 )
 
-from ea_hf.checkpoints import checkpoint_steps, find_fault
+from ea_hf.training.checkpoints import checkpoint_steps, find_fault
 
 
 # isort: split
@@ -79,28 +79,28 @@ def assert_same_end(actual: Path, expected: Path) -> None:
 
 # In the order of a run, which goes on from one to the next.
 BY_STEPS = (
-    Moment("ea_hf.training", "_optimizer_step", 2),  # before there is a checkpoint
-    Moment("ea_hf.checkpoints", "_sync", 1),
+    Moment("ea_hf.training.loop", "_optimizer_step", 2),  # before there is a checkpoint
+    Moment("ea_hf.training.checkpoints", "_sync", 1),
     Moment("accelerate:Accelerator", "save", 1, after=True),
-    Moment("ea_hf.checkpoints", "_fingerprint", 3),
+    Moment("ea_hf.training.checkpoints", "_fingerprint", 3),
     Moment("pathlib:Path", "rename", 1),
     Moment("pathlib:Path", "rename", 1, after=True),  # from now on, there is a checkpoint
     Moment("run_glue", "predict_logits", 1),
-    Moment("ea_hf.training", "_optimizer_step", 5, after=True),
-    Moment("ea_hf.checkpoints", "_delete_oldest", 2),
+    Moment("ea_hf.training.loop", "_optimizer_step", 5, after=True),
+    Moment("ea_hf.training.checkpoints", "_delete_oldest", 2),
     Moment("shutil", "rmtree", 2),
-    Moment("ea_hf.checkpoints", "write_json", 1),
-    Moment("ea_hf.script", "save_model", 1),
-    Moment("ea_hf.script", "save_model", 1, after=True),
-    Moment("ea_hf.script", "write_json", 1),
+    Moment("ea_hf.training.checkpoints", "write_json", 1),
+    Moment("ea_hf.training.script", "save_model", 1),
+    Moment("ea_hf.training.script", "save_model", 1, after=True),
+    Moment("ea_hf.training.script", "write_json", 1),
 )
 BY_EPOCHS = (
-    Moment("ea_hf.training", "_optimizer_step", 7),  # after the first epoch
-    Moment("ea_hf.training", "save_training_state", 1, after=True),
+    Moment("ea_hf.training.loop", "_optimizer_step", 7),  # after the first epoch
+    Moment("ea_hf.training.loop", "save_training_state", 1, after=True),
     Moment("pathlib:Path", "rename", 2),
     Moment("run_glue", "predict_logits", 2, after=True),
-    Moment("ea_hf.training", "load_training_state", 2, after=True),  # of the best checkpoint, at the end
-    Moment("ea_hf.script", "save_model", 1),
+    Moment("ea_hf.training.loop", "load_training_state", 2, after=True),  # of the best checkpoint, at the end
+    Moment("ea_hf.training.script", "save_model", 1),
 )
 BEST = {"load_best_model_at_end": True, "checkpointing_steps": "epoch", "mixed_precision": "bf16"}
 
@@ -144,7 +144,7 @@ def test_two_runs_do_not_share_a_directory(options, tmp_path):
     """The lock goes with its run, also if a worker that loads data survives it for a while."""
     options |= {"dataloader_num_workers": 1, "output_dir": tmp_path / "output", "resume_from_checkpoint": "latest"}
     words, log = arguments(**options), tmp_path / "first.log"
-    first = start_run(words, log, Moment("ea_hf.training", "_optimizer_step", 5), wait_for_ever)
+    first = start_run(words, log, Moment("ea_hf.training.loop", "_optimizer_step", 5), wait_for_ever)
     try:
         while "waiting" not in (log.read_text() if log.exists() else ""):
             assert first.is_alive(), log.read_text()

@@ -18,8 +18,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from models import CASES
 from tiny_bert import SCRIPT, arguments, run_script, sentences, write_checkpoint, write_rows
 
-from ea_hf.launch import check_launch, configure_engine
-from ea_hf.sharding import layer_classes
+from ea_hf.training.launch import check_launch, configure_engine
+from ea_hf.training.sharding import layer_classes
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -20,8 +20,8 @@ from ea_hf import (
     EAViTConfig,
     plan,
 )
-from ea_hf.evolution import EvolutionState
-from ea_hf.training import create_optimizer
+from ea_hf.models.evolution import EvolutionState
+from ea_hf.training.loop import create_optimizer
 
 
 # Small models of the usual proportions, whose activations are the bulk.

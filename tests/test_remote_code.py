@@ -15,8 +15,8 @@ from test_ea_resnet import images, tiny_model
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForMaskedLM
 
 import ea_hf
-from ea_hf.auto import CONFIGS
-from ea_hf.auto import MODELS as REGISTERED
+from ea_hf.models.auto import CONFIGS
+from ea_hf.models.auto import MODELS as REGISTERED
 
 
 MODELS = [(auto_class, model_class) for auto_class, model_class in REGISTERED if isinstance(auto_class, type)]
@@ -212,7 +212,7 @@ def load_all():
 
 remote = load_all()
 import ea_hf
-from ea_hf.evolution import AttentionEvolution, evolving_attention_forward
+from ea_hf.models.evolution import AttentionEvolution, evolving_attention_forward
 own = load_all()
 assert all(type(model).__module__.startswith("transformers_modules.") for model, _ in remote)
 assert all(type(model).__module__.startswith("ea_hf.") for model, _ in own)

@@ -670,7 +670,7 @@ def test_a_push_sends_the_model_but_not_the_checkpoints(vanilla, tmp_path, monke
             paths = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
             sent["paths"] = set(huggingface_hub.utils.filter_repo_objects(paths, ignore_patterns=ignore_patterns))
 
-    monkeypatch.setattr("ea_hf.publishing.HfApi", Hub)
+    monkeypatch.setattr("ea_hf.training.publishing.HfApi", Hub)
     fine_tune(
         tmp_path / "output", model_name_or_path=vanilla, **files(tmp_path), push_to_hub=True, with_tracking=True,
         hub_model_id="someone/film-remarks", hub_token="hf_secret", hub_private_repo=True,

@@ -28,7 +28,7 @@ from tiny_images import (
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import ea_hf
-from ea_hf.training import create_optimizer
+from ea_hf.training.loop import create_optimizer
 
 
 # isort: split

@@ -20,8 +20,8 @@ from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_
 from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
 
 import ea_hf
-from ea_hf import script
-from ea_hf.checkpoints import write_json
+from ea_hf.training import script
+from ea_hf.training.checkpoints import write_json
 
 
 pytest.importorskip("aeon")

@@ -26,10 +26,10 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ea_hf import EAResNetModel, evolution_fast
-from ea_hf.evolution import AttentionEvolution, EvolutionState
-from ea_hf.modeling_ea_dc_transformer import EADCTransformerBatchNorm
-from ea_hf.sharding import layer_classes, prepare
-from ea_hf.training import save_model
+from ea_hf.models.evolution import AttentionEvolution, EvolutionState
+from ea_hf.models.modeling_ea_dc_transformer import EADCTransformerBatchNorm
+from ea_hf.training.loop import save_model
+from ea_hf.training.sharding import layer_classes, prepare
 
 
 class ResNetCase:

@@ -24,9 +24,9 @@ from transformers import get_scheduler
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import ea_hf
-from ea_hf.batching import TrainingBatches
-from ea_hf.checkpoints import checkpoint_steps, find_fault
-from ea_hf.training import (
+from ea_hf.training.batching import TrainingBatches
+from ea_hf.training.checkpoints import checkpoint_steps, find_fault
+from ea_hf.training.loop import (
     SCHEDULES,
     NonFiniteLossError,
     TrainingResult,

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import get_scheduler
 
 import ea_hf
-from ea_hf.sharding import layer_classes
-from ea_hf.training_state import load_training_state, save_training_state
+from ea_hf.training.sharding import layer_classes
+from ea_hf.training.training_state import load_training_state, save_training_state
 
 
 STEPS = 6

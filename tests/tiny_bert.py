@@ -23,7 +23,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from ea_hf import liveness
+from ea_hf.training import liveness
 
 
 SCRIPT = Path(__file__).parents[1] / "glue" / "run_glue.py"
@@ -296,7 +296,9 @@ def start_run(
     """
     forkserver = multiprocessing.get_context("forkserver")
     # What takes its time; the script and this file are not on the server's path.
-    forkserver.set_forkserver_preload(["ea_hf.training", "ea_hf.publishing", "evaluate", "sklearn.metrics"])
+    forkserver.set_forkserver_preload(
+        ["ea_hf.training.loop", "ea_hf.training.publishing", "evaluate", "sklearn.metrics"]
+    )
     process = forkserver.Process(
         target=_run,
         args=(list(words), log, moment, action, datasets.config.HF_DATASETS_CACHE, environment or {}, patience),

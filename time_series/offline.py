@@ -24,7 +24,7 @@ import torch
 from series_data import CLASSIFICATION, dataset_files, load_files
 
 from ea_hf import EADCTransformerFeatureExtractor, EADCTransformerForClassification
-from ea_hf.training import RESULTS_FILE
+from ea_hf.training.loop import RESULTS_FILE
 
 
 # Later arguments override earlier ones.

@@ -52,10 +52,9 @@ from ea_hf import (
     EADCTransformerForMaskedImputation,
     EADCTransformerForRegression,
 )
-from ea_hf.batching import predict
-from ea_hf.checkpoints import write_json
-from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
-from ea_hf.training import (
+from ea_hf.training.batching import predict
+from ea_hf.training.checkpoints import write_json
+from ea_hf.training.loop import (
     ARGUMENTS_FILE,
     RESULTS_FILE,
     add_training_arguments,
@@ -67,6 +66,7 @@ from ea_hf.training import (
     parse_values,
     prepare_output_dir,
 )
+from ea_hf.training.script import add_evolution_arguments, check_arguments, evolution_overrides, run
 
 
 logger = logging.getLogger(__name__)

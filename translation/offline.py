@@ -18,8 +18,8 @@ import prepare_data
 import run_translation
 import train_tokenizer
 
-from ea_hf.script import has_bfloat16
-from ea_hf.training import RESULTS_FILE
+from ea_hf.training.loop import RESULTS_FILE
+from ea_hf.training.script import has_bfloat16
 
 
 SOURCE, TARGET = "en", "de"

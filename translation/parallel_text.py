@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.fingerprint import Hasher
 
-from ea_hf.local_files import read_lines, read_rows
+from ea_hf.training.local_files import read_lines, read_rows
 
 
 FILES_HELP = (

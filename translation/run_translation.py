@@ -32,10 +32,18 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
-from ea_hf.batching import predict
-from ea_hf.local_files import describe_files
-from ea_hf.pipeline_translation import find_task
-from ea_hf.script import (
+from ea_hf.models.pipeline_translation import find_task
+from ea_hf.training.batching import predict
+from ea_hf.training.local_files import describe_files
+from ea_hf.training.loop import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    format_metrics,
+    parse_values,
+    prepare_output_dir,
+)
+from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
@@ -44,15 +52,7 @@ from ea_hf.script import (
     evolution_overrides,
     run,
 )
-from ea_hf.streaming import Stream
-from ea_hf.training import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    format_metrics,
-    parse_values,
-    prepare_output_dir,
-)
+from ea_hf.training.streaming import Stream
 
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import ea_hf  # noqa: F401  (registers the evolving families)
-from ea_hf.local_files import decode_lines, read_lines
-from ea_hf.pipeline_translation import find_settings
+from ea_hf.models.pipeline_translation import find_settings
+from ea_hf.training.local_files import decode_lines, read_lines
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

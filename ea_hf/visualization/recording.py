@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an attention map is made of, recorded while a model runs.
 
-With M_l = r A_{l-1} + (1 - r) S_l put into A_l = c act(Conv2d(M_l)) + (1 - c) M_l (see `ea_hf.evolution`), a map is the sum
+With M_l = r A_{l-1} + (1 - r) S_l put into A_l = c act(Conv2d(M_l)) + (1 - c) M_l (see `ea_hf.models.evolution`), a map is the sum
 of three parts, r being the residual weight and c the convolution's:
 
     A_l = (1 - c) (1 - r) S_l  +  (1 - c) r A_{l-1}  +  c act(Conv2d(M_l))
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..evolution import AttentionEvolution
+from ..models.evolution import AttentionEvolution
 
 
 @dataclass(frozen=True)

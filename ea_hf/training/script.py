@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
+from .loop import RESULTS_FILE, end_training, format_metrics, save_model, train
 from .publishing import push_to_hub, save_model_card
-from .training import RESULTS_FILE, end_training, format_metrics, save_model, train
 
 
 logger = logging.getLogger(__name__)

@@ -427,7 +427,7 @@ def attention_name(name: str) -> str:
     Transformers finds a function by one name in the whole process. A checkpoint's remote code is another copy of this file,
     perhaps of another version, so each copy but the package's has names of its own.
     """
-    return name if __name__ == "ea_hf.evolution" else f"{name}_{zlib.crc32(__name__.encode()):08x}"
+    return name if __name__ == "ea_hf.models.evolution" else f"{name}_{zlib.crc32(__name__.encode()):08x}"
 
 
 ATTENTION_NAME = attention_name("evolving")

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .evolution import AttentionEvolution
+from ..models.evolution import AttentionEvolution
 
 
 def layer_classes(model: PreTrainedModel) -> list[str]:
