@@ -22,6 +22,7 @@ from ea_hf.training.checkpoints import (
     checkpoint_steps,
     find_checkpoint,
     find_fault,
+    recover,
     save_checkpoint,
     save_final_model,
     write_json,
@@ -189,56 +190,135 @@ def test_damaged_newer_checkpoints_do_not_push_out_good_ones(accelerator, tmp_pa
     assert find_checkpoint(accelerator, tmp_path, "latest") == tmp_path / "checkpoint-9"
 
 
-MOMENTS = [
-    (Accelerator, "save"),
-    (checkpoints, "write_json"),
-    (checkpoints, "_fingerprint"),
-    (checkpoints, "_sync"),
-    (Path, "replace"),
-    (Path, "rename"),
-    (checkpoints, "_delete_oldest"),
-    (shutil, "rmtree"),
-    (os, "unlink"),
-]
+# All that changes the file system or asks it to, whoever calls it.
+OPERATIONS = ["rename", "replace", "unlink", "rmdir", "mkdir", "fsync", "open"]
 
 
-@pytest.mark.parametrize(("owner", "name"), MOMENTS, ids=[name for _, name in MOMENTS])
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_save_that_stops_halfway_leaves_good_checkpoints_only(
-    accelerator, tmp_path, owner, name, moment, monkeypatch
-):
-    """Stops at each call of each function that matters, one after the other, until a save passes undisturbed."""
-    original, stops = getattr(owner, name), 0
-    while True:
-        output_dir = tmp_path / str(stops)
-        for step in (3, 6):
+def stop_at_each_operation(prepare: Callable, action: Callable, check: Callable, tmp_path: Path, monkeypatch) -> None:
+    """Kills `action` before, and again after, each operation of the file system in turn, until it passes undisturbed.
+
+    Args:
+        prepare, action, check: each takes the output directory.
+    """
+    for moment in ("before", "after"):
+        stops = 0
+        while True:
+            output_dir = tmp_path / f"{moment}-{stops}"
+            output_dir.mkdir()
+            prepare(output_dir)
+            calls = 0
+
+            def stop(original, stop_at=stops, moment=moment):
+                def stopping(*args, **kwargs):
+                    nonlocal calls
+                    calls += 1
+                    if calls > stop_at and moment == "before":
+                        raise Killed
+                    result = original(*args, **kwargs)
+                    if calls > stop_at:
+                        raise Killed
+                    return result
+
+                return stopping
+
+            with monkeypatch.context() as patch:
+                for name in OPERATIONS:
+                    patch.setattr(os, name, stop(getattr(os, name)))
+                try:
+                    action(output_dir)
+                except Killed:
+                    stops += 1
+                else:
+                    break
+            check(output_dir)
+            shutil.rmtree(output_dir)
+        assert stops > 10
+
+
+# The steps that are there, and the one that is written: a further one, one again, and the only one again.
+REWRITES = {"a_further_one": ((3, 6), 9), "the_newest_again": ((3, 6), 6), "the_only_one_again": ((6,), 6)}
+
+
+@pytest.mark.parametrize(("steps", "written"), REWRITES.values(), ids=REWRITES)
+def test_a_save_that_is_killed_leaves_a_whole_checkpoint(accelerator, tmp_path, steps, written, monkeypatch):
+    def prepare(output_dir: Path) -> None:
+        for step in steps:
             save(accelerator, output_dir, step, limit=2)
-        calls = 0
 
-        def stop(*args, stop_at=stops, **kwargs):
-            nonlocal calls
-            calls += 1
-            result = original(*args, **kwargs) if moment == "after" or calls <= stop_at else None
-            if calls > stop_at:
-                raise Killed
-            return result
-
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, stop)
-            try:
-                save(accelerator, output_dir, 9, limit=2)
-            except Killed:
-                stops += 1
-            else:
-                break
+    def check(output_dir: Path) -> None:
+        recover(output_dir)
         latest = find_checkpoint(accelerator, output_dir, "latest")
-        assert latest.name in ("checkpoint-6", "checkpoint-9")
+        assert latest is not None and int(latest.name.split("-")[1]) >= max(steps)
         assert all(find_fault(output_dir / f"checkpoint-{step}") is None for step in checkpoint_steps(output_dir))
-        # The next save is not in the way of what is left, and clears it up.
+        assert not [name for name in names(output_dir) if name.startswith(".")]
+        # The next save is not in the way of what is left.
         save(accelerator, output_dir, 9, limit=2)
-        assert names(output_dir) == ["checkpoint-6", "checkpoint-9"]
-        assert find_fault(output_dir / "checkpoint-9") is None
-    assert stops > 0
+        assert names(output_dir)[-1] == "checkpoint-9" and len(names(output_dir)) == 2
+
+    stop_at_each_operation(
+        prepare, lambda output_dir: save(accelerator, output_dir, written, limit=2), check, tmp_path, monkeypatch
+    )
+
+
+def test_recovering_can_be_killed_too(accelerator, tmp_path, monkeypatch):
+    def prepare(output_dir: Path) -> None:
+        save(accelerator, output_dir, 6)
+        shutil.copytree(output_dir / "checkpoint-6", output_dir / ".checkpoint-6.replaced")
+        (output_dir / "checkpoint-6").rename(output_dir / ".checkpoint-6.incomplete")
+
+    def check(output_dir: Path) -> None:
+        recover(output_dir)
+        assert names(output_dir) == ["checkpoint-6"] and find_fault(output_dir / "checkpoint-6") is None
+
+    stop_at_each_operation(prepare, recover, check, tmp_path, monkeypatch)
+
+
+def test_what_is_whole_beside_a_damaged_checkpoint_takes_its_place(accelerator, tmp_path):
+    save(accelerator, tmp_path, 6)
+    for aside in (".checkpoint-6.incomplete", ".checkpoint-6.replaced"):
+        (tmp_path / "checkpoint-6").rename(tmp_path / aside)
+        if aside.endswith("replaced"):
+            (tmp_path / ".checkpoint-6.incomplete").mkdir()  # half written
+        (tmp_path / "checkpoint-6").mkdir()
+        recover(tmp_path)
+        assert names(tmp_path) == ["checkpoint-6"] and find_fault(tmp_path / "checkpoint-6") is None
+
+
+def test_a_final_model_that_is_killed_is_whole_after_recovering(accelerator, tmp_path, monkeypatch):
+    def write(output_dir: Path, text: str, files: tuple[str, ...]) -> None:
+        save_final_model(accelerator, output_dir, lambda d: [(d / file).write_text(text) for file in files] and None)
+
+    old = ("config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    new = ("config.json", "model.safetensors")
+
+    def check(output_dir: Path) -> None:
+        recover(output_dir)
+        found = {name: (output_dir / name).read_text() for name in names(output_dir)}
+        assert found in (dict.fromkeys(old, "old"), dict.fromkeys(new, "new"))
+
+    stop_at_each_operation(
+        lambda output_dir: write(output_dir, "old", old),
+        lambda output_dir: write(output_dir, "new", new),
+        check,
+        tmp_path,
+        monkeypatch,
+    )
+
+
+def test_a_rename_that_fails_leaves_the_checkpoint_that_was_to_be_replaced(accelerator, tmp_path, monkeypatch):
+    save(accelerator, tmp_path, 6)
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == ".checkpoint-6.incomplete":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(CheckpointError, match=r"The last good checkpoint is .*checkpoint-6"):
+            save(accelerator, tmp_path, 6)
+    assert names(tmp_path) == ["checkpoint-6"] and find_fault(tmp_path / "checkpoint-6") is None
 
 
 def test_a_final_model_replaces_the_one_before_as_a_whole(accelerator, tmp_path):

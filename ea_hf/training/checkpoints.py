@@ -3,7 +3,8 @@
 """Training checkpoints that appear whole or not at all.
 
 A checkpoint is written aside, synced to disk, listed in a manifest with sizes and SHA-256 sums, and renamed. Reading
-checks the manifest first, so that a truncated, altered or foreign directory is never taken for a checkpoint.
+checks the manifest first, so that a truncated, altered or foreign directory is never taken for a checkpoint. One that is
+written again goes aside whole until the new one has its name; `recover` gives what a kill leaves aside its name back.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What lies aside: not yet renamed, to be replaced by what is not yet renamed, and on its way to be deleted.
+INCOMPLETE, REPLACED, DELETED = ".incomplete", ".replaced", ".deleted"
+MODEL_ASIDE, MODEL_COMPLETE, MODEL_FILES = f".model{INCOMPLETE}", ".model.complete", ".files.json"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -37,14 +42,33 @@ def write_json(path: Path, content: Any) -> None:
 
 def checkpoint_steps(output_dir: Path) -> list[int]:
     """The steps of the checkpoints in a directory, oldest first."""
-    names = (CHECKPOINT.fullmatch(path.name) for path in output_dir.glob("checkpoint-*"))
+    names = (CHECKPOINT.fullmatch(path.name) for path in output_dir.glob("checkpoint-*") if path.is_dir())
     return sorted(int(name.group(1)) for name in names if name)
 
 
+def recover(output_dir: Path) -> None:
+    """Sets right what a run that was killed has left: what is whole gets its name, and what is half is deleted.
+
+    Can be killed itself at any moment, and called again.
+    """
+    for aside in (*output_dir.glob(f".checkpoint-*{INCOMPLETE}"), *output_dir.glob(f".checkpoint-*{REPLACED}")):
+        final = output_dir / aside.stem.removeprefix(".")
+        if find_fault(aside) is None and find_fault(final) is not None:
+            logger.info(f"A run was killed while it wrote {final}; it lay aside, whole, as {aside.name}.")
+            if final.exists():
+                _move_away_and_delete(final)
+            aside.rename(final)
+            _sync(output_dir)
+    if (output_dir / MODEL_COMPLETE).is_dir():
+        _move_model(output_dir)
+    delete_leftovers(output_dir)
+
+
 def delete_leftovers(output_dir: Path) -> None:
-    """Deletes what a run that was killed has half written or half deleted."""
-    for path in output_dir.glob(".*.incomplete"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Deletes what lies aside, whole or not. `recover` keeps what is whole."""
+    for pattern in (f".*{INCOMPLETE}", f".checkpoint-*{REPLACED}", f".*{DELETED}", MODEL_COMPLETE):
+        for path in output_dir.glob(pattern):
+            _delete(path)
 
 
 class CheckpointError(RuntimeError):
@@ -75,10 +99,10 @@ def save_checkpoint(
         CheckpointError: on every process, if one of them could not write. What is half written is deleted.
     """
     final = output_dir / f"checkpoint-{state['global_step']}"
-    aside = output_dir / f".{final.name}.incomplete"
+    aside = output_dir / f".{final.name}{INCOMPLETE}"
 
     def start() -> None:
-        delete_leftovers(output_dir)
+        recover(output_dir)
         aside.mkdir(parents=True)
 
     def finish() -> None:
@@ -91,10 +115,14 @@ def save_checkpoint(
         write_json(aside / MANIFEST, manifest)
         for directory in {aside, *(path.parent for path in files)}:
             _sync(directory)
-        if final.exists():  # a damaged one: a good one would have been resumed from
-            shutil.rmtree(final)
+        # One that is there is damaged, or of a run that was stopped before the evaluation of this step.
+        replaced = output_dir / f".{final.name}{REPLACED}"
+        if final.exists():
+            final.rename(replaced)
         aside.rename(final)
         _sync(output_dir)
+        if replaced.exists():
+            _delete(replaced)
         _delete_oldest(output_dir, state["global_step"], limit, keep=state["best_checkpoint"])
 
     _or_undo(accelerator, output_dir, str(final), start if accelerator.is_main_process else None)
@@ -106,8 +134,8 @@ def save_checkpoint(
 def save_final_model(accelerator: Accelerator, output_dir: Path, save: Callable[[Path], None]) -> None:
     """Writes the files of a model aside, and moves them into the directory when all are on disk.
 
-    A model that is there already stays until then. A kill while they are moved leaves whole files, but maybe not all of
-    them; a resumed run writes them again.
+    A model that is there already stays until then. A kill while they are moved leaves whole files, some of them new;
+    `recover` moves the others.
 
     Args:
         save: saves weights, configuration and tokenizer or processor into a directory; called on the main process.
@@ -115,25 +143,37 @@ def save_final_model(accelerator: Accelerator, output_dir: Path, save: Callable[
     Raises:
         CheckpointError: on every process, if they could not be written. What is half written is deleted.
     """
-    aside = output_dir / ".model.incomplete"
+    aside = output_dir / MODEL_ASIDE
 
     def write() -> None:
-        delete_leftovers(output_dir)
+        recover(output_dir)
         aside.mkdir(parents=True)
         save(aside)
-        files = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
-        for file in files:
-            _sync(aside / file)
-        for weights in output_dir.glob("model*.safetensors*"):  # an earlier model may have been in other parts
-            if weights.relative_to(output_dir) not in files:
-                weights.unlink()
-        for file in files:
-            (output_dir / file).parent.mkdir(parents=True, exist_ok=True)
-            (aside / file).replace(output_dir / file)
-        shutil.rmtree(aside)
+        write_json(aside / MODEL_FILES, [str(path.relative_to(aside)) for path in sorted(aside.rglob("*"))])
+        for path in (aside, *aside.rglob("*")):
+            _sync(path)
+        aside.rename(output_dir / MODEL_COMPLETE)
         _sync(output_dir)
+        _move_model(output_dir)
 
     _or_undo(accelerator, output_dir, f"The model in {output_dir}", write if accelerator.is_main_process else None)
+
+
+def _move_model(output_dir: Path) -> None:
+    """Moves a whole model, or what a kill has left of it, to its place."""
+    complete = output_dir / MODEL_COMPLETE
+    for path in sorted(complete.rglob("*")):
+        file = path.relative_to(complete)
+        if path.is_file() and file.name != MODEL_FILES:
+            (output_dir / file).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(output_dir / file)
+    _sync(output_dir)
+    if (complete / MODEL_FILES).exists():
+        files = json.loads((complete / MODEL_FILES).read_text())
+        for weights in output_dir.glob("model*.safetensors*"):  # an earlier model may have been in other parts
+            if weights.name not in files:
+                weights.unlink()
+    shutil.rmtree(complete)
 
 
 def _or_undo(accelerator: Accelerator, output_dir: Path, what: str, action: Callable[[], None] | None) -> None:
@@ -149,7 +189,10 @@ def _or_undo(accelerator: Accelerator, output_dir: Path, what: str, action: Call
         return
     message = None
     if accelerator.is_main_process:
-        delete_leftovers(output_dir)
+        for path in output_dir.glob(f".*{INCOMPLETE}"):  # even a whole one: it may not have reached the disk
+            _delete(path)
+        with suppress(OSError):
+            recover(output_dir)
         good = [step for step in checkpoint_steps(output_dir) if find_fault(output_dir / f"checkpoint-{step}") is None]
         remedy = (
             f"The last good checkpoint is {output_dir / f'checkpoint-{good[-1]}'}; go on from it with --resume_from_checkpoint "
@@ -240,10 +283,19 @@ def _delete_oldest(output_dir: Path, newest: int, limit: int | None, keep: str |
     names = [f"checkpoint-{step}" for step in checkpoint_steps(output_dir) if step <= newest]
     for name in names[:-limit] if limit else []:
         if name != keep:
-            # Renamed first, so that a half-deleted one is not taken for a checkpoint.
-            aside = output_dir / f".{name}.incomplete"
-            (output_dir / name).rename(aside)
-            shutil.rmtree(aside)
+            _move_away_and_delete(output_dir / name)
+
+
+def _move_away_and_delete(path: Path) -> None:
+    # Renamed first, so that a half-deleted one is not taken for a checkpoint.
+    aside = path.with_name(f".{path.name}{DELETED}")
+    if aside.exists():
+        _delete(aside)
+    _delete(path.rename(aside))
+
+
+def _delete(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

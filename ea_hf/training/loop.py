@@ -48,6 +48,7 @@ from .checkpoints import (
     delete_leftovers,
     find_checkpoint,
     find_fault,
+    recover,
     save_checkpoint,
     save_final_model,
     write_json,
@@ -297,7 +298,7 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
     if fault is not None:
         raise ValueError(fault)
     if accelerator.is_main_process:
-        delete_leftovers(args.output_dir)
+        recover(args.output_dir)
         arguments = {name: value for name, value in vars(args).items() if name != "hub_token"}
         write_json(args.output_dir / ARGUMENTS_FILE, json.loads(json.dumps(arguments, default=str)))
     if args.with_tracking:
@@ -310,6 +311,7 @@ def _delete_run(output_dir: Path) -> None:
     # The configuration first, so that what a kill leaves is not taken for a model; then all that would be taken for this
     # run's, should it end without a model.
     (output_dir / CONFIG_NAME).unlink(missing_ok=True)
+    delete_leftovers(output_dir)
     for weights in output_dir.glob("model*.safetensors*"):
         weights.unlink()
     for step in checkpoint_steps(output_dir):
