@@ -10,10 +10,12 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.parquet
 
@@ -29,6 +31,38 @@ def describe_files(paths: Sequence[str]) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         parts.append(f"{path.name}, {path.stat().st_size} bytes, {digest[:16]}")
     return "; ".join(parts)
+
+
+def check_not_an_input(output: Path, inputs: Iterable[str | os.PathLike]) -> None:
+    """Raises ValueError if a file that will be written is also read, be it through a link or under another name."""
+    for path in map(Path, inputs):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ValueError(f"{output} would be written, but it is also the input {path}; choose another output.")
+
+
+@contextmanager
+def written_whole(path: Path, **options: Any) -> Iterator[IO[str]]:
+    """Opens a text file that takes its name, and the place of what had it, only when all of it is written.
+
+    A link stays a link. What is no regular file, such as a pipe, is written as it is.
+
+    Args:
+        options: as for `open`.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8", **options) as file:
+            yield file
+        return
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with aside.open("w", encoding="utf-8", **options) as file:
+            yield file
+        if target.exists():
+            aside.chmod(target.stat().st_mode)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_lines(path: str) -> Iterator[str]:

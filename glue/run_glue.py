@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from task_data import TASK_COLUMNS, TaskData, load_files, load_streamed_files, l
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
 )
 
 from ea_hf import EARobertaConfig, evolving_config_from_pretrained
 from ea_hf.batching import predict
+from ea_hf.local_files import check_not_an_input, written_whole
 from ea_hf.script import (
     add_evolution_arguments,
     add_streaming_arguments,
@@ -43,6 +44,7 @@ from ea_hf.script import (
     run,
 )
 from ea_hf.streaming import Stream
+from ea_hf.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
@@ -68,6 +70,7 @@ SUBMISSION_FILES = {
     ("stsb", "test"): "STS-B.tsv",
     ("wnli", "test"): "WNLI.tsv",
 }
+PREDICTIONS_FILE = "predictions.tsv"
 # The server takes the names of these tasks' labels, and the indices of the others'.
 NAMED_LABELS = ("mnli", "qnli", "rte")
 
@@ -103,6 +106,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
+    group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     add_evolution_arguments(group)
     group.add_argument("--use_slow_tokenizer", action="store_true")
     group.add_argument("--trust_remote_code", action="store_true")
@@ -180,8 +184,12 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         config.label2id = {label: index for index, label in enumerate(data.labels)}
         config.problem_type = "single_label_classification"
     config.finetuning_task = args.task_name
-    tokenizer = AutoTokenizer.from_pretrained(
-        args.model_name_or_path, use_fast=not args.use_slow_tokenizer, trust_remote_code=args.trust_remote_code
+    tokenizer_name = args.tokenizer_name or args.model_name_or_path
+    tokenizer = load_tokenizer(
+        tokenizer_name,
+        use_fast=not args.use_slow_tokenizer,
+        trust_remote_code=args.trust_remote_code,
+        has_option=True,
     )
     model = AutoModelForSequenceClassification.from_pretrained(
         args.model_name_or_path,
@@ -191,13 +199,23 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
     copy_weights_from_file(model)
-    check_vocabulary(model, tokenizer, args.model_name_or_path)
+    check_vocabulary(model, tokenizer, tokenizer_name)
+    check_tokens(data, tokenizer, tokenizer_name)
     longest = getattr(config, "max_position_embeddings", args.max_length)
     if isinstance(config, EARobertaConfig):  # counts positions from the one after the padding token's id
         longest -= config.pad_token_id + 1
     if args.max_length > longest:
         raise ValueError(f"--max_length is {args.max_length}, but {args.model_name_or_path} ends at {longest} tokens.")
     return model, tokenizer
+
+
+def check_tokens(data: TaskData, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises ValueError if the tokenizer does not know most of the text of a split."""
+    samples = {split: table.select(sample(len(table))) for split, table in data.splits.items()}
+    if data.train_stream is not None:
+        samples["train"] = islice(data.train_stream, TEXTS_SAMPLED)
+    for split, rows in samples.items():
+        check_known(tokenizer, name, [row[column] for row in rows for column in data.text_columns], split)
 
 
 def _reorder_labels(data: TaskData, labels: list[str]) -> None:
@@ -388,9 +406,9 @@ def write_predictions(
             rows = [data.task_labels[index] for index in predictions]
         else:
             rows = [str(index) for index in predictions]
-        path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), "predictions.tsv")
+        path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), PREDICTIONS_FILE)
         if accelerator.is_main_process:
-            with path.open("w", newline="", encoding="utf-8") as file:
+            with written_whole(path, newline="") as file:
                 writer = csv.writer(file, delimiter="\t", lineterminator="\n")
                 writer.writerow(("index", "prediction"))
                 writer.writerows(enumerate(rows))
@@ -399,6 +417,9 @@ def write_predictions(
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
+    check_location(args.model_name_or_path)
+    inputs = filter(None, (args.train_file, args.validation_file, args.test_file))
+    check_not_an_input(args.output_dir / PREDICTIONS_FILE, inputs)
     accelerator = create_accelerator(args)
     # Bad data and a bad model are told before the output directory is touched.
     with accelerator.local_main_process_first():

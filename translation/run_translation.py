@@ -18,6 +18,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from datasets import Sequence as ListOf
 from parallel_text import FILES_HELP, check_text, load_files, load_hub, stream_files
 from sacrebleu.metrics import BLEU, CHRF
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.batching import predict
-from ea_hf.local_files import describe_files
+from ea_hf.local_files import check_not_an_input, describe_files, written_whole
 from ea_hf.pipeline_translation import find_task
 from ea_hf.script import (
     add_evolution_arguments,
@@ -45,6 +46,7 @@ from ea_hf.script import (
     run,
 )
 from ea_hf.streaming import Stream
+from ea_hf.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
 from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
@@ -59,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("bleu", "chrf", "loss")
 IGNORED = -100
+PREDICTIONS_FILE = "predictions.jsonl"
 # What `T5Config` derives from other fields, and saves beside them.
 DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
 
@@ -187,8 +190,11 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The evolving model with its settings for generation, and its tokenizer."""
     tokenizer_name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = AutoTokenizer.from_pretrained(
-        tokenizer_name, use_fast=not args.use_slow_tokenizer, trust_remote_code=args.trust_remote_code
+    tokenizer = load_tokenizer(
+        tokenizer_name,
+        use_fast=not args.use_slow_tokenizer,
+        trust_remote_code=args.trust_remote_code,
+        has_option=True,
     )
     for name in ("pad_token", "eos_token"):
         if getattr(tokenizer, name) is None:
@@ -224,6 +230,17 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
     model.generation_config.max_length = None
     model.generation_config.max_new_tokens = args.val_max_target_length
     return model, tokenizer
+
+
+def check_tokens(
+    args: argparse.Namespace, data: dict[str, Dataset | IterableDataset], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises ValueError if the tokenizer does not know most of one side of a split."""
+    name = args.tokenizer_name or args.model_name_or_path
+    for split, pairs in data.items():
+        rows = pairs.select(sample(len(pairs))) if isinstance(pairs, Dataset) else list(islice(pairs, TEXTS_SAMPLED))
+        for side in ("source", "target"):
+            check_known(tokenizer, name, [row[side] for row in rows], f"the {side}s of {split}")
 
 
 def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> EAT5Config:
@@ -507,9 +524,9 @@ def write_predictions(
 ) -> dict[str, float]:
     """Writes predictions.jsonl, in the order of the test set; returns its scores."""
     texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
-    path = args.output_dir / "predictions.jsonl"
+    path = args.output_dir / PREDICTIONS_FILE
     if accelerator.is_main_process:
-        with path.open("w", encoding="utf-8") as file:
+        with written_whole(path) as file:
             for row, text in zip(split.select_columns(["index", "source", "reference"]), texts, strict=True):
                 file.write(json.dumps({**row, "prediction": text}, ensure_ascii=False) + "\n")
     logger.info(f"Predictions of test: {path}")
@@ -520,12 +537,17 @@ def write_predictions(
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
+    for name in filter(None, (args.model_name_or_path, args.tokenizer_name, args.config_name)):
+        check_location(name)
+    inputs = [path for files in (args.train_file, args.validation_file, args.test_file) for path in files or ()]
+    check_not_an_input(args.output_dir / PREDICTIONS_FILE, inputs)
     accelerator = create_accelerator(args)
     # Bad data and a bad model are told before the output directory is touched.
     metrics = make_metrics(args.target_lang)
     with accelerator.local_main_process_first():
         data = load_data(args)
     model, tokenizer = load_model(args)
+    check_tokens(args, data, tokenizer)
     splits = tokenize(args, accelerator, data, tokenizer)
     lock = prepare_output_dir(accelerator, args)
     collate = Collator(args, accelerator, model)
