@@ -14,6 +14,7 @@ import tiny_t5
 from tiny_bert import arguments, isolated_runs, sentences, write_rows
 from transformers import AutoTokenizer
 
+import ea_hf
 from ea_hf import tokenizer_loading
 from ea_hf.local_files import written_whole
 from ea_hf.tokenizer_loading import load_tokenizer
@@ -166,3 +167,81 @@ def test_a_bad_line_leaves_an_existing_translation_alone(tmp_path):
     with pytest.raises(ValueError, match=r"line 2 is not UTF-8"):
         translate.main([model, *arguments(input=tmp_path / "input.txt", output=tmp_path / "output.txt", device="cpu")])
     assert (tmp_path / "output.txt").read_text() == "old"
+
+
+# Settings and code of a checkpoint
+
+
+def translation_args(model: str, tmp_path: Path, **options):
+    words = arguments(**tiny_t5.LANGUAGES, model_name_or_path=model, output_dir=tmp_path / "output", **options)
+    return run_translation.parse_args(["--train_file", "x", *words])
+
+
+@pytest.mark.parametrize(
+    ("settings", "beams", "told"),
+    [
+        ({"temperature": 0.7}, 4, "it does not sample, were unset: temperature=0.7"),
+        ({"top_p": 0.9, "top_k": 3, "min_p": 0.1}, 4, "top_k=3, top_p=0.9, min_p=0.1"),
+        ({"early_stopping": True}, 1, "it has one beam only, were unset: early_stopping=True"),
+        ({"num_beams": 4, "length_penalty": 2.0}, 1, "were unset: length_penalty=2.0"),
+        ({"num_beams": 4, "early_stopping": True}, 4, "early_stopping=True"),
+        ({"output_scores": True}, 4, "it returns tokens only, were unset: output_scores=True"),
+        ({"do_sample": True, "temperature": 0.7}, 4, "each evaluation gives other scores"),
+        ({"num_beams": 4, "num_return_sequences": 3}, 4, "gives 3 sequences per text; the first one is evaluated"),
+        ({"no_repeat_ngram_size": 2}, 4, "Generation settings of"),
+    ],
+)
+def test_generation_settings_can_be_saved_and_are_told(settings, beams, told, tmp_path, caplog):
+    model = Path(tiny_t5.write_checkpoint(tmp_path / "model"))
+    file = model / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with caplog.at_level(logging.INFO):
+        loaded, _ = run_translation.load_model(translation_args(str(model), tmp_path, num_beams=beams))
+    assert told in caplog.text
+    loaded.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("settings", "beams", "message"),
+    [
+        ({"num_beams": 4, "num_return_sequences": 3}, 2, "num_return_sequences=3, more than --num_beams 2"),
+        ({"do_sample": True, "temperature": -1.0}, 4, "`temperature`"),
+        ({"pad_token_id": -3}, 4, "pad_token_id"),
+    ],
+)
+def test_generation_settings_that_cannot_be_are_refused_before_training(settings, beams, message, tmp_path):
+    model = Path(tiny_t5.write_checkpoint(tmp_path / "model"))
+    file = model / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with pytest.raises(ValueError, match=f"{message}.*generation_config.json"):
+        run_translation.load_model(translation_args(str(model), tmp_path, num_beams=beams))
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 4, "num_return_sequences": 3}, {"return_dict_in_generate": True}])
+def test_settings_that_return_more_than_a_translation_do_not_stop_translate(settings, tmp_path):
+    model = Path(tiny_t5.write_checkpoint(tmp_path / "model"))
+    file = model / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    (tmp_path / "input.txt").write_text("Open the file.\nClose it.\n")
+    words = arguments(input=tmp_path / "input.txt", output=tmp_path / "output.txt", device="cpu", max_target_length=4)
+    translate.main([str(model), *words])
+    assert len((tmp_path / "output.txt").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("family", [tiny_bert, tiny_t5])
+def test_a_stranger_s_code_does_not_go_on(family, tmp_path, caplog):
+    model = Path(family.write_checkpoint(tmp_path / "model"))
+    saved = json.loads((model / "config.json").read_text())
+    saved["auto_map"] = {"AutoModel": "stranger--code.Model", "AutoConfig": "stranger--code.Config"}
+    saved["custom_pipelines"] = {"text-classification": {"impl": "stranger--code.Pipeline", "pt": ["AutoModel"]}}
+    (model / "config.json").write_text(json.dumps(saved))
+    with caplog.at_level(logging.INFO):
+        config = ea_hf.evolving_config_from_pretrained(str(model))
+    config.save_pretrained(tmp_path / "saved")
+    assert "stranger" not in (tmp_path / "saved/config.json").read_text()
+    assert "refers to code of others" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        ea_hf.evolving_config_from_pretrained(str(tmp_path / "saved")).save_pretrained(tmp_path / "again")
+    assert "code of others" not in caplog.text
+    assert json.loads((tmp_path / "again/config.json").read_text())["auto_map"]

@@ -34,6 +34,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.batching import predict
+from ea_hf.generation_settings import check_generation
 from ea_hf.local_files import check_not_an_input, describe_files, written_whole
 from ea_hf.pipeline_translation import find_task
 from ea_hf.script import (
@@ -229,6 +230,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
     model.generation_config.num_beams = args.num_beams
     model.generation_config.max_length = None
     model.generation_config.max_new_tokens = args.val_max_target_length
+    check_generation(model, args.model_name_or_path or "The new model")
     return model, tokenizer
 
 
@@ -463,7 +465,10 @@ def translate_split(
         losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
         counts = (labels != IGNORED).sum(1)
         generated = accelerator.unwrap_model(model).generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            num_return_sequences=1,  # a checkpoint's own settings may ask for more
+            return_dict_in_generate=False,
         )
         return list(zip(generated.tolist(), losses.tolist(), counts.tolist(), strict=True))
 

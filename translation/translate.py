@@ -136,7 +136,7 @@ def load_translator(args: argparse.Namespace) -> Translator:
         prefix,
         args.max_source_length or settings.get("max_source_length", 1024),
         args.batch_size,
-        num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams,
+        num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams or 1,
         max_new_tokens=length,
         max_length=None,
     )
