@@ -23,7 +23,8 @@ import evaluate
 import numpy as np
 import torch
 from accelerate import Accelerator
-from task_data import TASK_COLUMNS, TaskData, load_files, load_streamed_files, load_task
+from head_labels import fit_labels, head_labels
+from task_data import TASK_COLUMNS, TaskData, load_files, load_task
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -87,8 +88,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--train_file", help="A csv, tsv, json, jsonl or parquet file.")
     group.add_argument("--validation_file", help="Likewise.")
     group.add_argument("--test_file", help="Likewise; its labels, if any, are not looked at.")
-    group.add_argument("--text_column_names", help="One name, or two with a comma. Default: GLUE's names.")
-    group.add_argument("--label_column_name", default="label")
+    group.add_argument(
+        "--text_column_names",
+        help="One name, or two with a comma. Default: GLUE's names; with --eval_only the checkpoint's.",
+    )
+    group.add_argument("--label_column_name", help="Default: label; with --eval_only the checkpoint's.")
     group.add_argument(
         "--problem_type",
         choices=("single_label_classification", "regression"),
@@ -106,6 +110,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
+    group.add_argument(
+        "--checkpoint_labels",
+        help="The task's or file's names of the classes, with commas, in the order of the checkpoint's outputs. Default: "
+        "the names in its configuration.",
+    )
     group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     add_evolution_arguments(group)
     group.add_argument("--use_slow_tokenizer", action="store_true")
@@ -152,14 +161,17 @@ def load_data(args: argparse.Namespace) -> TaskData:
         checkpoint_labels, problem_type = None, args.problem_type
         if args.eval_only:
             checkpoint = AutoConfig.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
-            problem_type = problem_type or checkpoint.problem_type
-            checkpoint_labels = [checkpoint.id2label[index] for index in sorted(checkpoint.id2label)]
+            problem_type = (
+                problem_type or checkpoint.problem_type or ("regression" if checkpoint.num_labels == 1 else None)
+            )
+            checkpoint_labels = head_labels(args, checkpoint)
+            saved_columns = ",".join(getattr(checkpoint, "text_columns", None) or ()) or None
+            args.text_column_names = args.text_column_names or saved_columns
+            args.label_column_name = args.label_column_name or getattr(checkpoint, "label_column", None)
+        args.label_column_name = args.label_column_name or "label"
         files = {split: path for split, path in files.items() if path is not None}
         settings = (args.text_column_names, args.label_column_name, problem_type, args.allow_empty_text)
-        if args.streaming:
-            data = load_streamed_files(files, *settings)
-        else:
-            data = load_files(files, *settings, checkpoint_labels)
+        data = load_files(files, *settings, checkpoint_labels, args.streaming)
     if data.train_stream is not None and args.max_train_samples is not None:
         data.train_stream = data.train_stream.take(args.max_train_samples)
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
@@ -174,15 +186,9 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
     config = evolving_config_from_pretrained(
         args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
     )
-    if data.labels is None:
-        config.num_labels, config.problem_type = 1, "regression"
-    else:
-        known = {str(label).lower(): index for label, index in config.label2id.items()}
-        if sorted(known) == sorted(label.lower() for label in data.labels):
-            _reorder_labels(data, sorted(data.labels, key=lambda label: known[label.lower()]))
-        config.id2label = dict(enumerate(data.labels))
-        config.label2id = {label: index for index, label in enumerate(data.labels)}
-        config.problem_type = "single_label_classification"
+    fit_labels(args, config, data)
+    config.text_columns = list(data.text_columns)
+    config.label_column = args.label_column_name or "label"
     config.finetuning_task = args.task_name
     tokenizer_name = args.tokenizer_name or args.model_name_or_path
     tokenizer = load_tokenizer(
@@ -191,13 +197,20 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         trust_remote_code=args.trust_remote_code,
         has_option=True,
     )
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
         args.model_name_or_path,
         config=config,
+        output_loading_info=True,
         ignore_mismatched_sizes=args.ignore_mismatched_sizes,
         trust_remote_code=args.trust_remote_code,
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
+    missing = sorted(name for name in loading["missing_keys"] if "evolution" not in name)
+    if args.eval_only and missing:
+        raise ValueError(
+            f"{args.model_name_or_path} has no weights {', '.join(missing)}: it was not trained for this task. Train it, "
+            "without --eval_only."
+        )
     copy_weights_from_file(model)
     check_vocabulary(model, tokenizer, tokenizer_name)
     check_tokens(data, tokenizer, tokenizer_name)
@@ -218,16 +231,6 @@ def check_tokens(data: TaskData, tokenizer: PreTrainedTokenizerBase, name: str) 
         check_known(tokenizer, name, [row[column] for row in rows for column in data.text_columns], split)
 
 
-def _reorder_labels(data: TaskData, labels: list[str]) -> None:
-    new_index = [labels.index(label) for label in data.labels]
-    for name, split in data.splits.items():
-        if "label" in split.column_names and data.labels != labels:
-            plain = split.with_format(None)
-            column = [new_index[index] for index in plain["label"]]
-            data.splits[name] = plain.remove_columns("label").add_column("label", column)
-    data.labels = labels
-
-
 def encode(
     examples: dict[str, list],
     args: argparse.Namespace,
@@ -243,6 +246,11 @@ def encode(
         padding="max_length" if args.pad_to_max_length else False,
     )
     result["length"] = [len(ids) for ids in result["input_ids"]]
+    # What fills its length may have been longer.
+    full = [row for row, mask in enumerate(result["attention_mask"]) if sum(mask) >= args.max_length]
+    whole = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"] if full else []
+    cut = {row for row, ids in zip(full, whole, strict=True) if len(ids) > args.max_length}
+    result["truncated"] = [row in cut for row in range(len(result["length"]))]
     if "label" in examples:
         result["labels"] = examples["label"]
     return result
@@ -277,6 +285,12 @@ def tokenize(
                 remove_columns=split.column_names,
                 desc=f"Tokenizing {name}",
             )
+        truncated = sum(splits[name]["truncated"])
+        splits[name] = splits[name].remove_columns("truncated")
+        logger.info(
+            f"{name}: {truncated} of {len(splits[name])} texts have more than {args.max_length} tokens and were cut "
+            "(--max_length)."
+        )
     return splits
 
 
@@ -289,7 +303,9 @@ class Collator:
         self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return dict(self.pad([{name: row[name] for name in row if name != "length"} for row in examples]))
+        return dict(
+            self.pad([{name: row[name] for name in row if name not in ("length", "truncated")} for row in examples])
+        )
 
 
 def predict_logits(
