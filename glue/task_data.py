@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from labels import LabelScan, label_text, rows_text, to_indices, to_number, to_numbers
 
 from ea_hf.local_files import describe_files, read_rows
@@ -74,6 +75,8 @@ def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> Tas
     """
     try:
         raw = load_dataset(dataset_name, task_name, streaming=streaming)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{dataset_name} ({task_name}) cannot be read: {error.__cause__ or error}") from error
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} ({task_name}) could not be loaded: {error}\nWithout a network, pass local files with "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from run_translation import cut
+from pair_encoding import cut
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
