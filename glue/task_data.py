@@ -86,16 +86,17 @@ def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> Tas
     labels = feature.names if isinstance(feature, ClassLabel) else None
     text_columns = TASK_COLUMNS["mnli" if task_name == "ax" else task_name]
     splits, stream, description = {}, None, None
-    if not streaming and (empty := [name for name, split in raw.items() if len(split) == 0]):
-        raise ValueError(f"{dataset_name} ({task_name}): the split {empty[0]!r} is empty.")
     for name, split in raw.items():
         columns = [*text_columns, "label"] if not name.startswith("test") else text_columns
         split = split.select_columns(list(columns))
         if streaming and name == "train":
             stream = split.map(_name_label, fn_kwargs={"labels": labels}) if labels is not None else split
             description = f"{dataset_name} ({task_name}), train"
-        else:
-            splits[name] = Dataset.from_list(list(split), features=split.features) if streaming else split
+            continue
+        rows = list(split) if streaming else split
+        if len(rows) == 0:
+            raise ValueError(f"The split {name!r} of {dataset_name} ({task_name}) is empty.")
+        splits[name] = Dataset.from_list(rows, features=split.features) if streaming else split
     sources = dict.fromkeys(raw, dataset_name)
     return TaskData(splits, text_columns, labels, sources, train_stream=stream, stream_description=description)
 

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,6 +17,7 @@ from transformers import BertConfig
 
 
 # isort: split
+import task_data
 from head_labels import fit_labels
 from labels import match_labels, sorted_labels
 from task_data import TaskData, find_text_columns, load_files
@@ -153,6 +155,23 @@ def test_bytes_that_are_no_text_in_parquet_are_told(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"sentence": column}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a.parquet cannot be read"):
         list(read_rows(str(tmp_path / "a.parquet")))
+
+
+def test_an_empty_split_of_a_task_is_told(monkeypatch):
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    full = datasets.Dataset.from_dict({"sentence": ["Go."], "label": [0]}, features=features)
+    streams = [
+        datasets.IterableDataset.from_generator(lambda count=count: iter([full[0]] * count), features=features)
+        for count in (1, 0)
+    ]
+    for train, validation in ((full, full.select([])), streams):
+        monkeypatch.setattr(
+            task_data, "load_dataset", lambda *_, t=train, v=validation, **__: {"train": t, "validation": v}
+        )
+        with pytest.raises(ValueError, match=r"The split 'validation' of glue \(sst2\) is empty"):
+            task_data.load_task("glue", "sst2", streaming=train is not full)
 
 
 def test_a_column_of_text_is_none_of_numbers_whatever_the_file(tmp_path):

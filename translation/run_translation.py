@@ -177,7 +177,12 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
         if isinstance(split, IterableDataset):
             split = split if limits[name] is None else split.take(limits[name])
             # What is evaluated on is small, and needed more than once.
-            chosen[name] = split if name == "train" else Dataset.from_list(list(split), features=split.features)
+            rows = [] if name == "train" else list(split)
+            if rows:
+                split = Dataset.from_list(rows, features=split.features)
+            elif name != "train":
+                raise ValueError(f"The split {name!r} of {args.dataset_name} is empty.")
+            chosen[name] = split
         elif split is not None:
             chosen[name] = split.select(range(min(limits[name] or len(split), len(split))))
     empty = [name for name, split in chosen.items() if isinstance(split, Dataset) and len(split) == 0]
