@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,19 @@ import evaluate
 import numpy as np
 import torch
 from accelerate import Accelerator
-from task_data import TASK_COLUMNS, TaskData, load_files, load_streamed_files, load_task
+from head_labels import fit_labels, head_labels
+from task_data import TASK_COLUMNS, TaskData, load_files, load_task
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
 )
 
 from ea_hf import EARobertaConfig, evolving_config_from_pretrained
-from ea_hf.training.batching import predict
-from ea_hf.training.loop import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    prepare_output_dir,
-)
-from ea_hf.training.script import (
+from ea_hf.batching import predict
+from ea_hf.local_files import check_not_an_input, written_whole
+from ea_hf.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
@@ -48,7 +44,14 @@ from ea_hf.training.script import (
     evolution_overrides,
     run,
 )
-from ea_hf.training.streaming import Stream
+from ea_hf.streaming import Stream
+from ea_hf.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
+from ea_hf.training import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    prepare_output_dir,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ SUBMISSION_FILES = {
     ("stsb", "test"): "STS-B.tsv",
     ("wnli", "test"): "WNLI.tsv",
 }
+PREDICTIONS_FILE = "predictions.tsv"
 # The server takes the names of these tasks' labels, and the indices of the others'.
 NAMED_LABELS = ("mnli", "qnli", "rte")
 
@@ -84,8 +88,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--train_file", help="A csv, tsv, json, jsonl or parquet file.")
     group.add_argument("--validation_file", help="Likewise.")
     group.add_argument("--test_file", help="Likewise; its labels, if any, are not looked at.")
-    group.add_argument("--text_column_names", help="One name, or two with a comma. Default: GLUE's names.")
-    group.add_argument("--label_column_name", default="label")
+    group.add_argument(
+        "--text_column_names",
+        help="One name, or two with a comma. Default: GLUE's names; with --eval_only the checkpoint's.",
+    )
+    group.add_argument("--label_column_name", help="Default: label; with --eval_only the checkpoint's.")
     group.add_argument(
         "--problem_type",
         choices=("single_label_classification", "regression"),
@@ -103,6 +110,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
+    group.add_argument(
+        "--checkpoint_labels",
+        help="The task's or file's names of the classes, with commas, in the order of the checkpoint's outputs. Default: "
+        "the names in its configuration.",
+    )
+    group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     add_evolution_arguments(group)
     group.add_argument("--use_slow_tokenizer", action="store_true")
     group.add_argument("--trust_remote_code", action="store_true")
@@ -148,14 +161,17 @@ def load_data(args: argparse.Namespace) -> TaskData:
         checkpoint_labels, problem_type = None, args.problem_type
         if args.eval_only:
             checkpoint = AutoConfig.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
-            problem_type = problem_type or checkpoint.problem_type
-            checkpoint_labels = [checkpoint.id2label[index] for index in sorted(checkpoint.id2label)]
+            problem_type = (
+                problem_type or checkpoint.problem_type or ("regression" if checkpoint.num_labels == 1 else None)
+            )
+            checkpoint_labels = head_labels(args, checkpoint)
+            saved_columns = ",".join(getattr(checkpoint, "text_columns", None) or ()) or None
+            args.text_column_names = args.text_column_names or saved_columns
+            args.label_column_name = args.label_column_name or getattr(checkpoint, "label_column", None)
+        args.label_column_name = args.label_column_name or "label"
         files = {split: path for split, path in files.items() if path is not None}
         settings = (args.text_column_names, args.label_column_name, problem_type, args.allow_empty_text)
-        if args.streaming:
-            data = load_streamed_files(files, *settings)
-        else:
-            data = load_files(files, *settings, checkpoint_labels)
+        data = load_files(files, *settings, checkpoint_labels, args.streaming)
     if data.train_stream is not None and args.max_train_samples is not None:
         data.train_stream = data.train_stream.take(args.max_train_samples)
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
@@ -170,28 +186,34 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
     config = evolving_config_from_pretrained(
         args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
     )
-    if data.labels is None:
-        config.num_labels, config.problem_type = 1, "regression"
-    else:
-        known = {str(label).lower(): index for label, index in config.label2id.items()}
-        if sorted(known) == sorted(label.lower() for label in data.labels):
-            _reorder_labels(data, sorted(data.labels, key=lambda label: known[label.lower()]))
-        config.id2label = dict(enumerate(data.labels))
-        config.label2id = {label: index for index, label in enumerate(data.labels)}
-        config.problem_type = "single_label_classification"
+    fit_labels(args, config, data)
+    config.text_columns = list(data.text_columns)
+    config.label_column = args.label_column_name or "label"
     config.finetuning_task = args.task_name
-    tokenizer = AutoTokenizer.from_pretrained(
-        args.model_name_or_path, use_fast=not args.use_slow_tokenizer, trust_remote_code=args.trust_remote_code
+    tokenizer_name = args.tokenizer_name or args.model_name_or_path
+    tokenizer = load_tokenizer(
+        tokenizer_name,
+        use_fast=not args.use_slow_tokenizer,
+        trust_remote_code=args.trust_remote_code,
+        has_option=True,
     )
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
         args.model_name_or_path,
         config=config,
+        output_loading_info=True,
         ignore_mismatched_sizes=args.ignore_mismatched_sizes,
         trust_remote_code=args.trust_remote_code,
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
+    missing = sorted(name for name in loading["missing_keys"] if "evolution" not in name)
+    if args.eval_only and missing:
+        raise ValueError(
+            f"{args.model_name_or_path} has no weights {', '.join(missing)}: it was not trained for this task. Train it, "
+            "without --eval_only."
+        )
     copy_weights_from_file(model)
-    check_vocabulary(model, tokenizer, args.model_name_or_path)
+    check_vocabulary(model, tokenizer, tokenizer_name)
+    check_tokens(data, tokenizer, tokenizer_name)
     longest = getattr(config, "max_position_embeddings", args.max_length)
     if isinstance(config, EARobertaConfig):  # counts positions from the one after the padding token's id
         longest -= config.pad_token_id + 1
@@ -200,14 +222,13 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
     return model, tokenizer
 
 
-def _reorder_labels(data: TaskData, labels: list[str]) -> None:
-    new_index = [labels.index(label) for label in data.labels]
-    for name, split in data.splits.items():
-        if "label" in split.column_names and data.labels != labels:
-            plain = split.with_format(None)
-            column = [new_index[index] for index in plain["label"]]
-            data.splits[name] = plain.remove_columns("label").add_column("label", column)
-    data.labels = labels
+def check_tokens(data: TaskData, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises ValueError if the tokenizer does not know most of the text of a split."""
+    samples = {split: table.select(sample(len(table))) for split, table in data.splits.items()}
+    if data.train_stream is not None:
+        samples["train"] = islice(data.train_stream, TEXTS_SAMPLED)
+    for split, rows in samples.items():
+        check_known(tokenizer, name, [row[column] for row in rows for column in data.text_columns], split)
 
 
 def encode(
@@ -225,6 +246,11 @@ def encode(
         padding="max_length" if args.pad_to_max_length else False,
     )
     result["length"] = [len(ids) for ids in result["input_ids"]]
+    # What fills its length may have been longer.
+    full = [row for row, mask in enumerate(result["attention_mask"]) if sum(mask) >= args.max_length]
+    whole = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"] if full else []
+    cut = {row for row, ids in zip(full, whole, strict=True) if len(ids) > args.max_length}
+    result["truncated"] = [row in cut for row in range(len(result["length"]))]
     if "label" in examples:
         result["labels"] = examples["label"]
     return result
@@ -259,6 +285,12 @@ def tokenize(
                 remove_columns=split.column_names,
                 desc=f"Tokenizing {name}",
             )
+        truncated = sum(splits[name]["truncated"])
+        splits[name] = splits[name].remove_columns("truncated")
+        logger.info(
+            f"{name}: {truncated} of {len(splits[name])} texts have more than {args.max_length} tokens and were cut "
+            "(--max_length)."
+        )
     return splits
 
 
@@ -271,7 +303,9 @@ class Collator:
         self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return dict(self.pad([{name: row[name] for name in row if name != "length"} for row in examples]))
+        return dict(
+            self.pad([{name: row[name] for name in row if name not in ("length", "truncated")} for row in examples])
+        )
 
 
 def predict_logits(
@@ -388,9 +422,9 @@ def write_predictions(
             rows = [data.task_labels[index] for index in predictions]
         else:
             rows = [str(index) for index in predictions]
-        path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), "predictions.tsv")
+        path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), PREDICTIONS_FILE)
         if accelerator.is_main_process:
-            with path.open("w", newline="", encoding="utf-8") as file:
+            with written_whole(path, newline="") as file:
                 writer = csv.writer(file, delimiter="\t", lineterminator="\n")
                 writer.writerow(("index", "prediction"))
                 writer.writerows(enumerate(rows))
@@ -399,6 +433,9 @@ def write_predictions(
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
+    check_location(args.model_name_or_path)
+    inputs = filter(None, (args.train_file, args.validation_file, args.test_file))
+    check_not_an_input(args.output_dir / PREDICTIONS_FILE, inputs)
     accelerator = create_accelerator(args)
     # Bad data and a bad model are told before the output directory is touched.
     with accelerator.local_main_process_first():

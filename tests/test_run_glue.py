@@ -373,9 +373,12 @@ def test_every_task_of_glue_is_scored_and_written_for_the_server(task, glue, van
 def test_similarities_are_written_as_the_server_takes_them(glue, vanilla, tmp_path, monkeypatch):
     logits = np.array([[-1.0], [2.34567], [9.0]])
     monkeypatch.setattr(run_glue, "predict_logits", lambda *_: logits)
+    model = ea_hf.EABertForSequenceClassification.from_pretrained(vanilla, num_labels=1)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(vanilla).save_pretrained(tmp_path / "model")
     fine_tune(
-        tmp_path / "output", model_name_or_path=vanilla, task_name="stsb", dataset_name=glue, eval_only=True,
-        do_predict=True, max_eval_samples=3,
+        tmp_path / "output", model_name_or_path=tmp_path / "model", task_name="stsb", dataset_name=glue,
+        eval_only=True, do_predict=True, max_eval_samples=3,
     )  # fmt: skip
     assert read_predictions(tmp_path / "output/STS-B.tsv") == ["0.000", "2.346", "5.000"]
 
@@ -441,18 +444,18 @@ def rows_with(**changes: dict[int, Any]) -> list[dict[str, Any]]:
 BAD_FILES = {
     "empty": ("train.csv", b"", "train.csv is empty"),
     "header_only": ("train.csv", b"sentence,label\n", "train.csv has no rows"),
-    "unknown_extension": ("train.xlsx", b"PK", r"train.xlsx ends with '.xlsx'; known are .csv, .tsv"),
-    "truncated_json": ("train.json", b'[{"sentence": "Avoid.", "lab', "train.json cannot be read"),
+    "unknown_extension": ("train.xlsx", b"PK", r"train.xlsx is none of .jsonl, .json, .csv, .tsv"),
+    "truncated_json": ("train.json", b'[{"sentence": "Avoid.", "lab', "train.json is not JSON"),
     "truncated_parquet": ("train.parquet", b"PAR1", "train.parquet cannot be read"),
-    "latin1_csv": ("train.csv", "sentence,label\nAvoid.,0\nThe café.,1\n".encode("latin-1"), r"train.csv .*line 3 .*caf\\xe9"),
-    "latin1_json": ("train.jsonl", '{"sentence": "The café."}\n'.encode("latin-1"), r"train.jsonl .*line 1 .*caf\\xe9"),
-    "ragged": ("train.csv", b"sentence,label\nAvoid.,0\nLoud, long and empty.,0\n", "train.csv .*line 3, saw 3"),
-    "all_ragged": ("train.csv", b"sentence,label\nLoud, long,0\nSharp, honest,1\n", "more fields than its header, .*'sentence', 'label'"),
-    "short_row": ("train.csv", b"sentence,label\nAvoid.,0\nSuperb.,1\nLoud\n", r"train.csv, column 'label': .*row 3\b"),
+    "latin1_csv": ("train.csv", "sentence,label\nAvoid.,0\nThe café.,1\n".encode("latin-1"), r"train.csv, line 3 .*caf\\xe9"),
+    "latin1_json": ("train.jsonl", '{"sentence": "The café."}\n'.encode("latin-1"), r"train.jsonl, line 1 .*caf\\xe9"),
+    "ragged": ("train.csv", b"sentence,label\nAvoid.,0\nLoud, long and empty.,0\n", "train.csv, row 2 has 3 fields, but the header names 2"),
+    "all_ragged": ("train.csv", b"sentence,label\nLoud, long,0\nSharp, honest,1\n", "train.csv, row 1 has 3 fields"),
+    "short_row": ("train.csv", b"sentence,label\nAvoid.,0\nSuperb.,1\nLoud\n", "train.csv, row 3 has 1 fields"),
     "missing_text_column": ("train.csv", b"remark,label\nAvoid.,0\nSuperb.,1\n", "train.csv has no column 'sentence'; it has 'remark', 'label'.*--text_column_names"),
     "missing_label_column": ("train.csv", b"sentence,stars\nAvoid.,0\nSuperb.,1\n", "train.csv has no column 'label'; it has 'sentence', 'stars'.*--label_column_name"),
     "no_text_at_all": ("train.csv", b"height,width,label\n1,2,0\n3,4,1\n", "train.csv has the columns 'height', 'width', 'label'.*--text_column_names"),
-    "one_class": ("train.csv", b"sentence,label\nAvoid.,bad\nLoud.,bad\n", "train.csv has only one class, 'bad'"),
+    "one_class": ("train.csv", b"sentence,label\nAvoid.,bad\nLoud.,bad\n", "train.csv, column 'label' has only one class, 'bad'"),
 }  # fmt: skip
 
 
@@ -476,9 +479,8 @@ BAD_ROWS = {
     "missing_class": (".csv", {"label": {6: ""}}, {}, r"train.csv, column 'label': 1 .*row 6\b"),
     "null_class": (".jsonl", {"label": {6: None}}, {}, r"column 'label': 1 .*row 6: None"),
     "list_as_class": (".jsonl", {"label": {row: [1] for row in range(1, 13)}}, {}, r"column 'label': 12 .*\[1\]"),
-    "decimal_class": (".parquet", {"label": {**dict.fromkeys(range(1, 13), 1.0), 2: 0.5}}, {"problem_type": "single_label_classification"}, r"column 'label': 1 .*row 2: 0.5"),
     "nan_label": (".parquet", {"label": {**dict.fromkeys(range(1, 13), 1.5), 2: NAN}}, {}, r"column 'label': 1 .*row 2: "),
-    "infinite_label": (".csv", {"label": {**dict.fromkeys(range(1, 13), 1.5), 9: "inf"}}, {}, r"column 'label': 1 .*row 9: inf"),
+    "infinite_label": (".csv", {"label": {**dict.fromkeys(range(1, 13), 1.5), 9: "inf"}}, {}, r"column 'label': 1 .*row 9: 'inf'"),
     "words_for_regression": (".csv", {}, {"problem_type": "regression"}, r"column 'label': 12 .*'good'"),
 }  # fmt: skip
 
@@ -570,6 +572,26 @@ def test_arguments_that_do_not_fit_are_named(name, vanilla, tmp_path, capsys):
     assert stop.value.code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "output").exists()
+
+
+def test_a_checkpoint_without_a_head_is_not_scored(vanilla, tmp_path):
+    path = write_rows(tmp_path / "validation.csv", [{"sentence": "Avoid.", "label": f"LABEL_{i}"} for i in (0, 1)])
+    with pytest.raises(
+        ValueError, match=r"no weights classifier.bias, classifier.weight: .*not trained for this task"
+    ):
+        fine_tune(tmp_path / "output", model_name_or_path=vanilla, validation_file=path, eval_only=True)
+
+
+def test_cut_texts_are_counted(vanilla, tmp_path, caplog):
+    rows = [{"sentence": text, "label": i % 2} for i, text in enumerate(("Go.", "Avoid it!", "Go and see it!"))]
+    data = {"train_file": write_rows(tmp_path / "train.csv", rows)}
+    for padded in (None, True):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            options = {"max_length": 5, "pad_to_max_length": padded, "max_train_steps": 1}
+            fine_tune(tmp_path / f"output{padded}", model_name_or_path=vanilla, **data, **options)
+        # of five tokens two are special: the second text fits, the third does not
+        assert "train: 1 of 3 texts have more than 5 tokens" in caplog.text
 
 
 def test_roberta_takes_two_tokens_less_than_it_has_positions(tmp_path):

@@ -395,6 +395,13 @@ NOT_UTF8 = b'{"en": "a", "de": "b"}\n{"en": "Gr\xfc\xdfe", "de": "c"}\n'
         (["a.parquet"], [b"no parquet"], "a.parquet cannot be read"),
         (["a.jsonl"], [b""], "a.jsonl: no rows"),
         (["a.txt"], [b"a\n"], "a.txt is none of .jsonl"),
+        (["a.en"], [b"a\n"], "taken for the text of one language; pass two text files"),
+        (["a.jsonl", "b.jsonl"], [b"a\n", b"b\n"], "a.jsonl is a table, but of two files each must be the plain text"),
+        (["a.en", "a.tsv.gz"], [b"a\n", gzip.compress(b"b\n")], "a.tsv.gz is a table"),
+        (["a.en", "./a.en"], [b"a\n", b"a\n"], "are the same file"),
+        (["a.csv"], [b"en;de\na;b\n"], "a.csv has only one column, 'en;de'; its values seem to be separated by ';'"),
+        (["a.jsonl"], [b'{"en": "a", "de": "b"}\n{"en": "\\udc00", "de": "b"}\n'], "a.jsonl, row 2 has half of a surrogate pair"),
+        (["a.jsonl"], [b'{"translation": {"en": "\\ud800", "de": "b"}}\n'], "a.jsonl, row 1 has half of a surrogate pair"),
         (["a.en", "a.de"], [b"a\nb\nc\n", b"a\n"], "a.en has 3 lines and a.de has 1 lines"),
         (["a.en", "a.de"], [b"a\n", b"a\nb\n"], "a.en has 1 lines and a.de has 2 lines"),
         (["a.en", "a.de"], [b"a\n", b"\xff\n"], "a.de, line 1 is not UTF-8"),
@@ -410,6 +417,35 @@ def test_a_bad_file_is_told_before_anything_is_written(names, contents, message,
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         translate(tmp_path / "output", model_name_or_path=vanilla, train_file=names)
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("names", [["a.jsonl"], ["a.en", "a.de"]])
+def test_a_fault_of_a_stream_is_told_before_training(names, vanilla, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        Path(name).write_text('{"en": "\\ud800", "de": "b"}\n' if name == "a.jsonl" else "")
+    message = "row 1 has half of a surrogate pair" if names == ["a.jsonl"] else "no rows"
+    with pytest.raises(ValueError, match=message):
+        translate(tmp_path / "output", model_name_or_path=vanilla, train_file=names, streaming=True, max_train_steps=1)
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_split_without_rows_is_told(tmp_path, monkeypatch):
+    args = run_translation.parse_args(words_of(tmp_path / "output", model_name_or_path="x", dataset_name="wmt16"))
+    full, empty = ({"source": ["a"] * count, "target": ["b"] * count} for count in (3, 0))
+    splits = {"train": datasets.Dataset.from_dict(full), "validation": datasets.Dataset.from_dict(empty)}
+    streamed = datasets.IterableDataset.from_generator(lambda: iter(()), features=FEATURES)
+    for kind in (splits, {**splits, "validation": streamed}):
+        monkeypatch.setattr(run_translation, "load_hub", lambda *_, kind=kind: kind)
+        with pytest.raises(ValueError, match=r"The split 'validation' of wmt16 is empty"):
+            run_translation.load_data(args)
+
+
+def test_a_damaged_repository_is_told_with_its_cause(tmp_path):
+    write_pairs(tmp_path / "repository/train.jsonl", pairs(3))
+    (tmp_path / "repository/validation.jsonl").write_text('{"en": ')
+    with pytest.raises(ValueError, match=r"repository \(None\) cannot be read: .*JSON"):
+        load_hub(str(tmp_path / "repository"), None, "en", "de")
 
 
 def test_nothing_but_empty_pairs_is_told(vanilla, tmp_path):

@@ -29,7 +29,7 @@ from ea_hf.training.streaming import Stream, StreamedBatches
 # isort: split
 import run_glue  # tiny_bert has told where it is
 import tiny_t5
-from task_data import TASK_COLUMNS, load_files, load_streamed_files
+from task_data import TASK_COLUMNS, load_files
 
 
 # isort: split
@@ -210,7 +210,7 @@ def test_a_streamed_file_has_the_rows_of_a_loaded_one(kind, labels, tmp_path):
         import gzip
 
         Path(file + ".gz").write_bytes(gzip.compress(Path(file).read_bytes()))
-    streamed = load_streamed_files({"train": str(tmp_path / f"train.{kind}"), "validation": file})
+    streamed = load_files({"train": str(tmp_path / f"train.{kind}"), "validation": file}, stream_training=True)
     assert streamed.labels == loaded.labels and streamed.text_columns == loaded.text_columns
     expected = list(loaded.splits["train"])
     actual = list(streamed.train_stream)
@@ -233,7 +233,7 @@ def test_a_streamed_file_has_the_rows_of_a_loaded_one(kind, labels, tmp_path):
 )
 def test_faults_of_a_streamed_file_are_told_before_training(rows, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        load_streamed_files({"train": write_rows(tmp_path / "train.csv", rows)}, **options)
+        load_files({"train": write_rows(tmp_path / "train.csv", rows)}, **options, stream_training=True)
 
 
 def test_a_task_of_the_hub_is_streamed(tmp_path):

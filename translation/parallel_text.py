@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
-from ea_hf.training.local_files import read_lines, read_rows
+from ea_hf.local_files import FILE_TYPES, read_lines, read_rows
 
 
 FILES_HELP = (
@@ -33,11 +34,7 @@ def read_pairs(paths: Sequence[str], source_lang: str, target_lang: str) -> Iter
         FileNotFoundError, ValueError: a file is missing or malformed, with its row or line (counted from 1, without a
             header).
     """
-    if len(paths) not in (1, 2):
-        raise ValueError(f"{len(paths)} files, {', '.join(paths)}: pass one with both languages, or two text files.")
-    for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist or is not a file.")
+    check_paths(paths)
     if len(paths) == 2:
         yield from _read_lines_of_two(*paths)
         return
@@ -50,6 +47,28 @@ def read_pairs(paths: Sequence[str], source_lang: str, target_lang: str) -> Iter
             check_text(texts.get(source_lang), source_lang, f"{path}, row {number}", texts),
             check_text(texts.get(target_lang), target_lang, f"{path}, row {number}", texts),
         )
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """Raises FileNotFoundError or ValueError unless there is one table with both languages, or a text file for each."""
+    if len(paths) not in (1, 2):
+        raise ValueError(f"{len(paths)} files, {', '.join(paths)}: pass one with both languages, or two text files.")
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist or is not a file.")
+    tables = [path for path in paths if path.removesuffix(".gz").endswith(FILE_TYPES)]
+    if len(paths) == 1 and not tables:
+        raise ValueError(
+            f"{paths[0]} is none of {', '.join(FILE_TYPES)}, so it is taken for the text of one language; pass two text "
+            "files, the source language's first, or one table with both languages."
+        )
+    if len(paths) == 2 and tables:
+        raise ValueError(
+            f"{tables[0]} is a table, but of two files each must be the plain text of one language. Pass one table with "
+            "both languages, or two text files."
+        )
+    if len(paths) == 2 and Path(paths[0]).samefile(paths[1]):
+        raise ValueError(f"{paths[0]} and {paths[1]} are the same file; pass the source's text and the target's.")
 
 
 def check_text(text: Any, language: str, place: str, known: Sequence[str] = ()) -> str:
@@ -103,9 +122,7 @@ def stream_files(paths: Sequence[str], source_lang: str, target_lang: str) -> It
     Args:
         paths: as for `read_pairs`.
     """
-    for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist or is not a file.")
+    check_paths(paths)
     return IterableDataset.from_generator(
         _generate,
         features=FEATURES,
@@ -127,6 +144,8 @@ def load_hub(
     """
     try:
         raw = load_dataset(dataset_name, config_name, streaming=streaming)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{dataset_name} ({config_name}) cannot be read: {error.__cause__ or error}") from error
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} ({config_name}) could not be loaded: {error}\nWithout a network, pass local files with "

@@ -21,29 +21,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, Features, IterableDataset, Value
-from datasets import Sequence as ListOf
-from parallel_text import FILES_HELP, check_text, load_files, load_hub, stream_files
+from datasets import Dataset, IterableDataset
+from pair_encoding import check_tokens, column_of, make_stream, tokenize
+from parallel_text import FILES_HELP, load_files, load_hub, stream_files
 from sacrebleu.metrics import BLEU, CHRF
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
-from ea_hf.models.pipeline_translation import find_task
-from ea_hf.training.batching import predict
-from ea_hf.training.local_files import describe_files
-from ea_hf.training.loop import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    format_metrics,
-    parse_values,
-    prepare_output_dir,
-)
-from ea_hf.training.script import (
+from ea_hf.batching import predict
+from ea_hf.generation_settings import check_generation
+from ea_hf.local_files import check_not_an_input, written_whole
+from ea_hf.pipeline_translation import find_task
+from ea_hf.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
@@ -52,13 +44,22 @@ from ea_hf.training.script import (
     evolution_overrides,
     run,
 )
-from ea_hf.training.streaming import Stream
+from ea_hf.tokenizer_loading import check_location, load_tokenizer
+from ea_hf.training import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    format_metrics,
+    parse_values,
+    prepare_output_dir,
+)
 
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("bleu", "chrf", "loss")
 IGNORED = -100
+PREDICTIONS_FILE = "predictions.jsonl"
 # What `T5Config` derives from other fields, and saves beside them.
 DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
 
@@ -176,9 +177,17 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
         if isinstance(split, IterableDataset):
             split = split if limits[name] is None else split.take(limits[name])
             # What is evaluated on is small, and needed more than once.
-            chosen[name] = split if name == "train" else Dataset.from_list(list(split), features=split.features)
+            rows = [] if name == "train" else list(split)
+            if rows:
+                split = Dataset.from_list(rows, features=split.features)
+            elif name != "train":
+                raise ValueError(f"The split {name!r} of {args.dataset_name} is empty.")
+            chosen[name] = split
         elif split is not None:
             chosen[name] = split.select(range(min(limits[name] or len(split), len(split))))
+    empty = [name for name, split in chosen.items() if isinstance(split, Dataset) and len(split) == 0]
+    if empty:
+        raise ValueError(f"The split {empty[0]!r} of {args.dataset_name or 'the files'} is empty.")
     if not chosen:
         raise ValueError(f"{args.dataset_name} has no split 'validation' to evaluate on, but {', '.join(splits)}.")
     return chosen
@@ -187,8 +196,11 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The evolving model with its settings for generation, and its tokenizer."""
     tokenizer_name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = AutoTokenizer.from_pretrained(
-        tokenizer_name, use_fast=not args.use_slow_tokenizer, trust_remote_code=args.trust_remote_code
+    tokenizer = load_tokenizer(
+        tokenizer_name,
+        use_fast=not args.use_slow_tokenizer,
+        trust_remote_code=args.trust_remote_code,
+        has_option=True,
     )
     for name in ("pad_token", "eos_token"):
         if getattr(tokenizer, name) is None:
@@ -223,6 +235,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
     model.generation_config.num_beams = args.num_beams
     model.generation_config.max_length = None
     model.generation_config.max_new_tokens = args.val_max_target_length
+    check_generation(model, args.model_name_or_path or "The new model")
     return model, tokenizer
 
 
@@ -243,149 +256,6 @@ def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
         "decoder_start_token_id": tokenizer.pad_token_id,
     }
     return EAT5Config(**{**values, **args.config_overrides, **evolution_overrides(args)})
-
-
-class PairEncoder:
-    """Makes examples out of pairs of a stream; a class, because spawned data workers get it pickled."""
-
-    def __init__(self, args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase):
-        self.args, self.tokenizer = args, tokenizer
-
-    def __call__(self, pairs: list[dict[str, str]]) -> list[dict[str, Any]]:
-        columns = {name: [pair[name] for pair in pairs] for name in ("source", "target")}
-        encoded = encode(
-            columns,
-            list(range(len(pairs))),
-            self.tokenizer,
-            (self.args.source_lang, self.args.target_lang),
-            self.args.source_prefix,
-            self.args.max_source_length,
-            self.args.max_target_length,
-            "train",
-            ["input_ids", "labels"],
-        )
-        return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-
-
-def has_two_sides(pair: dict[str, str]) -> bool:
-    return bool(pair["source"].strip() and pair["target"].strip())
-
-
-def make_stream(args: argparse.Namespace, pairs: IterableDataset, tokenizer: PreTrainedTokenizerBase) -> Stream:
-    """The pairs to train on; those with an empty side are left out."""
-    if args.dataset_name is not None:
-        description = f"{args.dataset_name} ({args.dataset_config_name}), train"
-    else:
-        description = describe_files(args.train_file)
-    languages = f"{args.source_lang} to {args.target_lang}"
-    return Stream(
-        pairs, PairEncoder(args, tokenizer), args.shuffle_buffer_size, f"{description}, {languages}", has_two_sides
-    )
-
-
-def tokenize(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    data: dict[str, Dataset | IterableDataset],
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Dataset]:
-    """The splits as token ids, on disk. Pairs with an empty side are left out; they and what is cut are told.
-
-    Columns: `input_ids`, `labels`; `source_length` and `target_length` before they are cut; for evaluation also `index`
-    in the data, `source` and `reference`.
-    """
-    splits = {}
-    for name, split in data.items():
-        if isinstance(split, IterableDataset):
-            continue
-        columns = {"input_ids": ListOf(Value("int32")), "labels": ListOf(Value("int32"))}
-        columns |= dict.fromkeys(("source_length", "target_length"), Value("int32"))
-        if name != "train":
-            columns |= {"index": Value("int64"), "source": Value("string"), "reference": Value("string")}
-        with accelerator.main_process_first():
-            splits[name] = split.map(
-                encode,
-                batched=True,
-                with_indices=True,
-                fn_kwargs={
-                    "tokenizer": tokenizer,
-                    "languages": (args.source_lang, args.target_lang),
-                    "source_prefix": args.source_prefix,
-                    "max_source_length": args.max_source_length,
-                    "max_target_length": args.max_target_length,
-                    "split": name,
-                    "columns": list(columns),
-                },
-                features=Features(columns),
-                remove_columns=split.column_names,
-                num_proc=args.preprocessing_num_workers,
-                load_from_cache_file=not (args.overwrite_cache and accelerator.is_main_process),
-                desc=f"Tokenizing {name}",
-            )
-        skipped = len(split) - len(splits[name])
-        if len(splits[name]) == 0:
-            raise ValueError(f"All {skipped} pairs of {name} have an empty side.")
-        if skipped:
-            logger.warning(f"{name}: skipped {skipped} of {len(split)} pairs, which have an empty side.")
-        for column, limit in (("source_length", args.max_source_length), ("target_length", args.max_target_length)):
-            too_long = int((column_of(splits[name], column) > limit).sum())
-            if too_long:
-                side = column.removesuffix("_length")
-                logger.warning(
-                    f"{name}: {too_long} of {len(splits[name])} {side}s have more than {limit} tokens and were cut "
-                    f"(--max_{side}_length)."
-                )
-    return splits
-
-
-def encode(
-    examples: dict[str, list],
-    indices: list[int],
-    tokenizer: PreTrainedTokenizerBase,
-    languages: tuple[str, str],
-    source_prefix: str,
-    max_source_length: int,
-    max_target_length: int,
-    split: str,
-    columns: list[str],
-) -> dict[str, list]:
-    """A batch of `tokenize`."""
-    rows: dict[str, list] = {name: [] for name in columns}
-    pairs = []
-    for index, source, target in zip(indices, examples["source"], examples["target"], strict=True):
-        for text, language in zip((source, target), languages, strict=True):
-            check_text(text, language, f"{split}, row {index + 1}")
-        if source.strip() and target.strip():
-            pairs.append((index, source, target))
-    if not pairs:
-        return rows
-    # `verbose=False`: a T5 has no greatest length. Cut here, so that the tokenizer's own state, which is part of the
-    # cache's key, stays as it is.
-    inputs = tokenizer([source_prefix + source for _, source, _ in pairs], verbose=False)["input_ids"]
-    labels = tokenizer(text_target=[target for _, _, target in pairs], verbose=False)["input_ids"]
-    for (index, source, target), input_ids, label_ids in zip(pairs, inputs, labels, strict=True):
-        row = {
-            "input_ids": cut(input_ids, max_source_length),
-            "labels": cut(label_ids, max_target_length),
-            "source_length": len(input_ids),
-            "target_length": len(label_ids),
-            "index": index,
-            "source": source,
-            "reference": target,
-        }
-        for name, values in rows.items():
-            values.append(row[name])
-    return rows
-
-
-def cut(ids: list[int], length: int) -> list[int]:
-    """The first `length` ids, with the last one, the end of the sequence, in place."""
-    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
-
-
-def column_of(dataset: Dataset, name: str) -> np.ndarray:
-    """A column of numbers; never a list of Python's."""
-    return dataset.select_columns([name]).with_format("numpy")[:][name]
 
 
 class Collator:
@@ -446,7 +316,10 @@ def translate_split(
         losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
         counts = (labels != IGNORED).sum(1)
         generated = accelerator.unwrap_model(model).generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            num_return_sequences=1,  # a checkpoint's own settings may ask for more
+            return_dict_in_generate=False,
         )
         return list(zip(generated.tolist(), losses.tolist(), counts.tolist(), strict=True))
 
@@ -507,9 +380,9 @@ def write_predictions(
 ) -> dict[str, float]:
     """Writes predictions.jsonl, in the order of the test set; returns its scores."""
     texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
-    path = args.output_dir / "predictions.jsonl"
+    path = args.output_dir / PREDICTIONS_FILE
     if accelerator.is_main_process:
-        with path.open("w", encoding="utf-8") as file:
+        with written_whole(path) as file:
             for row, text in zip(split.select_columns(["index", "source", "reference"]), texts, strict=True):
                 file.write(json.dumps({**row, "prediction": text}, ensure_ascii=False) + "\n")
     logger.info(f"Predictions of test: {path}")
@@ -520,12 +393,19 @@ def write_predictions(
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
+    for name in filter(None, (args.model_name_or_path, args.tokenizer_name, args.config_name)):
+        check_location(name)
+    inputs = [path for files in (args.train_file, args.validation_file, args.test_file) for path in files or ()]
+    check_not_an_input(args.output_dir / PREDICTIONS_FILE, inputs)
     accelerator = create_accelerator(args)
     # Bad data and a bad model are told before the output directory is touched.
     metrics = make_metrics(args.target_lang)
     with accelerator.local_main_process_first():
         data = load_data(args)
+    sizes = ", ".join(f"{name} {len(s) if isinstance(s, Dataset) else 'as a stream'}" for name, s in data.items())
+    logger.info(f"Source texts are {args.source_lang!r}, targets {args.target_lang!r}; pairs: {sizes}.")
     model, tokenizer = load_model(args)
+    check_tokens(args, data, tokenizer)
     splits = tokenize(args, accelerator, data, tokenizer)
     lock = prepare_output_dir(accelerator, args)
     collate = Collator(args, accelerator, model)

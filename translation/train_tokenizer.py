@@ -11,6 +11,7 @@
 
 import argparse
 import io
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -155,7 +156,9 @@ def main(argv: list[str] | None = None) -> PreTrainedTokenizerFast:
     )
     tokenizer = make_tokenizer(model, args.extra_ids)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    (args.output_dir / MODEL_FILE).write_bytes(model)
+    aside = args.output_dir / f".{MODEL_FILE}.partial"  # so that what has the name is whole
+    aside.write_bytes(model)
+    os.replace(aside, args.output_dir / MODEL_FILE)
     tokenizer.save_pretrained(args.output_dir)
     print(f"{args.output_dir}: {len(tokenizer)} tokens, {args.extra_ids} of them extra ids.")
     return tokenizer

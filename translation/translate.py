@@ -9,6 +9,7 @@ Lines are read in windows; within one, lines of similar length share a batch. Em
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -17,13 +18,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from run_translation import cut
+from pair_encoding import cut
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import ea_hf  # noqa: F401  (registers the evolving families)
-from ea_hf.models.pipeline_translation import find_settings
-from ea_hf.training.local_files import decode_lines, read_lines
+from ea_hf.local_files import check_not_an_input, decode_lines, read_lines, written_whole
+from ea_hf.pipeline_translation import find_settings
+from ea_hf.script import check_vocabulary
+from ea_hf.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
+
+
+STANDARD_INPUT = 0
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("model_name_or_path", metavar="CHECKPOINT", help="A directory, or a name on the Hub.")
     parser.add_argument("--input", help="A text file, maybe gzipped. Default: standard input.")
     parser.add_argument("--output", type=Path, help="Default: standard output.")
+    parser.add_argument("--tokenizer_name", help="Default: the checkpoint's.")
     parser.add_argument("--source_lang", help="Only for a checkpoint that knows several pairs of languages.")
     parser.add_argument("--target_lang", help="Likewise.")
     parser.add_argument("--source_prefix", help="Put before each line. Default: the checkpoint's.")
@@ -56,6 +63,7 @@ class Translator:
 
     Attributes:
         lines_cut: how many lines were too long so far.
+        tokens, unknown_tokens: how many tokens were read so far, and how many of them the tokenizer does not know.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Translator:
     ):
         self.model, self.tokenizer, self.source_prefix = model.eval(), tokenizer, source_prefix
         self.max_source_length, self.batch_size, self.generation = max_source_length, batch_size, generation
-        self.lines_cut = 0
+        self.lines_cut = self.tokens = self.unknown_tokens = 0
 
     def translate(self, lines: Iterable[str], window: int) -> Iterator[str]:
         """Yields a translation per line, in order; reads at most `window` lines ahead."""
@@ -84,6 +92,8 @@ class Translator:
             return translations
         encoded = self.tokenizer([self.source_prefix + lines[i] for i in filled], verbose=False)["input_ids"]
         self.lines_cut += sum(len(ids) > self.max_source_length for ids in encoded)
+        self.tokens += sum(map(len, encoded))
+        self.unknown_tokens += sum(ids.count(self.tokenizer.unk_token_id) for ids in encoded)
         ids_of = {i: cut(ids, self.max_source_length) for i, ids in zip(filled, encoded, strict=True)}
         order = sorted(filled, key=lambda i: -len(ids_of[i]))
         for start in range(0, len(order), self.batch_size):
@@ -93,6 +103,8 @@ class Translator:
                 generated = self.model.generate(
                     input_ids=batch["input_ids"].to(self.model.device),
                     attention_mask=batch["attention_mask"].to(self.model.device),
+                    num_return_sequences=1,  # a checkpoint's own settings may ask for more
+                    return_dict_in_generate=False,
                     **self.generation,
                 )
             texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
@@ -102,10 +114,13 @@ class Translator:
 
 
 def load_translator(args: argparse.Namespace) -> Translator:
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+    check_location(args.model_name_or_path)
+    tokenizer_name = args.tokenizer_name or args.model_name_or_path
+    tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=args.trust_remote_code, has_option=True)
     model = AutoModelForSeq2SeqLM.from_pretrained(
         args.model_name_or_path, dtype=getattr(torch, args.dtype), trust_remote_code=args.trust_remote_code
     )
+    check_vocabulary(model, tokenizer, tokenizer_name)
     device = args.device or torch.accelerator.current_accelerator() or "cpu"
     try:
         settings = find_settings(model.config, args.source_lang, args.target_lang)
@@ -121,21 +136,38 @@ def load_translator(args: argparse.Namespace) -> Translator:
         prefix,
         args.max_source_length or settings.get("max_source_length", 1024),
         args.batch_size,
-        num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams,
+        num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams or 1,
         max_new_tokens=length,
         max_length=None,
     )
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Raises an error, before anything is loaded, if there is no input, or the output is the input or has no place."""
+    if args.input is not None and (not os.path.exists(args.input) or os.path.isdir(args.input)):
+        raise FileNotFoundError(f"--input {args.input} does not exist or is not a file.")
+    if args.output is None:
+        return
+    if args.output.is_dir():
+        raise IsADirectoryError(f"--output {args.output} is a directory; name a file.")
+    if not args.output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"--output {args.output} has no place: its directory does not exist.")
+    if args.input is not None:
+        check_not_an_input(args.output, [args.input])
+    elif args.output.is_file() and os.path.samestat(args.output.stat(), os.fstat(STANDARD_INPUT)):
+        raise ValueError(f"--output {args.output} is also the standard input; choose another output.")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_files(args)
     translator = load_translator(args)
     at_terminal = args.input is None and sys.stdin.isatty()
     window = args.window or (1 if at_terminal else 32 * args.batch_size)
     with ExitStack() as stack:
         output: IO[str] = sys.stdout
         if args.output is not None:
-            output = stack.enter_context(args.output.open("w", encoding="utf-8"))
+            output = stack.enter_context(written_whole(args.output))
         lines = (
             line.rstrip("\r\n")
             for line in (read_lines(args.input) if args.input else decode_lines(sys.stdin.buffer, "standard input"))
@@ -143,6 +175,9 @@ def main(argv: list[str] | None = None) -> None:
         disable = True if args.output is None else None  # None: unless it is a terminal
         for translation in tqdm(translator.translate(lines, window), unit=" lines", disable=disable):
             print(translation, file=output, flush=True)
+    if translator.unknown_tokens > MANY_UNKNOWN * translator.tokens:
+        share = translator.unknown_tokens / translator.tokens
+        print(f"{share:.0%} of the input's tokens are unknown to the tokenizer.", file=sys.stderr)
     if translator.lines_cut:
         print(
             f"{translator.lines_cut} lines have more than {translator.max_source_length} tokens and were cut "

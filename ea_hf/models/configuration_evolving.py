@@ -3,12 +3,16 @@
 """What the configurations of all families share."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from .evolution import check_evolution
 from .remote_code import CODE_REFERENCES, save_config_with_code
+
+
+logger = logging.getLogger(__name__)
 
 
 class EvolvingConfig:
@@ -39,8 +43,14 @@ class EvolvingConfig:
     family_pipelines: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
-        family = self._family_references()
-        super().__post_init__(**{name: value for name, value in kwargs.items() if name not in family})
+        # Beside `ea_hf`'s own code nobody else's was loaded, and references to it must not go on into what is saved.
+        foreign = CODE_REFERENCES if self.family_auto_map else ()
+        for name in foreign:
+            references = kwargs.pop(name, None) or {}
+            modules = {self._module_of(reference) for reference in references.values()}
+            if not modules <= {self._module_of(own) for own in self._all_references()}:
+                logger.info(f"The checkpoint refers to code of others, which is not saved: {name} {references}")
+        super().__post_init__(**kwargs)
         self.check()
 
     def check(self) -> None:
@@ -86,6 +96,16 @@ class EvolvingConfig:
         if architecture in (reference.split(".")[-1] for reference in auto_map.values()):
             return references
         return {**references, "auto_map": {**auto_map, "AutoModel": f"{file}.{architecture}"}}
+
+    @classmethod
+    def _all_references(cls) -> list[Any]:
+        return [*cls.family_auto_map.values(), *cls.family_pipelines.values()]
+
+    @staticmethod
+    def _module_of(reference: Any) -> str:
+        """Of "module.Class" or "user/model--module.Class", which a pipeline has under "impl"."""
+        path = reference.get("impl") if isinstance(reference, dict) else reference
+        return str(path).rpartition("--")[2].split(".")[0]
 
     @classmethod
     def _family_references(cls) -> dict[str, dict[str, Any]]:

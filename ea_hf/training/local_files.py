@@ -10,14 +10,17 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.parquet
 
 
+SEPARATORS = (",", ";", "\t", "|")
 FILE_TYPES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -29,6 +32,38 @@ def describe_files(paths: Sequence[str]) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         parts.append(f"{path.name}, {path.stat().st_size} bytes, {digest[:16]}")
     return "; ".join(parts)
+
+
+def check_not_an_input(output: Path, inputs: Iterable[str | os.PathLike]) -> None:
+    """Raises ValueError if a file that will be written is also read, be it through a link or under another name."""
+    for path in map(Path, inputs):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ValueError(f"{output} would be written, but it is also the input {path}; choose another output.")
+
+
+@contextmanager
+def written_whole(path: Path, **options: Any) -> Iterator[IO[str]]:
+    """Opens a text file that takes its name, and the place of what had it, only when all of it is written.
+
+    A link stays a link. What is no regular file, such as a pipe, is written as it is.
+
+    Args:
+        options: as for `open`.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8", **options) as file:
+            yield file
+        return
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with aside.open("w", encoding="utf-8", **options) as file:
+            yield file
+        if target.exists():
+            aside.chmod(target.stat().st_mode)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_lines(path: str) -> Iterator[str]:
@@ -73,7 +108,7 @@ def read_rows(path: str) -> Iterator[dict[str, Any]]:
         try:
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):
                 yield from batch.to_pylist()
-        except pyarrow.ArrowInvalid as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
     elif kind in (".csv", ".tsv"):
         yield from _read_csv(path, "\t" if kind == ".tsv" else ",")
@@ -90,6 +125,7 @@ def read_rows(path: str) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, row {number} is {row!r}, not an object with a name for each value.")
+            _check_characters(row, f"{path}, row {number}")
             yield row
 
 
@@ -100,12 +136,39 @@ def _parse_json(text: str, place: str) -> Any:
         raise ValueError(f"{place} is not JSON: {error}") from None
 
 
+def _check_characters(row: dict[str, Any], place: str) -> None:
+    """JSON can write half of a surrogate pair, which is no character; no tokenizer takes it."""
+    for value in itertools.chain(row, row.values()):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{place} has half of a surrogate pair, {text[error.start]!r}, in {text[:80]!a}; it is no "
+                "character. Remove it."
+            ) from None
+
+
+def _check_header(header: list[str], path: str, delimiter: str) -> None:
+    others = [separator for separator in SEPARATORS if separator != delimiter]
+    used = next((separator for separator in others if len(header) == 1 and separator in header[0]), None)
+    if used is not None:
+        raise ValueError(
+            f"{path} has only one column, {header[0]!r}; its values seem to be separated by {used!r}, not by "
+            f"{delimiter!r}. Save it with commas as .csv, or with tabs as .tsv."
+        )
+    twice = [name for place, name in enumerate(header) if name in header[:place]]
+    if twice:
+        raise ValueError(f"{path} has two columns {twice[0]!r}; rename or remove one.")
+
+
 def _read_csv(path: str, delimiter: str) -> Iterator[dict[str, str]]:
     # As in GLUE's files, quotation marks have no meaning where tabs separate.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     rows = csv.reader(read_lines(path), delimiter=delimiter, quoting=quoting)
     try:
         header = next(rows, [])
+        _check_header(header, path, delimiter)
         for number, fields in enumerate(filter(None, rows), 1):
             if len(fields) != len(header):
                 raise ValueError(
