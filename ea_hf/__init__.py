@@ -18,6 +18,7 @@ from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .evolution import AttentionEvolution
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
+from .image_processing_ea import EAImageProcessor
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -96,6 +97,7 @@ __all__ = [
     "EADCTransformerForRegression",
     "EADCTransformerModel",
     "EADCTransformerPreTrainedModel",
+    "EAImageProcessor",
     "EAResNetBackbone",
     "EAResNetConfig",
     "EAResNetForImageClassification",
