@@ -87,6 +87,11 @@ class _Estimator:
         self.random_state = random_state
         super().__init__()
 
+    def _preprocess_collection(self, X: Any, store_metadata: bool = True) -> Any:
+        """What aeon calls first, in `fit` and in all predictions; it takes for granted that there are values."""
+        _check_collection(X)
+        return super()._preprocess_collection(X, store_metadata)
+
     def _check_parameters(self) -> None:
         for name in ("n_epochs", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -114,6 +119,8 @@ class _Estimator:
         n_epochs = self._n_epochs if self.n_epochs is None else self.n_epochs
         learning_rate = self._learning_rate if self.learning_rate is None else self.learning_rate
         series = [np.asarray(values).T for values in X]
+        if all(np.isnan(values).all() for values in series):
+            raise ValueError("All values of X are missing (NaN); there is nothing to learn from.")
         is_regression = labels.ndim == 2
         extractor = EADCTransformerFeatureExtractor.fit(series, labels if is_regression else None, self.max_steps)
         targets = torch.from_numpy(extractor.scale_targets(labels).astype(np.float32) if is_regression else labels)
@@ -189,6 +196,19 @@ class _Estimator:
         return dict(TEST_PARAMETERS)
 
 
+def _check_collection(X: Any) -> None:
+    """Raises ValueError if there is no series, or one without a channel or a step; aeon checks everything else."""
+    if not isinstance(X, np.ndarray | Sequence) or (isinstance(X, np.ndarray) and X.ndim == 0):
+        return
+    if len(X) == 0:
+        raise ValueError(f"X holds no series{f', its shape is {X.shape}' if isinstance(X, np.ndarray) else ''}.")
+    for index, values in enumerate(X):
+        if np.size(values) == 0:
+            raise ValueError(
+                f"Series {index} of X has the shape {np.shape(values)}, (channels, time); each needs one of both at least."
+            )
+
+
 class EADCTransformerClassifier(_Estimator, BaseClassifier):
     """Classifies time series with an EA-DC-Transformer.
 
@@ -216,7 +236,8 @@ class EADCTransformerClassifier(_Estimator, BaseClassifier):
 
     Raises:
         ValueError: in `fit`, for a value that no model can have, or series that cannot be used (infinite values, no
-            steps); in `predict`, for series of other channels than the training ones.
+            steps, no value at all); in `predict`, for series of other channels than the training ones; in both, if there
+            is no series.
     """
 
     _tags = TAGS

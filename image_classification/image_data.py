@@ -2,12 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads images with classes, and finds what is wrong with them before anything is trained."""
 
-import gzip
 import hashlib
 import io
 import logging
-import math
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,29 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, load_dataset
-from datasets import Image as ImageFeature
-from PIL import Image, ImageOps
+from datasets import Dataset
+from PIL import Image
+
+from ea_hf.image_processing_ea import UnreadableImageError, conversions, to_plain_image
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ea_hf.image_data")  # so that what it tells is shown
 
 # How many images or classes a message names.
 NAMED = 5
 CHECKED_AT_ONCE = 256
-# IDX files (http://yann.lecun.com/exdb/mnist): the third byte says the type of the values, the fourth how many sizes
-# follow.
-IDX_UNSIGNED_BYTES = 8
-IDX_FILES = {
-    "train": ("train-images", "train-labels"),
-    "test": ("t10k-images", "t10k-labels"),
-}
-# Pixels of 16 bits, in units of those of 8 bits.
-DEEP_PIXEL = 257
-
-
-class UnreadableImageError(ValueError):
-    """An image cannot be read, or is not one that a model can learn from."""
 
 
 @dataclass
@@ -140,10 +125,7 @@ class ImageData:
 
 
 def open_image(source: Any, num_channels: int) -> Image.Image:
-    """Reads an image as grey (`num_channels` 1) or as RGB, with 8 bits per channel.
-
-    Pixels of 16 bits are scaled and not clipped, transparent ones stand before white, and a camera's note on how it was
-    held is obeyed. Of several frames it takes the first.
+    """Reads an image as grey (`num_channels` 1) or as RGB, with 8 bits per channel, see `to_plain_image`.
 
     Args:
         source: a path, the bytes of a file, or an array of unsigned bytes.
@@ -151,39 +133,28 @@ def open_image(source: Any, num_channels: int) -> Image.Image:
     Raises:
         UnreadableImageError: with what is wrong.
     """
+    return _open(source, num_channels)[0]
+
+
+def _open(source: Any, num_channels: int) -> tuple[Image.Image, list[str]]:
+    """The image, and what was changed of it."""
     try:
         if isinstance(source, np.ndarray):
             image = Image.fromarray(source)
-        else:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-                image = ImageOps.exif_transpose(file)
-        if min(image.size) < 2:
-            raise UnreadableImageError(f"it has {image.width} x {image.height} pixels")
-        image = _to_8_bits(image)
-        if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        if image.mode not in ("1", "L"):
-            image = image.convert("RGB")  # Pillow knows the way to grey from here only, for some modes
-        return image.convert("L" if num_channels == 1 else "RGB")
+            return to_plain_image(_checked(image), num_channels), []
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            changes = conversions(file)
+            return to_plain_image(_checked(file), num_channels), changes
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's readers raise many kinds
         raise UnreadableImageError(_without_path(error, source)) from error
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales grey images of more than 8 bits, which Pillow's `convert` would clip to white."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    pixels = np.asarray(image)
-    if image.mode == "F":
-        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise UnreadableImageError("its pixels are decimal numbers, and not all of them are from 0 to 1")
-        return Image.fromarray(np.round(pixels * 255).astype(np.uint8))
-    if pixels.min() < 0 or pixels.max() > 255 * DEEP_PIXEL:
-        raise UnreadableImageError(f"its pixels are integers from {pixels.min()} to {pixels.max()}")
-    return Image.fromarray(np.round(pixels / DEEP_PIXEL).astype(np.uint8))
+def _checked(image: Image.Image) -> Image.Image:
+    if min(image.size) < 2:
+        raise UnreadableImageError(f"it has {image.width} x {image.height} pixels")
+    return image
 
 
 def _without_path(error: Exception, source: Any) -> str:
@@ -193,21 +164,46 @@ def _without_path(error: Exception, source: Any) -> str:
     return text.replace(repr(str(source)), "the file") if isinstance(source, str | Path) else text
 
 
-def find_unreadable(split: ImageSplit, num_workers: int = 0) -> dict[int, str]:
-    """Reads all images; returns what is wrong with those that cannot be read, by index."""
+def find_unreadable(split: ImageSplit, num_workers: int = 0, name: str = "images") -> dict[int, str]:
+    """Reads all images; returns what is wrong with those that cannot be read, by index. Logs which others are changed.
 
-    def faults(start: int) -> dict[int, str]:
-        found = {}
+    Args:
+        name: of the split, for the log.
+    """
+    changed: dict[str, list[int]] = {}
+
+    def faults(start: int) -> tuple[dict[int, str], list[tuple[str, int]]]:
+        found, changes = {}, []
         for index in range(start, min(start + CHECKED_AT_ONCE, len(split))):
             try:
-                open_image(split.images[index], num_channels=3)
+                changes += [(change, index) for change in _open(split.images[index], num_channels=3)[1]]
             except UnreadableImageError as error:
                 found[index] = str(error)
-        return found
+        return found, changes
 
+    unreadable = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        parts = pool.map(faults, range(0, len(split), CHECKED_AT_ONCE))
-        return {index: fault for part in parts for index, fault in part.items()}
+        for found, changes in pool.map(faults, range(0, len(split), CHECKED_AT_ONCE)):
+            unreadable |= found
+            for change, index in changes:
+                changed.setdefault(change, []).append(index)
+    for change, indices in sorted(changed.items()):
+        logger.info(
+            f"{len(indices)} of {len(split)} images of {name} are {change}, such as {split.names[indices[0]]}."
+        )
+    return unreadable
+
+
+def note_classes(data: ImageData) -> None:
+    """Logs how many images each class has."""
+    for name, split in data.splits.items():
+        if split.labels is None:
+            logger.info(f"Images of {name}: {len(split)}, of unknown classes.")
+            continue
+        counts = np.bincount(split.labels, minlength=len(data.labels)).tolist()
+        listed = [f"{label!r} {count}" for label, count in zip(data.labels, counts, strict=True)][: 4 * NAMED]
+        more = ", ..." if len(listed) < len(data.labels) else ""
+        logger.info(f"Images of {name}: {len(split)}, of {len(data.labels)} classes; {', '.join(listed)}{more}.")
 
 
 def drop_unreadable(data: ImageData, unreadable: dict[str, dict[int, str]], skip: bool) -> None:
@@ -319,225 +315,3 @@ def limit(split: ImageSplit, max_samples: int | None) -> ImageSplit:
     if max_samples is None or max_samples >= len(split):
         return split
     return split.select(np.sort(np.random.default_rng(0).permutation(len(split))[:max_samples]).tolist())
-
-
-# Where images come from
-
-
-def load_folders(directories: dict[str, str]) -> ImageData:
-    """Reads directories with a folder of images for each class.
-
-    Args:
-        directories: split name to path. The classes are those of the first one that knows them.
-
-    Raises:
-        FileNotFoundError, ValueError: a directory is missing, has no class folders, or one of a class that training
-            does not have.
-    """
-    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    labels: list[str] = []
-    splits = {}
-    for name, path in directories.items():
-        directory = Path(path)
-        if not directory.is_dir():
-            raise FileNotFoundError(f"--{name}_dir {path} does not exist or is not a directory.")
-        folders = sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        if not folders:
-            raise ValueError(f"--{name}_dir {path} has no folders; it needs one with images for each class.")
-        labels = labels or folders
-        unknown = [folder for folder in folders if folder not in labels]
-        if unknown:
-            raise ValueError(
-                f"--{name}_dir {path} has class folders that {next(iter(directories.values()))} does not have: "
-                f"{', '.join(map(repr, unknown[:NAMED]))}."
-            )
-        files, indices, others = [], [], []
-        for folder in folders:
-            for file in sorted(path for path in (directory / folder).rglob("*") if path.is_file()):
-                if file.name.startswith("."):
-                    continue
-                if file.suffix.lower() not in extensions:
-                    others.append(file)
-                    continue
-                files.append(str(file))
-                indices.append(labels.index(folder))
-        if others:
-            logger.warning(f"{path}: {len(others)} files are no images by their names, such as {others[0]}.")
-        splits[name] = ImageSplit(files, np.array(indices, dtype=int), files)
-    return ImageData(splits, labels, next(iter(directories.values())))
-
-
-def load_hub(
-    dataset_name: str,
-    dataset_config_name: str | None = None,
-    image_column_name: str | None = None,
-    label_column_name: str | None = None,
-) -> ImageData:
-    """Reads a data set from the Hub, or a local copy of its repository.
-
-    Raises:
-        ConnectionError: the Hub cannot be reached.
-        ValueError: there is no column of images or of classes.
-    """
-    try:
-        raw = load_dataset(dataset_name, dataset_config_name)
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{dataset_name} could not be loaded: {error}\nWithout a network, pass folders of images with --train_dir "
-            "and --validation_dir, IDX files with --idx_dir, or a local copy of the repository with --dataset_name."
-        ) from error
-    names = {"validation": ("validation", "val", "dev", "valid"), "train": ("train",), "test": ("test",)}
-    found = {name: next((raw[other] for other in others if other in raw), None) for name, others in names.items()}
-    found = {name: found[name] for name in ("train", "validation", "test") if found[name] is not None}
-    if not found:
-        raise ValueError(
-            f"{dataset_name} has the splits {', '.join(raw)}; it needs one called train, validation or test."
-        )
-    first = next(iter(found.values()))
-    image_column = _find_column(
-        first,
-        image_column_name,
-        "--image_column_name",
-        [name for name, feature in first.features.items() if isinstance(feature, ImageFeature)],
-    )
-    label_column = _find_column(
-        first,
-        label_column_name,
-        "--label_column_name",
-        [name for name in ("label", "labels", "fine_label") if name in first.features]
-        or [name for name, feature in first.features.items() if isinstance(feature, ClassLabel)],
-    )
-    feature = first.features[label_column]
-    if isinstance(feature, ClassLabel):
-        labels = list(feature.names)
-    else:
-        values = {value for value in first[label_column] if value is not None}
-        labels = [str(value) for value in sorted(values, key=lambda value: (str(type(value)), value))]
-    splits = {}
-    for name, split in found.items():
-        values = split[label_column] if label_column in split.column_names else None
-        # On the Hub, -1 stands for a label that is kept secret.
-        if values is not None and all(value in (-1, None) for value in values):
-            values = None
-        indices = None if values is None else _indices(values, labels, feature, f"{dataset_name}, {name}")
-        undecoded = split.cast_column(image_column, ImageFeature(decode=False)).select_columns([image_column])
-        splits[name] = ImageSplit(
-            HubImages(undecoded, image_column), indices, Numbered(f"{dataset_name}, {name}, row", len(split))
-        )
-    return ImageData(splits, labels, dataset_name)
-
-
-def _find_column(dataset: Dataset, name: str | None, option: str, candidates: list[str]) -> str:
-    if name is not None and name in dataset.column_names:
-        return name
-    if name is None and len(candidates) == 1:
-        return candidates[0]
-    raise ValueError(
-        f"The data set has the columns {', '.join(map(repr, dataset.column_names))}"
-        + (f", but no {name!r}" if name is not None else f", and {len(candidates) or 'none'} of them could be the one")
-        + f". Name the right one with {option}."
-    )
-
-
-def _indices(values: Sequence[Any], labels: list[str], feature: Any, source: str) -> np.ndarray:
-    if not isinstance(feature, ClassLabel):
-        values = [labels.index(str(value)) if str(value) in labels else None for value in values]
-    wrong = [row for row, value in enumerate(values, 1) if value is None or not 0 <= value < len(labels)]
-    if wrong:
-        rows = ", ".join(map(str, wrong[:NAMED])) + (", ..." if len(wrong) > NAMED else "")
-        raise ValueError(f"{source}: {len(wrong)} rows have no class, or one that training does not have: {rows}.")
-    return np.array(values, dtype=int)
-
-
-def load_idx(idx_dir: str, label_names: list[str] | None = None) -> ImageData:
-    """Reads the IDX files of MNIST and its likes, packed by gzip or not.
-
-    Args:
-        idx_dir: a directory with the files train-images-idx3-ubyte, train-labels-idx1-ubyte, and perhaps those of
-            t10k, the test set.
-        label_names: of the classes; numbers by default.
-
-    Raises:
-        FileNotFoundError, ValueError: with what is wrong with which file.
-    """
-    directory = Path(idx_dir)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"--idx_dir {idx_dir} does not exist or is not a directory.")
-    splits: dict[str, ImageSplit] = {}
-    for name, (image_stem, label_stem) in IDX_FILES.items():
-        image_file, label_file = (_find_idx(directory, stem) for stem in (image_stem, label_stem))
-        if image_file is None or label_file is None:
-            if name == "train" or image_file is not label_file:
-                missing = image_stem if image_file is None else label_stem
-                raise FileNotFoundError(f"{idx_dir} has no file {missing}-idx*-ubyte, packed (.gz) or not.")
-            continue
-        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
-        if len(images) != len(labels):
-            raise ValueError(f"{image_file} has {len(images)} images, but {label_file} has {len(labels)} labels.")
-        splits[name] = ImageSplit(images, labels.astype(int), Numbered(f"{image_file}, image", len(images)))
-    count = int(splits["train"].labels.max(initial=0)) + 1
-    names = label_names or [str(index) for index in range(count)]
-    for split in splits.values():
-        if split.labels.max(initial=0) >= len(names):
-            raise ValueError(
-                f"{idx_dir} has the label {split.labels.max()}, but there are only {len(names)} classes: "
-                f"{', '.join(names[:20])}."
-            )
-    return ImageData(splits, names, idx_dir)
-
-
-def _find_idx(directory: Path, stem: str) -> Path | None:
-    # Some writers put a dot in the place of the last hyphen.
-    found = sorted(
-        path for path in directory.glob(f"*{stem}*idx*") if path.suffix in ("", ".gz", ".idx3-ubyte", ".idx1-ubyte")
-    )
-    if len(found) > 1 and {path.name.removesuffix(".gz") for path in found} != {found[0].name.removesuffix(".gz")}:
-        raise ValueError(f"{directory} has several files {stem}: {', '.join(path.name for path in found)}.")
-    return found[0] if found else None
-
-
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes.
-
-    Args:
-        dimensions: 3 for images, 1 for labels.
-
-    Raises:
-        ValueError: the file is not of that kind, or not complete.
-    """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
-    header = 4 + 4 * dimensions
-    expected = bytes((0, 0, IDX_UNSIGNED_BYTES, dimensions))
-    if content[:4] != expected:
-        raise ValueError(
-            f"{path} begins with the bytes {content[:4].hex(' ') or 'of an empty file'}, but an IDX file of "
-            f"{'images' if dimensions == 3 else 'labels'} begins with {expected.hex(' ')}."
-        )
-    if len(content) < header:
-        raise ValueError(f"{path} ends within its header of {header} bytes. Fetch it again.")
-    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4).tolist()
-    size = math.prod(shape)  # of Python's integers, which do not overflow
-    if len(content) != header + size:
-        raise ValueError(
-            f"{path} has {len(content) - header} bytes of data, but its header tells of "
-            f"{' x '.join(map(str, shape))} = {size}. Fetch it again."
-        )
-    if size == 0:
-        raise ValueError(f"{path} is empty.")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-def load_digits() -> ImageData:
-    """The handwritten digits of scikit-learn, 8 x 8 pixels; a fifth of them is for the test."""
-    from sklearn import datasets as sklearn_datasets
-
-    digits = sklearn_datasets.load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    every = ImageSplit(images, digits.target.astype(int), Numbered("digit", len(images)))
-    train, test = split_off(every, 0.2)
-    return ImageData(
-        {"train": train, "test": test}, [str(name) for name in digits.target_names], "scikit-learn's digits"
-    )

@@ -24,7 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import run_image_classification
 import torch
-from image_data import ImageData, load_digits, load_idx, open_image
+from image_data import ImageData, open_image
+from image_sources import load_digits, load_idx
 from sklearn.metrics import confusion_matrix
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 

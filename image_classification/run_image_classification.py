@@ -32,14 +32,12 @@ from image_data import (
     drop_unreadable,
     find_unreadable,
     limit,
-    load_digits,
-    load_folders,
-    load_hub,
-    load_idx,
+    note_classes,
     open_image,
     reorder_labels,
     split_off,
 )
+from image_sources import load_digits, load_folders, load_hub, load_idx
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -48,10 +46,11 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from ea_hf import EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
-from ea_hf.models.configuration_evolving import EvolvingConfig
-from ea_hf.training.batching import TrainingBatches, predict
-from ea_hf.training.loop import (
+from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
+from ea_hf.batching import TrainingBatches, predict
+from ea_hf.configuration_evolving import EvolvingConfig
+from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
+from ea_hf.training import (
     add_training_arguments,
     copy_weights_from_file,
     create_accelerator,
@@ -154,7 +153,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--eval_only needs --model_name_or_path")
     if args.config_overrides and args.model_type is None:
         parser.error("--config_overrides is for a new model, of --model_type")
-    if args.do_predict and args.test_dir is None and args.dataset_name is None and args.idx_dir is None:
+    if args.do_predict and given == ["validation_dir"]:
         parser.error("--do_predict needs --test_dir")
     if args.group_by_length:
         parser.error("--group_by_length is for texts; images have no length")
@@ -212,7 +211,7 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     unreadable = [None]
     if accelerator.is_main_process:
         unreadable = [
-            {name: find_unreadable(split, args.dataloader_num_workers) for name, split in data.splits.items()}
+            {name: find_unreadable(split, args.dataloader_num_workers, name) for name, split in data.splits.items()}
         ]
     unreadable = broadcast_object_list(unreadable)[0]
     drop_unreadable(data, unreadable, args.skip_unreadable_images)
@@ -221,6 +220,7 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     empty = [name for name, split in data.splits.items() if len(split) == 0]
     if empty:
         raise ValueError(f"{data.source} has no images for {', '.join(empty)}.")
+    note_classes(data)
     return data
 
 
@@ -400,6 +400,7 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
     except OSError:
         processor = new_processor(config)
         logger.warning(f"{args.model_name_or_path} has no image processor; taking {processor.to_json_string()}.")
+    processor = served_as_trained(processor)
     if args.image_size is not None:
         if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
             model.resize_position_embeddings(args.image_size)
@@ -420,13 +421,30 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
     return model, processor
 
 
-def new_processor(config: EvolvingConfig) -> ViTImageProcessorPil:
+def served_as_trained(processor: Any) -> Any:
+    """The same image processor, which also does what this script's reader does with pictures of every kind."""
+    if isinstance(processor, EAImageProcessor):
+        return processor
+    methods = ("preprocess", "_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
+    if all(getattr(type(processor), name, None) is getattr(ViTImageProcessorPil, name) for name in methods):
+        values = processor.to_dict()
+        return EAImageProcessor.from_dict(
+            {name: value for name, value in values.items() if name not in ("image_processor_type", "auto_map")}
+        )
+    logger.warning(
+        f"The checkpoint's image processor is a {type(processor).__name__}, which is kept. Outside of this script it may "
+        "treat pixels of 16 bits and transparent ones otherwise than in training."
+    )
+    return processor
+
+
+def new_processor(config: EvolvingConfig) -> EAImageProcessor:
     """Resizes to the model's size, and brings pixels into [-1, 1]."""
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     if config.num_channels not in (1, 3):
         raise ValueError(f"`num_channels` is {config.num_channels}; images have 1 (grey) or 3 (colours).")
     half = [0.5] * config.num_channels
-    return ViTImageProcessorPil(
+    return EAImageProcessor(
         size={"height": height, "width": width},
         image_mean=half,
         image_std=half,

@@ -158,6 +158,28 @@ def test_series_that_cannot_be_used():
         fitted.predict([np.zeros((3, 5))])
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("empty", "message"),
+    [
+        ([], "X holds no series"),
+        (np.zeros((0, 2, 5)), r"X holds no series, its shape is \(0, 2, 5\)"),
+        (np.zeros((12, 2, 0)), r"Series 0 of X has the shape \(2, 0\)"),
+        (np.zeros((12, 0, 5)), r"Series 0 of X has the shape \(0, 5\)"),
+        ([np.ones((2, 3))] * 11 + [np.zeros((2, 0))], r"Series 11 of X has the shape \(2, 0\)"),
+    ],
+)
+def test_without_series_or_values_nothing_is_learned_or_predicted(estimator, empty, message):
+    series, labels = make_series()
+    with pytest.raises(ValueError, match=message):
+        estimator(**TINY).fit(empty, labels[: len(empty)])
+    fitted = estimator(**TINY | {"n_epochs": 1}).fit(series, labels_for(estimator, labels))
+    with pytest.raises(ValueError, match=message):
+        fitted.predict(empty)
+    with pytest.raises(ValueError, match="All values of X are missing"):
+        estimator(**TINY).fit(np.full((12, 2, 5), np.nan), labels_for(estimator, labels))
+
+
 def test_the_package_does_not_need_aeon():
     code = (
         "import sys; sys.modules['aeon'] = None\n"

@@ -19,6 +19,7 @@ from tiny_images import CLASSES, digits, encode, write_folders, write_hub, write
 
 # isort: split
 import image_data  # tiny_images has told where it is
+import image_sources
 from image_data import (
     ImageData,
     ImageSplit,
@@ -26,14 +27,10 @@ from image_data import (
     check_classes,
     drop_unreadable,
     find_unreadable,
-    load_digits,
-    load_folders,
-    load_hub,
-    load_idx,
     open_image,
-    read_idx,
     split_off,
 )
+from image_sources import load_digits, load_folders, load_hub, load_idx, read_idx
 
 
 @pytest.fixture(autouse=True)
@@ -305,6 +302,73 @@ def test_faults_of_idx_directories(tmp_path):
     assert read_idx(packed, 1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+# Folders
+
+
+def test_what_is_hidden_or_left_behind_is_no_image(tmp_path, caplog):
+    write_folders(tmp_path / "data", 2)
+    expected = load_folders({"train": str(tmp_path / "data")})
+    picture = Path(expected.splits["train"].images[0])
+    for name in (
+        ".hidden/a.png",
+        ".ipynb_checkpoints/a.png",
+        "deep/.cache/a.png",
+        "__MACOSX/a.png",
+        "Thumbs.db",
+        "._a.png",
+    ):
+        for folder in (tmp_path / "data", picture.parent):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if name != "deep/.cache/a.png" or folder == picture.parent:
+                shutil.copy(picture, folder / name)
+    shutil.rmtree(tmp_path / "data" / "deep")
+    data = load_folders({"train": str(tmp_path / "data")})
+    assert data.labels == expected.labels and data.splits["train"].images == expected.splits["train"].images
+    assert not caplog.records
+
+
+def test_folders_of_splits_are_no_classes(tmp_path):
+    for name, start in (("train", 0), ("val", 3), ("Test", 6)):
+        write_folders(tmp_path / "data" / name, 2, start)
+    data = load_folders({"train": str(tmp_path / "data")})
+    assert data.labels == sorted(CLASSES) and list(data.splits) == ["train", "validation", "test"]
+    assert [Path(split.images[0]).name for split in data.splits.values()] == ["0.png", "3.png", "6.png"]
+    assert list(load_folders({"test": str(tmp_path / "data")}).splits) == ["test"]
+    (tmp_path / "data" / "cats").mkdir()
+    with pytest.raises(ValueError, match=r"has the folders 'Test', 'cats', 'train', 'val', which are splits"):
+        load_folders({"train": str(tmp_path / "data")})
+    write_folders(tmp_path / "transport", 2)
+    (tmp_path / "transport" / "zero").rename(tmp_path / "transport" / "train")  # as a vehicle
+    assert load_folders({"train": str(tmp_path / "transport")}).labels == ["one", "train", "two"]
+
+
+def test_images_beside_class_folders_are_told(tmp_path, caplog):
+    write_folders(tmp_path, 2)
+    shutil.copy(tmp_path / "one" / "0.png", tmp_path / "loose.png")
+    assert len(load_folders({"train": str(tmp_path)}).splits["train"]) == 6
+    assert "1 images are in no class folder" in caplog.text
+
+
+def test_the_log_tells_which_images_are_converted(caplog):
+    caplog.set_level(logging.INFO)
+    deep = encode(Image.fromarray(GRADIENT.astype(np.uint16) * 257))
+    clear = encode(Image.fromarray(COLORS).convert("RGBA"))
+    images = [
+        deep,
+        clear,
+        encode(Image.fromarray(COLORS)),
+        deep,
+        encode(Image.fromarray(COLORS).convert("CMYK"), "JPEG"),
+    ]
+    assert find_unreadable(ImageSplit(images, None, list("abcde")), name="train") == {}
+    for line in (
+        "2 of 5 images of train are scaled to 8 bits, such as a.",
+        "1 of 5 images of train are put on white, such as b.",
+        "1 of 5 images of train are made RGB from CMYK, such as e.",
+    ):
+        assert line in caplog.text
+
+
 # Data sets of the Hub, and of scikit-learn
 
 
@@ -333,7 +397,7 @@ def test_hub_data_sets(tmp_path, monkeypatch):
     def offline(*_):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(image_data, "load_dataset", offline)
+    monkeypatch.setattr(image_sources, "load_dataset", offline)
     with pytest.raises(ConnectionError, match=r"(?s)nobody/nothing could not be loaded.*--train_dir"):
         load_hub("nobody/nothing")
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
+from stranger import run_stranger
 from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
 from tiny_images import (
     CLASSES,
@@ -25,7 +26,7 @@ from tiny_images import (
     write_hub,
     write_mnist,
 )
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 import ea_hf
 from ea_hf.training.loop import create_optimizer
@@ -34,7 +35,7 @@ from ea_hf.training.loop import create_optimizer
 # isort: split
 import run_image_classification  # tiny_images has told where it is
 from image_data import ImageSplit
-from run_image_classification import Augmentation, Collator, accuracies, cross_entropy, random_box
+from run_image_classification import Augmentation, Collator, ImageDataset, accuracies, cross_entropy, random_box
 
 
 SCRIPT = SCRIPTS / "run_image_classification.py"
@@ -144,9 +145,12 @@ def test_every_source_trains_every_model(source, model, tmp_path):
 def test_a_vanilla_vit_is_fine_tuned_at_another_size(vanilla, tmp_path):
     data = folders(tmp_path)
     classify(tmp_path / "same", model_name_or_path=vanilla, **data)
-    assert (tmp_path / "same" / "preprocessor_config.json").read_text() == Path(
-        vanilla, "preprocessor_config.json"
-    ).read_text()
+    saved, before = (
+        json.loads(Path(directory, "preprocessor_config.json").read_text())
+        for directory in (tmp_path / "same", vanilla)
+    )
+    assert saved.pop("auto_map") and saved.pop("image_processor_type") == "EAImageProcessor"
+    assert before.pop("image_processor_type") == "ViTImageProcessor" and saved == before
     classify(tmp_path / "larger", model_name_or_path=vanilla, image_size=12, ea_residual_weight=0.4, **data)
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "larger")
     assert model.config.image_size == 12 and model.config.ea_residual_weight == 0.4
@@ -291,7 +295,6 @@ def test_optimizers_spare_biases_and_normalization(tmp_path):
         ({"validation_dir": "x"}, "pass --train_dir, or --eval_only"),
         ({"train_dir": "x", "model_name_or_path": "y"}, "pass --model_name_or_path, or --model_type for a new model"),
         ({"validation_dir": "x", "eval_only": True}, "--eval_only needs --model_name_or_path"),
-        ({"train_dir": "x", "do_predict": True}, "--do_predict needs --test_dir"),
         ({"test_dir": "x", "eval_only": True}, "--eval_only needs --validation_dir, or"),
         ({"train_dir": "x", "train_val_split": 1.0}, "--train_val_split is 1.0"),
         ({"train_dir": "x", "random_resized_crop": 0.0}, "--random_resized_crop is 0.0"),
@@ -313,6 +316,15 @@ def test_bad_arguments(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_image_classification.parse_args(arguments(output_dir=tmp_path, model_type="ea_vit", **options))
     assert message in capsys.readouterr().err
+
+
+def test_predictions_need_test_images(tmp_path, capsys):
+    words = arguments(output_dir=tmp_path, model_name_or_path="x", validation_dir="x", eval_only=True, do_predict=True)
+    with pytest.raises(SystemExit):
+        run_image_classification.parse_args(words)
+    assert "--do_predict needs --test_dir" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"--do_predict needs test images, but .* has only train, validation"):
+        classify(tmp_path / "out", train_dir=write_folders(tmp_path / "train", 4), do_predict=True)
 
 
 def test_bad_data_and_models_are_told_before_anything_is_written(vanilla, tmp_path):
@@ -416,3 +428,103 @@ def test_the_image_processor_of_a_new_model_takes_every_kind_of_image():
     for mode in ("L", "RGB", "RGBA", "CMYK"):
         image = Image.fromarray(pixels).resize((9, 7)).convert(mode)
         assert processor(image, return_tensors="np")["pixel_values"].shape == (1, 3, 8, 8), mode
+
+
+# What was trained is served
+
+
+def write_strange_images(directory: Path) -> list[str]:
+    """Pixels of 16 bits, transparent ones in several modes, CMYK, and a camera held sideways."""
+    generator = np.random.default_rng(0)
+    directory.mkdir()
+    colors = Image.fromarray(generator.integers(0, 256, (12, 10, 3), dtype=np.uint8))
+    alpha = Image.fromarray(generator.integers(0, 256, (12, 10), dtype=np.uint8))
+    clear = colors.convert("RGBA")
+    clear.putalpha(alpha)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(generator.integers(0, 2**16, (12, 10), dtype=np.uint16)).save(directory / "deep.png")
+    Image.fromarray(generator.integers(0, 2**16, (12, 10), dtype=np.int32)).save(directory / "deep.tiff")
+    clear.save(directory / "clear.png")
+    clear.convert("LA").save(directory / "grey.png")
+    clear.quantize(32).save(directory / "palette.png")
+    colors.convert("CMYK").save(directory / "cmyk.jpg")
+    colors.save(directory / "turned.png", exif=exif)
+    return sorted(map(str, directory.iterdir()))
+
+
+@pytest.mark.parametrize(("model_type", "num_channels"), [("vit", 3), ("vit", 1), ("resnet", 1)])
+def test_pipelines_do_with_pictures_what_training_does(model_type, num_channels, tmp_path):
+    """With ea_hf, and with the code that travels with the checkpoint."""
+    torch.manual_seed(0)
+    if model_type == "vit":
+        config = ea_hf.EAViTConfig(**{**TINY_VIT, "num_channels": num_channels, "initializer_range": 0.5})
+        model = ea_hf.EAViTForImageClassification(config).eval()
+    else:
+        config = ea_hf.EAResNetConfig(
+            num_channels=1, stem_stride=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic",
+            attention_poolings=[0], num_attention_heads=2, image_size=8,
+        )  # fmt: skip
+        model = ea_hf.EAResNetForImageClassification(config).eval()
+    processor = run_image_classification.new_processor(config)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    paths = write_strange_images(tmp_path / "images")
+    dataset = ImageDataset(ImageSplit(paths, None, paths), processor, num_channels)
+    with torch.no_grad():
+        inputs = torch.stack([torch.from_numpy(dataset[index]["pixel_values"]) for index in range(len(paths))])
+        expected = model(inputs).logits.softmax(-1)
+        assert expected.std(dim=0).max() > 1e-3  # the pictures matter
+
+    def scores(found: list) -> torch.Tensor:
+        return torch.tensor([[one["score"] for one in sorted(row, key=lambda one: one["label"])] for row in found])
+
+    pipe = pipeline("image-classification", model=str(tmp_path / "model"))
+    assert type(pipe.image_processor) is ea_hf.EAImageProcessor
+    torch.testing.assert_close(scores(pipe(paths)), expected)
+    torch.testing.assert_close(scores(pipe([Image.open(path) for path in paths])), expected)
+    code = f"""
+import json, sys
+from transformers import pipeline
+pipe = pipeline("image-classification", model={str(tmp_path / "model")!r}, trust_remote_code=True)
+assert type(pipe.image_processor).__module__.startswith("transformers_modules.")
+print("RESULT", json.dumps(pipe({paths!r})))
+"""
+    printed = run_stranger(code, tmp_path)
+    (result,) = [line for line in printed.splitlines() if line.startswith("RESULT ")]
+    torch.testing.assert_close(scores(json.loads(result.removeprefix("RESULT "))), expected)
+
+
+def test_arrays_are_pictures_too():
+    processor = ea_hf.EAImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"]
+    for same in (pixels, np.moveaxis(pixels, -1, 0), torch.from_numpy(pixels), pixels.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(processor(same, return_tensors="np")["pixel_values"], expected)
+    clear = np.concatenate([pixels, np.zeros((9, 9, 1), np.uint8)], axis=-1)
+    assert (processor(clear, return_tensors="np")["pixel_values"] == 1).all()
+
+
+def test_the_image_processor_of_a_pretrained_model_serves_what_is_trained(vanilla, tmp_path):
+    classify(tmp_path / "out", model_name_or_path=vanilla, **folders(tmp_path), max_train_steps=1)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert type(processor) is ea_hf.EAImageProcessor
+    assert list(processor.image_mean) == [0.3] and list(processor.image_std) == [0.4]
+    assert (tmp_path / "out" / "image_processing_ea.py").exists()
+
+
+def test_a_finished_model_predicts_a_flat_folder_of_pictures(tmp_path):
+    data = folders(tmp_path)
+    classify(tmp_path / "model", **data, do_predict=True)
+    with (tmp_path / "model" / "predictions.csv").open(newline="") as file:
+        expected = [row["prediction"] for row in csv.DictReader(file)]
+    (tmp_path / "flat").mkdir()
+    for index, path in enumerate(sorted(Path(data["test_dir"]).rglob("*.png"))):
+        shutil.copy(path, tmp_path / "flat" / f"{index}.png")
+    classify(
+        tmp_path / "out", model_name_or_path=tmp_path / "model", eval_only=True, do_predict=True,
+        test_dir=tmp_path / "flat",
+    )  # fmt: skip
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prediction"] for row in rows] == expected and list(rows[0]) == ["image", "prediction"]

@@ -370,3 +370,51 @@ def test_bad_data_and_models_are_told_before_anything_is_written(tmp_path):
     train.loc[3, "two"] = np.inf
     train.to_csv(tmp_path / "infinite.csv", index=False)
     refused("has the value inf at step", train_file=tmp_path / "infinite.csv")
+
+
+# What a saved model knows
+
+
+@pytest.mark.parametrize("targets", [0, 2])
+def test_a_saved_model_predicts_series_without_labels_whatever_the_order_of_their_columns(targets, tmp_path):
+    names = [f"target_{number}" for number in range(targets)] or ["label"]
+    train = write_table(tmp_path / "train.csv", targets)
+    test = write_table(tmp_path / "test.csv", targets, start=16)
+
+    def run_with(output_dir: Path, **options: Any) -> None:
+        reset_accelerator()
+        run_time_series.main(
+            [*arguments(output_dir=output_dir, logging_steps=100, **options), "--label_column_name", *names]
+        )
+
+    run_with(
+        tmp_path / "model", train_file=train, test_file=test, do_predict=True, num_train_epochs=2, num_splits=1,
+        config_overrides=TINY,
+    )  # fmt: skip
+    expected = read_predictions(tmp_path / "model")
+    swapped = pd.read_csv(test).drop(columns=names)[["two", "one", "series"]]
+    swapped.to_csv(tmp_path / "swapped.csv")  # with pandas' index
+    options = {"model_name_or_path": tmp_path / "model", "eval_only": True, "do_predict": True}
+    run_with(tmp_path / "predicted", test_file=tmp_path / "swapped.csv", **options)
+    found = read_predictions(tmp_path / "predicted")
+    predicted = [name for name in expected[0] if not name.startswith("label")]
+    assert [list(row.values()) for row in found] == [[row[name] for name in predicted] for row in expected]
+    assert list(found[0]) == predicted
+    swapped.drop(columns="one").to_csv(tmp_path / "missing.csv", index=False)
+    with pytest.raises(ValueError, match=r"missing\.csv has no column 'one'"):
+        run_with(tmp_path / "missing", test_file=tmp_path / "missing.csv", **options)
+    with pytest.raises(ValueError, match=r"--channel_columns are one, three; .* takes one, two"):
+        load_data(
+            parse_args(
+                [*arguments(output_dir=tmp_path / "x", test_file=test, **options), "--channel_columns", "one", "three"]
+            )
+        )
+
+
+def test_the_log_tells_columns_and_classes(tmp_path):
+    data = ["--train_file", write_table(tmp_path / "train.csv"), "--output_dir", str(tmp_path / "out")]
+    tiny = ["--config_overrides", TINY, "--num_splits", "2", "--num_train_epochs", "1"]
+    status, printed = run_script([*data, *tiny], script=SCRIPT)
+    assert status == 0, printed
+    assert printed.count("channels 'one', 'two'; series 'series'; no time") == 1
+    assert printed.count("classification, 2 classes; 'high' 8, 'low' 8") == 1

@@ -95,7 +95,7 @@ def test_a_ts_file_keeps_lengths_signs_and_gaps(tmp_path):
     np.testing.assert_equal(file.series[0], [[1, 4], [2, np.nan], [3, 6]])
     np.testing.assert_equal(file.series[2], [[-1, 0], [100, np.nan]])
     assert [len(values) for values in file.series] == [3, 1, 2, 2]
-    assert file.labels.tolist() == ["a", "b", "a", "b"] and file.names[0] == "line 9"
+    assert file.labels[:, 0].tolist() == ["a", "b", "a", "b"] and file.names[0] == "line 9"
 
 
 def test_comments_of_other_encodings_are_read(tmp_path):
@@ -135,8 +135,9 @@ def test_corrupt_headers_are_told(tmp_path):
             + "1:1:a\n1,2:1,2:a\n": "line 10: it has 2 steps",
             HEADER.replace("@classLabel true a b", "@targetlabel true")
             + "1:1:2.5\n1:1:b\n": "line 10: its target, 'b'",
+            HEADER.replace("@timeStamps false", "@timeStamps true") + "0,-1.5:(0,1.5):a\n": "line 9: channel 0 is not",
             HEADER.replace("@timeStamps false", "@timeStamps true")
-            + "(0,-1.5):(0,1.5):a\n": "line 9: channel 0 is not",
+            + "(0,1),(0,2):(0,1),(0,2):a\n": "line 9: its timestamps do not increase",
         }.items()
     ):
         path = tmp_path / f"{number}.ts"
@@ -186,7 +187,7 @@ def test_files_must_fit_each_other(tmp_path):
     data = load_files({"train": train, "test": str(tmp_path / "swapped.csv")})
     np.testing.assert_equal(data.splits["train"].series, data.splits["test"].series)
     fewer = write_table(tmp_path / "fewer.csv")
-    with pytest.raises(ValueError, match=r"has 1 channels, .* has 2; these are in one of them only: 'two'"):
+    with pytest.raises(ValueError, match=r"fewer.csv has no column 'two'; it has 'series'"):
         load_files({"train": train, "test": fewer})
     other = write_table(tmp_path / "other.csv", two=[1, 2, 3, 4], label=list("aacc"))
     with pytest.raises(ValueError, match=r"has classes that .* does not have: 'c'"):
@@ -195,6 +196,147 @@ def test_files_must_fit_each_other(tmp_path):
         load_files({"train": train, "test": "nowhere.csv"})
     with pytest.raises(ValueError, match=r"is neither \.ts nor"):
         load_files({"train": __file__})
+
+
+def write_rows(path: Path, columns: dict[str, list], **kwargs) -> str:
+    """Three series of four steps; the columns stand beside "series", "a", "b" and "label"."""
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "series": np.repeat(["x", "y", "z"], 4),
+            "a": generator.normal(size=12).round(3),
+            "b": generator.normal(size=12).round(3),
+            "label": np.repeat(["up", "down", "up"], 4),
+        }
+        | columns
+    )
+    table.to_csv(path, **{"index": False, **kwargs})
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "Unnamed: 0", "Unnamed: 0.1", "level_0"])
+def test_numbers_of_rows_are_no_channel(name, tmp_path):
+    path = write_rows(tmp_path / "train.csv", {name: list(range(12))})
+    data = load_files({"train": path})
+    assert data.channels == ["a", "b"]
+    assert any("numbers of rows" in note and "channels 'a', 'b'" in note for note in data.notes)
+
+
+def test_an_index_that_pandas_writes_is_no_channel(tmp_path):
+    path = write_rows(tmp_path / "train.csv", {}, index=True)
+    assert load_files({"train": path}).channels == ["a", "b"]
+    table = pd.read_csv(path, index_col=0).sample(frac=1, random_state=0)
+    table.to_csv(tmp_path / "shuffled.csv")
+    assert load_files({"train": str(tmp_path / "shuffled.csv")}).channels == ["a", "b"]
+    table.set_index("series").to_parquet(tmp_path / "named.parquet")
+    assert load_files({"train": str(tmp_path / "named.parquet")}).channels == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("timestamp", [5, 1, 3, 2] * 3, "by its name a time"),
+        ("sampleTime", [5, 1, 3, 2] * 3, "by its name a time"),
+        ("when", [0, 0.5, 0.7, 2] * 3, "increases within every series"),
+        ("minutes", list(range(12)), "increases within every series"),
+        ("subject_id", [5, 1, 3, 2] * 3, "by its name an id"),
+        ("index", list(range(12)), "by its name an id"),
+        ("patient", [7] * 4 + [3] * 4 + [9] * 4, "the same in all rows of a series"),
+        ("grade", [0] * 4 + [1] * 4 + [0] * 4, "the same in all rows of a series"),
+        ("class", [5, 1, 3, 2] * 3, "by its name a label"),
+        ("Unnamed: 5", [0.5, 1, 3, 2] * 3, "has no name"),
+        ("site", list("abca") * 3, "holds no numbers, but 'a'"),
+        ("day of visit", ["2026-01-01"] * 12, "holds no numbers, but '2026-01-01'"),
+    ],
+)
+def test_a_column_that_may_be_no_channel_is_refused_until_the_channels_are_named(name, values, why, tmp_path):
+    path = write_rows(tmp_path / "train.csv", {name: values})
+    with pytest.raises(ValueError, match=rf"{why}.*--channel_columns"):
+        load_files({"train": path})
+    data = load_files({"train": path}, channel_columns=["b", "a"])
+    assert data.channels == ["b", "a"] and f"left out {name!r}" in data.notes[0]
+    if name not in ("site", "day of visit"):
+        assert load_files({"train": path}, channel_columns=["a", name]).channels == ["a", name]
+
+
+def test_ordinary_channels_are_taken(tmp_path):
+    path = write_rows(
+        tmp_path / "train.csv", {"x": [1, 1, 1, 1] * 3, "y": list(range(12))[::-1], "z": [1, 1, 2, 3] * 3}
+    )
+    assert load_files({"train": path}).channels == ["a", "b", "x", "y", "z"]
+
+
+def test_other_files_give_the_channels_by_name(tmp_path):
+    train = write_rows(tmp_path / "train.csv", {})
+    test = write_rows(tmp_path / "test.csv", {"other": [5, 1, 3, 2] * 3})
+    pd.read_csv(test)[["other", "b", "label", "a", "series"]].to_csv(test, index=False)
+    data = load_files({"train": train, "test": test})
+    np.testing.assert_equal(data.splits["train"].series, data.splits["test"].series)
+    assert "left out 'other'" in " ".join(data.notes)
+
+
+@pytest.mark.parametrize("names", [["NA", "None"], ["null", "nan"], ["1", "nan"], ["007", "7"], ["true", "True"]])
+def test_names_of_classes_and_series_are_texts(names, tmp_path):
+    (tmp_path / "train.csv").write_text(
+        f"series,one,label\n001,1,{names[0]}\n001,,{names[0]}\n01,NA,{names[1]}\n01,4,{names[1]}\n"
+    )
+    data = load_files({"train": str(tmp_path / "train.csv")})
+    assert data.task == "classification" and sorted(data.labels) == sorted(names)
+    assert data.splits["train"].names == ["001", "01"]
+    np.testing.assert_equal(data.splits["train"].series[1], [[np.nan], [4]])
+
+
+@pytest.mark.parametrize("hole", ["nan", "NA", "inf"])
+def test_one_hole_among_decimal_labels_does_not_make_classes(hole, tmp_path):
+    (tmp_path / "train.csv").write_text(f"series,one,label\nx,1,0.5\ny,2,{hole}\nz,3,2\n")
+    with pytest.raises(ValueError, match=hole):
+        load_files({"train": str(tmp_path / "train.csv")})
+
+
+@pytest.mark.parametrize("times", [[0, 1, 10], ["2026-01-01T00:00", "2026-01-01T01:00", "2026-01-01T10:00"]])
+def test_gaps_are_filled_by_time(times, tmp_path):
+    path = tmp_path / "train.csv"
+    pd.DataFrame({"series": "x", "time": times[::-1], "one": [10, None, 0.0]}).to_csv(path, index=False)
+    split = load_files({"train": str(path)}).splits["train"]
+    extractor = EADCTransformerFeatureExtractor(max_length=3)
+    (filled,) = extractor.prepare(split.series, split.names, split.times)
+    np.testing.assert_allclose(filled[:, 0], [0, 1, 10])
+    np.testing.assert_allclose(extractor(split.series)["past_values"][0, :, 0], [0, 5, 10])  # without times
+    with pytest.raises(ValueError, match="has 3 steps; it needs as many times, finite and increasing"):
+        extractor(split.series, times=[np.array([0, 1, 1])])
+
+
+def test_words_of_a_ts_file_stay_as_they_are(tmp_path):
+    header = HEADER.replace("@classLabel true a b", "@classLabel true banana A a")
+    lines = ["1,2:3,4:banana", "1:2:A", "1:2: a", "1:?:a", "", "  "]
+    path = tmp_path / "tiny.ts"
+    path.write_bytes(b"\xef\xbb\xbf" + (header + "\n".join(lines)).encode())
+    data = load_files({"train": str(path)})
+    assert data.labels == ["A", "a", "banana"] and data.splits["train"].labels.tolist() == [2, 0, 1, 1]
+
+
+def test_timestamps_of_a_ts_file_are_kept(tmp_path):
+    header = HEADER.replace("@timeStamps false", "@timeStamps true")
+    file = read_ts(write_ts(tmp_path / "tiny.ts", ["(0,-1.5),(1,?),(10,1e1):(0,1),(1,2),(10,3):a"], header))
+    np.testing.assert_equal(file.series[0], [[-1.5, 1], [np.nan, 2], [10, 3]])
+    assert file.times[0].tolist() == [0, 1, 10]
+
+
+def test_the_log_tells_the_kind_of_problem(tmp_path):
+    notes = load_files({"train": write_rows(tmp_path / "train.csv", {})}).notes
+    assert notes[0].endswith("channels 'a', 'b'; series 'series'; no time, the rows are in order; label 'label'.")
+    assert notes[1].endswith("classification, 2 classes; 'down' 1, 'up' 2.")
+    targets = write_rows(tmp_path / "targets.csv", {"label": [0.5] * 4 + [1.5] * 4 + [3] * 4})
+    assert load_files({"train": targets}).notes[1].endswith("regression; 'label' from 0.5 to 3.")
+
+
+def test_a_table_with_another_separator_or_more_cells_than_names_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("series;one;label\nx;1;a\n")
+    with pytest.raises(ValueError, match="must be separated by commas"):
+        load_files({"train": str(tmp_path / "train.csv")})
+    (tmp_path / "train.csv").write_text("series,one,label\nx,1,a,\ny,2,b,\n")
+    with pytest.raises(ValueError, match="more cells than its header"):
+        load_files({"train": str(tmp_path / "train.csv")})
 
 
 # Splits

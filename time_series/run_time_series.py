@@ -109,6 +109,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--time_column_name", help='Orders the rows of a series. Default: "time" if there is one.')
     group.add_argument("--label_column_name", nargs="+", default=["label"], help="The class, or one or more targets.")
     group.add_argument(
+        "--channel_columns",
+        nargs="+",
+        help="The channels; other columns are left out. Default: all columns that are nothing else, or the model's.",
+    )
+    group.add_argument(
         "--task",
         choices=sorted(MODELS),
         help="Default: as the data are labelled. masked_imputation is pretraining; it needs no labels.",
@@ -232,17 +237,32 @@ def load_data(args: argparse.Namespace) -> SeriesData:
         files.pop("test", None)
     if not files:
         raise ValueError("--eval_only on --test_file needs --do_predict.")
+    known = known_task = None
+    if args.model_name_or_path is not None:
+        known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
+        if args.eval_only:
+            known_task = find_task(args.model_name_or_path)
+    task = args.task or known_task
     data = load_files(
         files,
-        None if args.task == MASKED_IMPUTATION else args.task,
+        None if task == MASKED_IMPUTATION else task,
         args.series_column_name,
         args.time_column_name,
         args.label_column_name,
+        find_channels(args, known),
     )
+    if known is not None and (known.channel_names is None) == data.has_channel_names:
+        data.notes.append(
+            f"{args.model_name_or_path} or {data.source} names no channels; they are taken in order: "
+            f"{', '.join(map(repr, known.channel_names or data.channels))}."
+        )
     if args.dataset_name is not None:
         data.source = args.dataset_name
-    if args.task == MASKED_IMPUTATION:
+    if task == MASKED_IMPUTATION:
         data.task = MASKED_IMPUTATION
+    if data.task == REGRESSION and known_task and not has_labels(data):
+        number = EADCTransformerConfig.from_pretrained(args.model_name_or_path).num_targets
+        data.labels = known.target_names or (["target"] if number == 1 else [f"target {i}" for i in range(number)])
     for name, split in data.splits.items():
         if data.task != MASKED_IMPUTATION and split.labels is None and (name != "test" or data.task is None):
             raise ValueError(
@@ -252,6 +272,28 @@ def load_data(args: argparse.Namespace) -> SeriesData:
     if data.task == CLASSIFICATION and "train" in data.splits and len(data.labels) < 2:
         raise ValueError(f"{data.source} has {len(data.labels)} class for training; classification needs two.")
     return data
+
+
+def find_task(checkpoint: str) -> str | None:
+    """Which task of labels a checkpoint has a head for; `None` if it has none."""
+    architectures = EADCTransformerConfig.from_pretrained(checkpoint).architectures or []
+    return next((task for task in (CLASSIFICATION, REGRESSION) if MODELS[task].__name__ in architectures), None)
+
+
+def find_channels(args: argparse.Namespace, known: EADCTransformerFeatureExtractor | None) -> list[str] | None:
+    """The channels to read from tables, in the model's order; `None` if neither the user nor the model tells.
+
+    Raises:
+        ValueError: a trained model knows other channels than the user.
+    """
+    names = known.channel_names if known is not None else None
+    if names is None or (args.channel_columns is not None and not args.eval_only):
+        return args.channel_columns
+    if args.channel_columns is not None and sorted(args.channel_columns) != sorted(names):
+        raise ValueError(
+            f"--channel_columns are {', '.join(args.channel_columns)}; {args.model_name_or_path} takes {', '.join(names)}."
+        )
+    return names
 
 
 @dataclass
@@ -314,7 +356,7 @@ class SeriesDataset:
 
     def __init__(self, split: SeriesSplit, extractor: EADCTransformerFeatureExtractor, task: str):
         self.split = split
-        self.values = extractor.prepare(split.series, split.names)
+        self.values = extractor.prepare(split.series, split.names, split.times)
         self.labels: Any = None
         if task == MASKED_IMPUTATION:
             self.labels = self.values
@@ -363,6 +405,8 @@ def load_model(
     extractor = None
     if run.train is not None:
         extractor = EADCTransformerFeatureExtractor.fit(run.train.series, targets, args.max_steps, run.train.names)
+        extractor.channel_names = data.channels if data.has_channel_names else None
+        extractor.target_names = data.labels if data.task == REGRESSION else None
     if args.model_name_or_path is None:
         values = {"num_input_channels": extractor.num_channels, "context_length": extractor.max_length}
         unknown = [name for name in args.config_overrides if not hasattr(EADCTransformerConfig(), name)]
@@ -384,6 +428,7 @@ def load_model(
         )
     if extractor is not None:  # it goes on with the standardization that it was pretrained with
         known.target_mean, known.target_scale = extractor.target_mean, extractor.target_scale
+        known.channel_names, known.target_names = extractor.channel_names, extractor.target_names
         _set_labels(config, data)
     elif model_class.__name__ not in (config.architectures or []):
         raise ValueError(
@@ -395,9 +440,30 @@ def load_model(
         raise ValueError(
             f"{args.model_name_or_path} predicts {config.num_targets} targets, but {data.source} has {len(data.labels)}."
         )
+    elif data.task == REGRESSION and known.target_names and has_labels(data):
+        order_targets(data, known.target_names, args.model_name_or_path)
     model = model_class.from_pretrained(args.model_name_or_path, config=config, dtype=torch.float32)
     copy_weights_from_file(model)
     return model, known
+
+
+def has_labels(data: SeriesData) -> bool:
+    return any(split.labels is not None for split in data.splits.values())
+
+
+def order_targets(data: SeriesData, names: list[str], checkpoint: str) -> None:
+    """Gives the targets the order that a checkpoint knows."""
+    if data.labels == names:
+        return
+    if sorted(data.labels) != sorted(names):
+        raise ValueError(
+            f"{data.source} has the targets {', '.join(data.labels)}; {checkpoint} has {', '.join(names)}."
+        )
+    order = [data.labels.index(name) for name in names]
+    for split in data.splits.values():
+        if split.labels is not None:
+            split.labels = split.labels[:, order]
+    data.labels = names
 
 
 def _set_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
@@ -599,6 +665,8 @@ def execute(
     if planned.validation is None:
         args.eval_steps, args.load_best_model_at_end = "no", False
     accelerator = create_accelerator(args)
+    while data.notes:  # each is told once
+        logger.info(data.notes.pop(0))
     if args.resume_from_checkpoint and planned.name:
         finished = find_finished(accelerator, args)
         if finished is not None:

@@ -6,25 +6,21 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aeon.datasets
 import numpy as np
-import pandas as pd
+from series_file import CLASSIFICATION, NAMED, REGRESSION, SeriesFile
+from series_table import are_targets, read_table
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from ts_file import read_ts
 
 
 logger = logging.getLogger(__name__)
 
-# How many classes, series or data sets a message names.
-NAMED = 5
 BUNDLED = Path(aeon.datasets.__file__).parent / "data"
-DEFAULT_TIME_COLUMN = "time"
 TABLES = (".csv", ".parquet")
-CLASSIFICATION, REGRESSION = "classification", "regression"
-# A (timestamp, value) pair as aeon reads it: its pattern knows neither signs nor exponents, and loses them silently.
-TIMESTAMPED = re.compile(r"\([^(),.]*,\s*(\d+\.\d+|nan|\?)\s*\)", re.IGNORECASE)
 
 
 @dataclass
@@ -36,11 +32,13 @@ class SeriesSplit:
         labels: of a classification the index of each class, (series,); of a regression (series, targets); `None` if
             they are not known.
         names: what messages and predictions call each series.
+        times: when the steps of each series were, (time,); `None` if they follow each other evenly.
     """
 
     series: list[np.ndarray]
     labels: np.ndarray | None
     names: list[str]
+    times: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.series)
@@ -50,6 +48,7 @@ class SeriesSplit:
             [self.series[index] for index in indices],
             None if self.labels is None else self.labels[np.asarray(indices, dtype=int)],
             [self.names[index] for index in indices],
+            None if self.times is None else [self.times[index] for index in indices],
         )
 
     def sample(self, max_samples: int | None) -> "SeriesSplit":
@@ -69,6 +68,8 @@ class SeriesData:
         labels: the names of the classes in order of their index, or of the targets.
         channels: their names.
         source: where the data is from, for messages and the model card.
+        has_channel_names: whether the files name the channels; else they are known by their order.
+        notes: what was guessed, for the log.
     """
 
     splits: dict[str, SeriesSplit]
@@ -76,17 +77,8 @@ class SeriesData:
     labels: list[str]
     channels: list[str]
     source: str
-
-
-@dataclass
-class _File:
-    """What a file holds; `labels` are texts, (series,), or numbers, (series, targets)."""
-
-    series: list[np.ndarray]
-    labels: np.ndarray | None
-    names: list[str]
-    channels: list[str]
-    targets: list[str]
+    has_channel_names: bool = True
+    notes: list[str] = field(default_factory=list)
 
 
 def bundled_datasets() -> list[str]:
@@ -128,20 +120,22 @@ def load_files(
     series_column: str = "series",
     time_column: str | None = None,
     label_columns: Sequence[str] = ("label",),
+    channel_columns: Sequence[str] | None = None,
 ) -> SeriesData:
     """Reads files of one kind, `.ts` of the UEA and TSER archives or tables in long format.
 
     Args:
         files: split name to path; the first one, of training if there is one, knows the channels and the classes.
-        task: "classification" or "regression"; by default as a `.ts` file says, and as labels of a table look: decimal
-            numbers make a regression.
-        series_column, time_column, label_columns: see `read_table`.
+        task: "classification" or "regression"; by default as a `.ts` file says, and as labels of a table look, see
+            `are_targets`.
+        series_column, time_column, label_columns, channel_columns: see `read_table`. The channels of the first table are
+            those of the others, whatever their order there.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or corrupt (with the line), its channels are others than the
-            first one's, it has classes that the first one does not have, or an infinite value or target.
+        FileNotFoundError, ValueError: a file is missing or corrupt (with the line), it lacks a channel, it has classes
+            that the first one does not have, or an infinite value or target.
     """
-    read = {}
+    read: dict[str, SeriesFile] = {}
     for name, path in files.items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"--{name}_file {path} does not exist or is not a file.")
@@ -149,18 +143,22 @@ def load_files(
         if suffix == ".ts":
             read[name] = read_ts(path)
         elif suffix in TABLES:
-            read[name] = read_table(path, series_column, time_column, label_columns)
+            read[name] = read_table(path, series_column, time_column, label_columns, channel_columns)
         else:
             raise ValueError(f"--{name}_file {path} is neither .ts nor {' nor '.join(TABLES)}.")
+        if channel_columns is None and read[name].has_channel_names:
+            channel_columns = read[name].channels
     first_name, first = next(iter(read.items()))
-    task = task or _find_task(first)
-    labels = first.targets
+    labelled = next((file for file in read.values() if file.labels is not None), first)
+    task = task or _find_task(labelled)
+    labels = labelled.targets
     if task == CLASSIFICATION:
-        if first.labels is None or (first.labels.ndim > 1 and first.labels.shape[1] > 1):
+        if labelled.labels is not None and labelled.labels.shape[1] > 1:
             raise ValueError(
                 f"{files[first_name]} has {len(first.targets)} columns of labels; classification needs one."
             )
-        labels = sorted(set(_texts(first.labels)), key=_natural)
+        labels = [] if labelled.labels is None else sorted(set(labelled.labels[:, 0].tolist()), key=_natural)
+    notes = [note for file in read.values() for note in file.notes]
     splits = {}
     for name, file in read.items():
         if len(file.series) == 0:
@@ -169,31 +167,49 @@ def load_files(
         values = None
         if file.labels is not None and task is not None:
             values = _encode(file, task, labels, files[name], files[first_name])
-        splits[name] = SeriesSplit(file.series, values, file.names)
-    return SeriesData(splits, task, labels if task is not None else [], first.channels, files[first_name])
+            notes.append(_describe(values, task, labels, files[name]))
+        splits[name] = SeriesSplit(file.series, values, file.names, file.times)
+    return SeriesData(
+        splits,
+        task,
+        labels if task is not None else [],
+        first.channels,
+        files[first_name],
+        all(file.has_channel_names for file in read.values()),
+        notes,
+    )
 
 
-def _find_task(file: _File) -> str | None:
+def _find_task(file: SeriesFile) -> str | None:
     if file.labels is None:
         return None
-    if file.labels.dtype.kind in "US":
-        return CLASSIFICATION
-    whole = file.labels.shape[1] == 1 and (file.labels == np.round(file.labels)).all()
-    return CLASSIFICATION if whole and file.labels.dtype.kind in "iu" else REGRESSION
+    return file.task or (REGRESSION if are_targets(file.labels) else CLASSIFICATION)
 
 
-def _texts(labels: np.ndarray) -> list[str]:
-    return [str(label) for label in (labels[:, 0] if labels.ndim > 1 else labels)]
+def _describe(values: np.ndarray, task: str, labels: list[str], path: str) -> str:
+    """What kind of problem it is, and the numbers of examples of each class, or the range of each target."""
+    if task == CLASSIFICATION:
+        counts = np.bincount(values, minlength=len(labels)).tolist()
+        listed = [f"{label!r} {count}" for label, count in zip(labels, counts, strict=True)][: 4 * NAMED]
+    else:
+        listed = [
+            f"{label!r} from {least:g} to {greatest:g}"
+            for label, least, greatest in zip(labels, values.min(axis=0), values.max(axis=0), strict=True)
+        ]
+    more = ", ..." if len(listed) < len(labels) else ""
+    kind = f"classification, {len(labels)} classes" if task == CLASSIFICATION else "regression"
+    return f"Labels of {path}: {kind}; {', '.join(listed)}{more}."
 
 
 def _natural(text: str) -> tuple:
-    """A key that sorts "10" after "9"."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text))
+    """A key that sorts "10" after "9", and "01" before "1"."""
+    parts = re.split(r"(\d+)", text)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts), text
 
 
-def _encode(file: _File, task: str, labels: list[str], path: str, first_path: str) -> np.ndarray:
+def _encode(file: SeriesFile, task: str, labels: list[str], path: str, first_path: str) -> np.ndarray:
     if task == CLASSIFICATION:
-        texts = _texts(file.labels)
+        texts = file.labels[:, 0].tolist()
         unknown = sorted(set(texts) - set(labels))
         if unknown:
             raise ValueError(
@@ -202,7 +218,7 @@ def _encode(file: _File, task: str, labels: list[str], path: str, first_path: st
         index = {label: number for number, label in enumerate(labels)}
         return np.array([index[text] for text in texts], dtype=int)
     try:
-        values = file.labels.astype(np.float64).reshape(len(file.labels), -1)
+        values = file.labels.astype(np.float64)
     except ValueError as error:
         raise ValueError(f"{path} has labels that are no numbers, which a regression needs: {error}") from error
     wrong = np.argwhere(~np.isfinite(values))
@@ -211,18 +227,18 @@ def _encode(file: _File, task: str, labels: list[str], path: str, first_path: st
     return values
 
 
-def _check_channels(file: _File, first: _File, path: str, first_path: str) -> None:
-    """Gives the channels of a file the first one's order, and looks for infinite values."""
-    if sorted(file.channels) != sorted(first.channels):
-        differing = sorted(set(file.channels) ^ set(first.channels))
+def _check_channels(file: SeriesFile, first: SeriesFile, path: str, first_path: str) -> None:
+    """Checks that a file has the channels of the first one, and looks for infinite values."""
+    if len(file.channels) != len(first.channels) or (
+        file.has_channel_names == first.has_channel_names and file.channels != first.channels
+    ):
         raise ValueError(
-            f"{path} has {len(file.channels)} channels, {first_path} has {len(first.channels)}; these are in one of them "
-            f"only: {', '.join(map(repr, differing[:NAMED]))}. Files must have the same channels."
+            f"{path} has {len(file.channels)} channels, {first_path} has {len(first.channels)}. Files must have the same."
         )
-    if file.channels != first.channels:
-        order = [file.channels.index(channel) for channel in first.channels]
-        file.series = [values[:, order] for values in file.series]
-        file.channels = first.channels
+    if file.has_channel_names != first.has_channel_names:
+        raise ValueError(
+            f"One of {path} and {first_path} names its channels, the other does not. Give files of one kind."
+        )
     for values, name in zip(file.series, file.names, strict=True):
         if np.isinf(values).any():
             step, channel = np.argwhere(np.isinf(values))[0]
@@ -230,228 +246,6 @@ def _check_channels(file: _File, first: _File, path: str, first_path: str) -> No
                 f"{name} of {path} has the value {values[step, channel]} at step {step} (counted from 0) in channel "
                 f"{file.channels[channel]}. Correct it, or make it a missing value."
             )
-
-
-# Files of the archives
-
-
-def read_ts(path: str) -> _File:
-    """Reads a `.ts` file with aeon's loader.
-
-    Raises:
-        ValueError: it is corrupt; with the line.
-    """
-    content = Path(path).read_bytes()
-    # Comments of the archives' files are in various encodings; the rest is plain ASCII.
-    encoding = "utf-8" if _decodes(content) else "latin-1"
-    lines = _check_ts(path, content.decode(encoding).splitlines())
-    try:
-        series, labels, header = aeon.datasets.load_from_ts_file(path, return_meta_data=True, encoding=encoding)
-    except (OSError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if len(series) != len(lines):
-        raise ValueError(f"{path} has {len(lines)} lines of data, but aeon reads {len(series)} series.")
-    has_labels = header["classlabel"] or header["targetlabel"]
-    series = [np.asarray(values, dtype=np.float64).T for values in series]
-    return _File(
-        series,
-        (labels.reshape(-1, 1) if header["targetlabel"] else labels.astype(str)) if has_labels else None,
-        [f"line {line}" for line in lines],
-        [f"channel {index}" for index in range(series[0].shape[1] if series else 0)],
-        ["target"],
-    )
-
-
-def _decodes(content: bytes) -> bool:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _check_ts(path: str, lines: list[str]) -> list[int]:
-    """The numbers of the lines with series, from 1; raises ValueError for what aeon misreads, or tells without a line."""
-
-    def fault(number: int, message: str) -> ValueError:
-        return ValueError(f"{path}, line {number}: {message}.")
-
-    header: dict[str, list[str]] = {}
-    start = None
-    for number, line in enumerate(lines, 1):
-        words = line.strip().lower().split()
-        if not words or words[0][0] in "#%":
-            continue
-        if not words[0].startswith("@"):
-            raise fault(number, f"{line[:60]!r} stands before @data, but is no tag (@...) and no comment (#)")
-        if words[0] == "@data":
-            start = number
-            break
-        header[words[0][1:]] = words[1:]
-    if start is None:
-        raise ValueError(f"{path} has no @data line; it is no .ts file, or only the beginning of one.")
-
-    def is_true(tag: str, default: bool) -> bool:
-        return header.get(tag, [str(default)])[:1] == ["true"] if tag in header else default
-
-    has_target = is_true("targetlabel", False)
-    has_class = is_true("classlabel", True) and not has_target
-    classes = header.get("classlabel", [])[1:] if has_class else []
-    equal_length, timestamps = is_true("equallength", True), is_true("timestamps", False)
-    num_channels = length = first = None
-    numbers = []
-    for number, line in enumerate(lines[start:], start + 1):
-        text = line.strip().lower()
-        if not text:
-            if any(later.strip() for later in lines[number:]):
-                raise fault(number, "it is empty, with more series after it")
-            break
-        # Colons of a timestamp are within brackets.
-        parts = re.split(r":(?![^(]*\))", text) if timestamps else text.split(":")
-        label = parts.pop().strip() if has_target or has_class else None
-        if not parts:
-            raise fault(number, "it has no label after a colon; it may be cut off")
-        values = []
-        for channel, part in enumerate(parts):
-            if timestamps:
-                pairs = TIMESTAMPED.findall(part)
-                if TIMESTAMPED.sub("", part).strip(", ") or not pairs:
-                    raise fault(
-                        number,
-                        f"channel {channel} is not a list of (timestamp, value) with values such as 12.5, all that "
-                        "aeon's loader reads beside timestamps. Write the values without timestamps",
-                    )
-                cells = pairs
-            else:
-                cells = part.split(",")
-            for step, cell in enumerate(cells):
-                if not _is_number(cell):
-                    raise fault(number, f"{cell.strip()[:60]!r} in channel {channel}, step {step}, is no number")
-            values.append(len(cells))
-        if len(set(values)) > 1:
-            raise fault(number, f"its channels have {values} steps; all of a series must have the same number")
-        if num_channels is None:
-            num_channels, length, first = len(parts), values[0], number
-        if len(parts) != num_channels:
-            raise fault(number, f"it has {len(parts)} channels, but line {first} has {num_channels}")
-        if equal_length and values[0] != length:
-            raise fault(number, f"it has {values[0]} steps, but line {first} has {length}, and @equalLength is true")
-        if has_target and not _is_number(label):
-            raise fault(number, f"its target, {label[:60]!r}, is no number")
-        if classes and label not in classes:
-            raise fault(number, f"its class, {label[:60]!r}, is not among those of @classLabel")
-        numbers.append(number)
-    if not numbers:
-        raise ValueError(f"{path} has no series after @data.")
-    return numbers
-
-
-def _is_number(text: str) -> bool:
-    text = text.strip()
-    if text == "?":
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-# Tables
-
-
-def read_table(
-    path: str,
-    series_column: str = "series",
-    time_column: str | None = None,
-    label_columns: Sequence[str] = ("label",),
-) -> _File:
-    """Reads a csv or parquet file in long format: a row for each step of each series.
-
-    Args:
-        series_column: tells the rows of one series from those of another.
-        time_column: the order of the steps of a series, numbers or dates; by default the column "time" if there is one,
-            else they stand in order.
-        label_columns: the class, or the targets, the same in all rows of a series. All other columns are channels; an
-            empty cell is a missing value.
-
-    Raises:
-        ValueError: a column is missing, a channel holds something else than numbers, a series has two labels or two
-            rows of one time; with row and column.
-    """
-    try:
-        table = pd.read_csv(path) if Path(path).suffix.lower() == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError, UnicodeDecodeError) as error:  # pandas' and pyarrow's errors are among these
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if time_column is None and DEFAULT_TIME_COLUMN in table.columns:
-        time_column = DEFAULT_TIME_COLUMN
-    for column in [series_column] + ([time_column] if time_column else []):
-        if column not in table.columns:
-            raise ValueError(f"{path} has no column {column!r}; it has {', '.join(map(repr, table.columns))}.")
-        if table[column].isna().any():
-            raise ValueError(f"{path}, row {_first_row(table[column].isna())}: column {column!r} is empty.")
-    present = [column for column in label_columns if column in table.columns]
-    if present and len(present) < len(label_columns):
-        missing = sorted(set(label_columns) - set(present))
-        raise ValueError(f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns))}.")
-    special = {series_column, time_column, *present}
-    channels = [str(column) for column in table.columns if column not in special]
-    if not channels:
-        raise ValueError(
-            f"{path} has no columns beside {', '.join(sorted(filter(None, special)))}; it needs channels."
-        )
-    for column in channels:
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        wrong = numbers.isna() & table[column].notna()
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise ValueError(
-                f"{path}, row {_first_row(wrong)}, column {column!r}: {table[column].iloc[row]!r} is no number."
-            )
-        table[column] = numbers.astype(np.float64)
-    if time_column:
-        table = _sorted_by_time(table, path, series_column, time_column)
-    series, labels, names = [], [], []
-    for name, rows in table.groupby(series_column, sort=False):
-        series.append(rows[channels].to_numpy(dtype=np.float64))
-        names.append(str(name))
-        if present:
-            values = rows[present].drop_duplicates()
-            if len(values) > 1 or values.isna().any(axis=None):
-                found = ", ".join(map(repr, values.iloc[:, 0].tolist()[:NAMED]))
-                raise ValueError(f"{path}: series {name!r} must have one label in all its rows; it has {found}.")
-            labels.append(values.iloc[0].to_numpy())
-    array = None
-    if present:
-        kinds = table[present].dtypes
-        text = any(not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind) for kind in kinds)
-        whole = all(pd.api.types.is_integer_dtype(kind) for kind in kinds)
-        array = np.array(labels).astype(str if text else (np.int64 if whole else np.float64)).reshape(len(labels), -1)
-    return _File(series, array, names, channels, list(present))
-
-
-def _first_row(wrong: pd.Series) -> int:
-    return int(np.flatnonzero(wrong)[0]) + 1
-
-
-def _sorted_by_time(table: pd.DataFrame, path: str, series_column: str, time_column: str) -> pd.DataFrame:
-    if not pd.api.types.is_numeric_dtype(table[time_column]):
-        try:
-            table[time_column] = pd.to_datetime(table[time_column], format="ISO8601")
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{path}: column {time_column!r} holds neither numbers nor dates such as 2026-01-31T12:00: {error}"
-            ) from error
-    double = table.duplicated([series_column, time_column])
-    if double.any():
-        row = int(np.flatnonzero(double)[0])
-        raise ValueError(
-            f"{path}, row {row + 1}: series {table[series_column].iloc[row]!r} has another row of the same time, "
-            f"{table[time_column].iloc[row]}."
-        )
-    order = table[series_column].drop_duplicates().reset_index(drop=True)
-    rank = table[series_column].map({name: number for number, name in enumerate(order)})
-    return table.assign(_rank=rank).sort_values(["_rank", time_column], kind="stable").drop(columns="_rank")
 
 
 # Splits

@@ -24,7 +24,6 @@ from transformers import (
     BertTokenizer,
     RobertaTokenizer,
     T5Tokenizer,
-    ViTImageProcessorPil,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
@@ -42,6 +41,7 @@ from .configuration_ea_t5 import EAT5Config
 from .configuration_ea_vit import EAViTConfig
 from .configuration_evolving import EvolvingConfig
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
+from .image_processing_ea import EAImageProcessor
 from .modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
@@ -73,13 +73,14 @@ from .modeling_ea_t5 import (
     EAT5Model,
 )
 from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
+from .pipeline_image_classification import EAImageClassificationPipeline
 from .pipeline_translation import TranslationPipeline
 
 
 # Configuration class, tokenizer class.
 TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EARobertaConfig, RobertaTokenizer), (EAT5Config, T5Tokenizer))
 # Configuration class, image processor class.
-IMAGE_FAMILIES = ((EAViTConfig, ViTImageProcessorPil), (EAResNetConfig, ViTImageProcessorPil))
+IMAGE_FAMILIES = ((EAViTConfig, EAImageProcessor), (EAResNetConfig, EAImageProcessor))
 CONFIGS = (*(config_class for config_class, _ in TEXT_FAMILIES + IMAGE_FAMILIES), EADCTransformerConfig)
 
 # Auto class, or its table where Transformers has no such class, and model class.
@@ -115,8 +116,11 @@ MODELS = (
     (MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING, EADCTransformerForRegression),
 )
 
-# Task, pipeline class, Auto class that loads the model.
-PIPELINES = (("translation", TranslationPipeline, AutoModelForSeq2SeqLM),)
+# Task, pipeline class, Auto class that loads the model, what it takes.
+PIPELINES = (
+    ("translation", TranslationPipeline, AutoModelForSeq2SeqLM, "text"),
+    ("image-classification", EAImageClassificationPipeline, AutoModelForImageClassification, "image"),
+)
 
 
 def register() -> None:
@@ -131,13 +135,17 @@ def register() -> None:
     for config_class, tokenizer_class in TEXT_FAMILIES:
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
     for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
-        AutoImageProcessor.register(config_class, image_processor_classes={"pil": processor_class}, exist_ok=True)
+        # The same class for both ways of computing, which differ a little: a model is served as it was trained.
+        classes = {"pil": processor_class, "torchvision": processor_class}
+        AutoImageProcessor.register(config_class, image_processor_classes=classes, exist_ok=True)
     AutoFeatureExtractor.register(EADCTransformerConfig, EADCTransformerFeatureExtractor, exist_ok=True)
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
-    for task, pipeline_class, auto_class in PIPELINES:
-        if task not in PIPELINE_REGISTRY.supported_tasks:
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, auto_class, type="text")
+    for task, pipeline_class, auto_class, kind in PIPELINES:
+        if task in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline_class
+        else:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, auto_class, type=kind)
             REMOVED_TASKS.pop(task, None)  # Transformers refuses these names before it looks into its registry
 
 
@@ -153,8 +161,8 @@ def _code_references(config_class: type[EvolvingConfig]) -> tuple[dict[str, str]
         if model.config_class is config_class and isinstance(auto_class, type)
     }
     pipelines = {
-        task: {"impl": reference(pipeline_class), "pt": [auto_class.__name__], "type": "text"}
-        for task, pipeline_class, auto_class in PIPELINES
+        task: {"impl": reference(pipeline_class), "pt": [auto_class.__name__], "type": kind}
+        for task, pipeline_class, auto_class, kind in PIPELINES
         if auto_class.__name__ in auto_map
     }
     return {"AutoConfig": reference(config_class), **auto_map}, pipelines

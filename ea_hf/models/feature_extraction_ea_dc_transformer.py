@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
     """Fills gaps, standardizes, and pads series of unequal length. All it knows comes from the training series (`fit`).
 
-    - Missing values (NaN) are interpolated linearly in time, within their series and channel; before the first and
+    - Missing values (NaN) are interpolated linearly in time, or by the number of the step if no times are given, within
+      their series and channel; before the first and
       after the last value that is there, this value is repeated. A channel of which a series has no value at all
       gets the mean of the training series. A channel that has no value in any training series is always 0.
     - Each channel is standardized with the mean and the standard deviation of its training values. A channel that is
@@ -33,6 +34,8 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
         target_mean: of each target of a regression, whose model predicts standardized targets; `None` for a
             classification.
         target_scale: likewise.
+        channel_names: in order; `None` if they are known by their order only.
+        target_names: of a regression, likewise.
     """
 
     model_input_names = ["past_values", "past_observed_mask"]
@@ -46,6 +49,8 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
         pooling: int = 1,
         target_mean: Sequence[float] | None = None,
         target_scale: Sequence[float] | None = None,
+        channel_names: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -57,6 +62,8 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
         self.pooling = pooling
         self.target_mean = None if target_mean is None else list(target_mean)
         self.target_scale = None if target_scale is None else list(target_scale)
+        self.channel_names = None if channel_names is None else list(channel_names)
+        self.target_names = None if target_names is None else list(target_names)
 
     @classmethod
     def fit(
@@ -127,25 +134,33 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
     def num_channels(self) -> int:
         return len(self.feature_mean)
 
-    def prepare(self, series: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
+    def prepare(
+        self,
+        series: Sequence[np.ndarray],
+        names: Sequence[str] | None = None,
+        times: Sequence[np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
         """Fills, standardizes and pools.
 
         Args:
             series: each (time, channels), or (time,) if there is one channel; NaN where a value is missing.
             names: what messages call each series.
+            times: when the steps of each series were, (time,), increasing; `None` if they follow each other evenly.
 
         Returns:
             Each (at most `max_length`, channels), float32, finite.
 
         Raises:
             ValueError: a series has no step, another number of channels than the training series, or a value that is
-                infinite or becomes so when it is standardized.
+                infinite or becomes so when it is standardized; times do not increase, or are not one for each step.
         """
         mean, scale = np.asarray(self.feature_mean), np.asarray(self.feature_scale)
         used = scale > 0
         prepared, cut = [], 0
         for index, one in enumerate(series):
-            values = interpolate(_checked(one, self.num_channels, _name(names, index)), mean)
+            name = _name(names, index)
+            values = _checked(one, self.num_channels, name)
+            values = interpolate(values, mean, None if times is None else _checked_times(times[index], values, name))
             with np.errstate(over="ignore"):
                 values = np.where(used, (values - mean) / np.where(used, scale, 1.0), 0.0)
                 if self.pooling > 1:
@@ -183,10 +198,16 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
             mask[row, : len(one)] = True
         return BatchFeature({"past_values": values, "past_observed_mask": mask})
 
-    def __call__(self, series: Sequence[np.ndarray] | np.ndarray, return_tensors: str = "pt") -> BatchFeature:
+    def __call__(
+        self,
+        series: Sequence[np.ndarray] | np.ndarray,
+        return_tensors: str = "pt",
+        times: Sequence[np.ndarray] | None = None,
+    ) -> BatchFeature:
         """A batch of series as they were measured, see `prepare` and `pad`.
 
         Args:
+            times: see `prepare`.
             return_tensors: "pt", the only kind.
 
         Raises:
@@ -194,7 +215,7 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
         """
         if return_tensors != "pt":
             raise ValueError(f'`return_tensors` is {return_tensors!r}; only "pt" is there.')
-        return self.pad(self.prepare(series))
+        return self.pad(self.prepare(series, times=times))
 
     def scale_targets(self, targets: np.ndarray) -> np.ndarray:
         """Targets, (series, targets), as the model learns them."""
@@ -205,17 +226,18 @@ class EADCTransformerFeatureExtractor(FeatureExtractionMixin):
         return np.asarray(predictions, dtype=np.float64) * self.target_scale + self.target_mean
 
 
-def interpolate(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+def interpolate(values: np.ndarray, fallback: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
     """Fills missing values linearly between their neighbours in time.
 
     Args:
         values: (time, channels), NaN where missing.
         fallback: (channels), for channels without any value.
+        times: (time,), increasing; `None` if the steps follow each other evenly.
     """
     missing = np.isnan(values)
     if not missing.any():
         return values
-    filled, steps = values.copy(), np.arange(len(values))
+    filled, steps = values.copy(), np.arange(len(values)) if times is None else times
     for channel in np.flatnonzero(missing.any(axis=0)):
         gaps = missing[:, channel]
         if gaps.all():
@@ -223,6 +245,13 @@ def interpolate(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:
         else:
             filled[gaps, channel] = np.interp(steps[gaps], steps[~gaps], values[~gaps, channel])
     return filled
+
+
+def _checked_times(times: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
+    times = np.asarray(times, dtype=np.float64)
+    if times.shape != values.shape[:1] or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise ValueError(f"{name} has {len(values)} steps; it needs as many times, finite and increasing.")
+    return times
 
 
 def _name(names: Sequence[str] | None, index: int) -> str:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 import ea_hf
 
+from ..image_processing_ea import to_plain_image
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
 from .page import heads_that_fit, write_page
@@ -126,12 +127,12 @@ def find_maps(args: argparse.Namespace) -> ExampleMaps:
 def open_image(path: Path, num_channels: int) -> Any:
     """An image of a file, grey or in colour as the model wants it, turned as the camera was held."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise SystemExit("Images need Pillow: pip install pillow") from error
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("L" if num_channels == 1 else "RGB")
+            return to_plain_image(image, num_channels)
     except OSError as error:
         raise SystemExit(f"{path} cannot be read as an image: {error}") from error
 
