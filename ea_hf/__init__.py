@@ -8,18 +8,18 @@ Importing this package registers its configurations and models with Transformers
 from importlib import import_module
 from typing import Any
 
-from .auto import evolving_config_from_pretrained, register
-from .configuration_ea_bert import EABertConfig
-from .configuration_ea_dc_transformer import EADCTransformerConfig
-from .configuration_ea_evolved import EvolvedConfig
-from .configuration_ea_resnet import EAResNetConfig
-from .configuration_ea_roberta import EARobertaConfig
-from .configuration_ea_t5 import EAT5Config
-from .configuration_ea_vit import EAViTConfig
-from .evolution import AttentionEvolution
-from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
-from .image_processing_ea import EAImageProcessor
-from .modeling_ea_bert import (
+from .models.auto import evolving_config_from_pretrained, register
+from .models.configuration_ea_bert import EABertConfig
+from .models.configuration_ea_dc_transformer import EADCTransformerConfig
+from .models.configuration_ea_evolved import EvolvedConfig
+from .models.configuration_ea_resnet import EAResNetConfig
+from .models.configuration_ea_roberta import EARobertaConfig
+from .models.configuration_ea_t5 import EAT5Config
+from .models.configuration_ea_vit import EAViTConfig
+from .models.evolution import AttentionEvolution
+from .models.feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
+from .models.image_processing_ea import EAImageProcessor
+from .models.modeling_ea_bert import (
     EABertForMaskedLM,
     EABertForMultipleChoice,
     EABertForPreTraining,

@@ -33,9 +33,15 @@ from transformers import (
 )
 
 from ea_hf import EARobertaConfig, evolving_config_from_pretrained
-from ea_hf.batching import predict
-from ea_hf.local_files import check_not_an_input, written_whole
-from ea_hf.script import (
+from ea_hf.training.batching import predict
+from ea_hf.training.local_files import check_not_an_input, written_whole
+from ea_hf.training.loop import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    prepare_output_dir,
+)
+from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
@@ -44,14 +50,8 @@ from ea_hf.script import (
     evolution_overrides,
     run,
 )
-from ea_hf.streaming import Stream
-from ea_hf.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
-from ea_hf.training import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    prepare_output_dir,
-)
+from ea_hf.training.streaming import Stream
+from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
 
 
 logger = logging.getLogger(__name__)

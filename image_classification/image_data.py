@@ -16,7 +16,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from ea_hf.image_processing_ea import UnreadableImageError, conversions, to_plain_image
+from ea_hf.models.image_processing_ea import UnreadableImageError, conversions, to_plain_image
 
 
 logger = logging.getLogger("ea_hf.image_data")  # so that what it tells is shown

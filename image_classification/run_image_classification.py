@@ -47,10 +47,9 @@ from transformers import (
 )
 
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
-from ea_hf.batching import TrainingBatches, predict
-from ea_hf.configuration_evolving import EvolvingConfig
-from ea_hf.script import add_evolution_arguments, check_arguments, evolution_overrides, run
-from ea_hf.training import (
+from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.training.batching import TrainingBatches, predict
+from ea_hf.training.loop import (
     add_training_arguments,
     copy_weights_from_file,
     create_accelerator,

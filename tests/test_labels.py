@@ -22,7 +22,7 @@ from head_labels import fit_labels
 from labels import match_labels, sorted_labels
 from task_data import TaskData, find_text_columns, load_files
 
-from ea_hf.local_files import read_rows
+from ea_hf.training.local_files import read_rows
 
 
 KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")

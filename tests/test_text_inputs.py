@@ -15,9 +15,9 @@ from tiny_bert import arguments, isolated_runs, sentences, write_rows
 from transformers import AutoTokenizer
 
 import ea_hf
-from ea_hf import tokenizer_loading
-from ea_hf.local_files import written_whole
-from ea_hf.tokenizer_loading import load_tokenizer
+from ea_hf.training import tokenizer_loading
+from ea_hf.training.local_files import written_whole
+from ea_hf.training.tokenizer_loading import load_tokenizer
 
 
 # isort: split

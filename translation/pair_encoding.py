@@ -14,9 +14,9 @@ from datasets import Sequence as ListOf
 from parallel_text import check_text
 from transformers import PreTrainedTokenizerBase
 
-from ea_hf.local_files import describe_files
-from ea_hf.streaming import Stream
-from ea_hf.tokenizer_loading import TEXTS_SAMPLED, check_known, sample
+from ea_hf.training.local_files import describe_files
+from ea_hf.training.streaming import Stream
+from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, sample
 
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
-from ea_hf.local_files import FILE_TYPES, read_lines, read_rows
+from ea_hf.training.local_files import FILE_TYPES, read_lines, read_rows
 
 
 FILES_HELP = (

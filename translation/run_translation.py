@@ -31,11 +31,19 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
-from ea_hf.batching import predict
-from ea_hf.generation_settings import check_generation
-from ea_hf.local_files import check_not_an_input, written_whole
-from ea_hf.pipeline_translation import find_task
-from ea_hf.script import (
+from ea_hf.models.pipeline_translation import find_task
+from ea_hf.training.batching import predict
+from ea_hf.training.generation_settings import check_generation
+from ea_hf.training.local_files import check_not_an_input, written_whole
+from ea_hf.training.loop import (
+    add_training_arguments,
+    copy_weights_from_file,
+    create_accelerator,
+    format_metrics,
+    parse_values,
+    prepare_output_dir,
+)
+from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
@@ -44,15 +52,7 @@ from ea_hf.script import (
     evolution_overrides,
     run,
 )
-from ea_hf.tokenizer_loading import check_location, load_tokenizer
-from ea_hf.training import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    format_metrics,
-    parse_values,
-    prepare_output_dir,
-)
+from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
 
 
 logger = logging.getLogger(__name__)

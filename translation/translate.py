@@ -23,10 +23,10 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import ea_hf  # noqa: F401  (registers the evolving families)
-from ea_hf.local_files import check_not_an_input, decode_lines, read_lines, written_whole
-from ea_hf.pipeline_translation import find_settings
-from ea_hf.script import check_vocabulary
-from ea_hf.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
+from ea_hf.models.pipeline_translation import find_settings
+from ea_hf.training.local_files import check_not_an_input, decode_lines, read_lines, written_whole
+from ea_hf.training.script import check_vocabulary
+from ea_hf.training.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
 
 
 STANDARD_INPUT = 0

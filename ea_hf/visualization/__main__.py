@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 import ea_hf
 
-from ..image_processing_ea import to_plain_image
+from ..models.image_processing_ea import to_plain_image
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
 from .page import heads_that_fit, write_page
