@@ -25,7 +25,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ea_hf import EAResNetModel, evolution_fast
+from ea_hf import EAResNetModel
+from ea_hf.models import evolution_fast
 from ea_hf.models.evolution import AttentionEvolution, EvolutionState
 from ea_hf.models.modeling_ea_dc_transformer import EADCTransformerBatchNorm
 from ea_hf.training.loop import save_model
