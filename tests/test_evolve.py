@@ -20,6 +20,7 @@ from test_exactness import run
 from test_exactness import tensors as tensors_of_one
 from torch.testing import assert_close
 from transformers import (
+    CONFIG_MAPPING,
     AlbertModel,
     AutoConfig,
     AutoModel,
@@ -56,6 +57,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 import ea_hf
+from ea_hf.models.configuration_ea_evolved import evolved_config_class
 from ea_hf.models.evolution import MapConvolution
 
 
@@ -818,3 +820,23 @@ def test_evolving_models_and_others_are_refused():
     for values in ({"residual_weight": 1.5}, {"conv_weight": -0.1}, {"kernel_size": 2}, {"activation": "none"}):
         with pytest.raises(ValueError, match=f"`ea_{next(iter(values))}` is"):
             ea_hf.evolve(FAMILIES[0].vanilla(), **values)
+
+
+def test_configurations_keep_the_vanilla_defaults():
+    """Of all the configuration classes that Transformers knows, whatever models they have."""
+    differing = {}
+    for model_type, vanilla_class in CONFIG_MAPPING.items():
+        if model_type.startswith("ea_"):
+            continue
+        vanilla = vanilla_class()
+        try:
+            evolved = evolved_config_class(vanilla_class)()
+        except (ImportError, ValueError) as error:  # what Transformers itself cannot import here
+            if isinstance(error, ImportError) or "Could not find" in str(error):
+                continue
+            raise
+        values = evolved.to_dict()
+        for name, value in vanilla.to_dict().items():
+            if name != "model_type" and values.get(name) != value:
+                differing[f"{model_type}.{name}"] = (value, values.get(name))
+    assert not differing

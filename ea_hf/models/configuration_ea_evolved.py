@@ -7,6 +7,9 @@ For each vanilla configuration class there is an evolving one, made when it is f
 takes; which model it is, `vanilla_model_type` says.
 """
 
+import contextlib
+import copy
+import dataclasses
 from typing import Any
 
 import transformers
@@ -14,6 +17,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .configuration_evolving import EvolvingConfig
+from .evolution_cache import EvolvingDynamicLayer
 
 
 PREFIX = "Evolved"
@@ -67,6 +71,17 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
             )
         return evolved_config_class(CONFIG_MAPPING[vanilla_model_type]).from_dict(config_dict, **kwargs)
 
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        config = super().get_text_config(*args, **kwargs)
+        decoder = args[0] if args else kwargs.get("decoder")
+        layers = getattr(config, "num_hidden_layers", None)
+        if decoder and not kwargs.get("encoder") and isinstance(layers, int):
+            # From this Transformers makes caches, of layers that can hold map rows from the first token on.
+            config = copy.deepcopy(config)
+            with contextlib.suppress(AttributeError):  # a property, of models without attention or with some only
+                config.layer_types = [EvolvingDynamicLayer._layer_type] * layers
+        return config
+
     @staticmethod
     def _new(vanilla_class: type[PreTrainedConfig]) -> "EvolvedConfig":
         evolved_class = evolved_config_class(vanilla_class)
@@ -89,6 +104,14 @@ def evolved_config_class(vanilla_class: type[PreTrainedConfig]) -> type[EvolvedC
         "vanilla_model_type": vanilla_class.model_type,
         "model_type": EvolvedConfig.model_type,
     }
+    # Fields that both bases have would take the defaults of `EvolvedConfig`, and so those of `PreTrainedConfig`.
+    for field in dataclasses.fields(vanilla_class):
+        if field.init and field.name not in namespace:
+            namespace["__annotations__"][field.name] = field.type
+            if field.default is not dataclasses.MISSING:
+                namespace[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                namespace[field.name] = dataclasses.field(default_factory=field.default_factory)
     name = PREFIX + vanilla_class.__name__
     evolved_class = strict(type(EvolvedConfig)(name, (EvolvedConfig, vanilla_class), namespace))
     _config_classes[vanilla_class] = evolved_class

@@ -25,6 +25,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -167,15 +168,19 @@ class EvolutionState:
     Args:
         keep_maps: keep the maps of all layers, for the caller to return.
         keep_weights: return the attention weights of all layers.
+        check_masks: refuse masks with which the convolution is not exact; see `check_mask`.
     """
 
-    def __init__(self, keep_maps: bool = False, keep_weights: bool = False):
+    def __init__(self, keep_maps: bool = False, keep_weights: bool = False, check_masks: bool = True):
         self.keep_maps = keep_maps
         self.keep_weights = keep_weights
+        self.check_masks = check_masks
         # By chain and layer.
         self._maps: dict[tuple[str, int], torch.Tensor] = {}
         # By chain: the mask, and what follows from it.
         self._blocked: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        # By chain: the mask that was checked last.
+        self._checked: dict[str, torch.Tensor] = {}
         self._padded_queries: torch.Tensor | None = None
 
     def maps(self, chain: str = "self") -> tuple[torch.Tensor, ...]:
@@ -214,8 +219,30 @@ class EvolutionState:
         """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries.
 
         Args:
-            past_length: number of keys before the first query; `keys - queries` if `None`.
+            past_length: number of keys before the first query, which a cache knows; `None` without one.
+
+        Raises:
+            RuntimeError: self-attention gets more or fewer keys than queries, and no cache that could hold the rows of the
+                maps above them; causal attention gets no mask.
+            ValueError: see `check_mask`; only where a convolution would look across the hidden cells.
         """
+        if not evolution.is_cross_attention and queries != keys and (past_length is None or not evolution.is_causal):
+            kind = "causal " if evolution.is_causal else ""
+            raise RuntimeError(
+                f"Evolving {kind}self-attention (chain {evolution.chain!r}, layer {evolution.layer_index}) got {queries} queries "
+                f"and {keys} keys, but no cache that holds the rows of the maps above them. "
+                + (
+                    f"If a cache is in use, this version of Transformers ({transformers.__version__}) hands it down in a way "
+                    "that ea_hf does not know: decode with `use_cache=False`, or install a version that setup.cfg names."
+                    if evolution.is_causal
+                    else "Prefixes of keys and caches are not for attention that is not causal."
+                )
+            )
+        looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
+        if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
+            if not (_is_traced() or attention_mask.is_meta):  # there are numbers to look at
+                check_mask(evolution, queries, keys, attention_mask, past_length)
+            self._checked[evolution.chain] = attention_mask
         cached = self._blocked.get(evolution.chain)
         if cached is not None and cached[0] is attention_mask:
             return cached[1]
@@ -233,12 +260,64 @@ class EvolutionState:
             self._padded_queries = None
             if blocked is not None:
                 query_index = torch.arange(queries, device=blocked.device)
-                key_index = query_index + (keys - queries if past_length is None else past_length)
+                key_index = query_index + (0 if past_length is None else past_length)
                 self._padded_queries = blocked[..., query_index, key_index].unsqueeze(-1)
         if self._padded_queries is not None:
             blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
         self._blocked[evolution.chain] = (attention_mask, blocked)
         return blocked
+
+
+def check_mask(
+    evolution: AttentionEvolution,
+    queries: int,
+    keys: int,
+    attention_mask: torch.Tensor,
+    past_length: int | torch.Tensor | None,
+) -> None:
+    """Checks that a mask hides padding, and later tokens in causal self-attention, and nothing else.
+
+    Elsewhere the convolution would carry scores from one part of a map to another which the mask keeps apart.
+
+    Raises:
+        ValueError: it hides more or less, or it adds a bias to the scores.
+    """
+    is_bias = attention_mask.is_floating_point()
+    allowed = ~_is_blocked(attention_mask)
+    biased = ((attention_mask != 0) & allowed).any() if is_bias else None
+    if allowed.shape[-2] == 1 or queries == 1:
+        differs = None
+    else:
+        allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
+        is_causal = evolution.is_causal and not evolution.is_cross_attention
+        real = torch.ones((), dtype=torch.bool, device=allowed.device)
+        if not evolution.is_cross_attention:
+            query_index = torch.arange(queries, device=allowed.device)
+            position = query_index + (0 if past_length is None else past_length)
+            real = allowed[..., query_index, position].unsqueeze(
+                -1
+            )  # a query that may not attend to itself is padding
+        expected = (allowed & real).any(dim=-2, keepdim=True)
+        if is_causal:
+            expected = expected & (torch.arange(keys, device=allowed.device) <= position[:, None])
+        differs = (allowed != expected) & real
+        if evolution.is_cross_attention:
+            differs = differs & allowed.any(dim=-1, keepdim=True)
+        differs = differs.any()
+    wrong = [flag for flag in (biased, differs) if flag is not None]
+    if not wrong or not torch.stack(wrong).any():  # an accelerator waits here, once for each mask
+        return
+    if biased is not None and biased:
+        raise ValueError(
+            f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, or above, such as a "
+            "position bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
+        )
+    kind = "padding and later tokens" if evolution.is_causal and not evolution.is_cross_attention else "padding"
+    raise ValueError(
+        f"The attention mask of the chain {evolution.chain!r} hides more or less than {kind}. Evolving attention is not "
+        "exact with packed sequences (`position_ids` that start anew within a row, block-diagonal masks), sliding windows, "
+        "chunked or prefix attention; give each sequence a row of its own, with an `attention_mask`."
+    )
 
 
 def _may_be_replayed() -> bool:
@@ -344,7 +423,8 @@ def _needs_reference(
     mask = tensors.attention_mask
     floats = (tensors.key, tensors.value, tensors.previous)
     return (
-        _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        not _is_plain(evolution, tensors.query.device)
+        or _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
         or tensors.query.is_meta  # shapes without numbers
         or state.keep_maps
         or state.keep_weights
@@ -354,6 +434,29 @@ def _needs_reference(
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
     )
+
+
+def _is_plain(evolution: AttentionEvolution, device: torch.device) -> bool:
+    """Whether the modules of a layer's step are as they were made, so that the fast paths may read their parameters.
+
+    They are not where others stand around them: hooks, offloading (which swaps `forward` or leaves weights elsewhere),
+    parametrizations, quantized weights, adapters.
+    """
+    if nn.modules.module._has_any_global_hook():
+        return False
+    for module, its_type in ((evolution, AttentionEvolution), (evolution.conv, MapConvolution)):
+        if module is None:
+            continue
+        if type(module) is not its_type or "forward" in vars(module) or _has_hooks(module):
+            return False
+        for parameter in module.parameters(recurse=False):
+            if type(parameter.data) is not torch.Tensor or parameter.device != device:
+                return False
+    return not _has_hooks(evolution.activation) and "forward" not in vars(evolution.activation)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _reference_attention(

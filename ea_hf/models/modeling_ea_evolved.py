@@ -37,11 +37,8 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
 from .evolution import (
     ATTENTION_NAME,
-    BLOCKED_BIAS,
     AttentionEvolution,
     EvolutionState,
-    _is_blocked,
-    _is_traced,
     attention_name,
     check_evolution,
     evolving_attention_forward,
@@ -138,73 +135,8 @@ class EvolvedState(EvolutionState):
         self._stored.add(key)
         super().store(evolution, evolved)
 
-    def where_blocked(
-        self,
-        evolution: AttentionEvolution,
-        queries: int,
-        keys: int,
-        attention_mask: torch.Tensor | None,
-        past_length: int | torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """See `EvolutionState`.
-
-        Raises:
-            ValueError: the mask is neither padding nor padding and causality.
-        """
-        if not (evolution.is_cross_attention or evolution.is_causal or queries == keys):
-            raise RuntimeError(
-                f"The chain {evolution.chain!r} has {queries} queries and {keys} keys, but evolving self-attention that is not "
-                "causal needs as many keys as queries. Prefixes of keys and caches are not for it."
-            )
-        if evolution.is_causal and not evolution.is_cross_attention and past_length is None and queries != keys:
-            raise RuntimeError(
-                f"The chain {evolution.chain!r} has {queries} queries and {keys} keys, but its attention modules get no cache "
-                "that could hold the maps of the earlier ones. Use the model without a cache."
-            )
-        known = self._blocked.get(evolution.chain)
-        if attention_mask is not None and not _is_traced() and (known is None or known[0] is not attention_mask):
-            _check_mask(evolution, queries, keys, attention_mask, past_length)
-        return super().where_blocked(evolution, queries, keys, attention_mask, past_length)
-
 
 _active_state = ActiveState()
-
-
-def _check_mask(
-    evolution: AttentionEvolution,
-    queries: int,
-    keys: int,
-    attention_mask: torch.Tensor,
-    past_length: int | torch.Tensor | None,
-) -> None:
-    allowed = ~_is_blocked(attention_mask)
-    if attention_mask.dtype != torch.bool and ((attention_mask != 0) & (attention_mask > BLOCKED_BIAS)).any():
-        raise ValueError(
-            f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, such as a position "
-            "bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
-        )
-    if allowed.shape[-2] == 1 or queries == 1:
-        return
-    allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
-    expected = allowed
-    real = torch.ones((), dtype=torch.bool, device=allowed.device)
-    if not evolution.is_cross_attention:
-        query_index = torch.arange(queries, device=allowed.device)
-        position = query_index + (keys - queries if past_length is None else past_length)
-        real = allowed[..., query_index, position].unsqueeze(-1)  # a query that may not attend to itself is padding
-    expected = (allowed & real).any(dim=-2, keepdim=True)
-    if evolution.is_causal and not evolution.is_cross_attention:
-        expected = expected & (torch.arange(keys, device=allowed.device) <= position[:, None])
-    differs = (allowed != expected) & real
-    if evolution.is_cross_attention:
-        differs = differs & allowed.any(dim=-1, keepdim=True)
-    if differs.any():
-        kind = "padding and later tokens" if evolution.is_causal and not evolution.is_cross_attention else "padding"
-        raise ValueError(
-            f"The attention mask of the chain {evolution.chain!r} hides more or less than {kind}. Evolving attention is not "
-            "exact with packed sequences (`position_ids` that start anew within a row), sliding windows, chunked or "
-            "prefix attention; give each sequence a row of its own, with an `attention_mask`."
-        )
 
 
 def evolved_attention_forward(

@@ -29,12 +29,11 @@ from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
 
 
 class EAT5Attention(T5Attention):
-    def forward(
-        self, hidden_states: torch.Tensor, *args: Any, past_key_values: Cache | None = None, **kwargs: Any
-    ) -> tuple[torch.Tensor, ...]:
-        # T5's attention keeps the cache to itself, but the attention function needs its rows of the maps.
-        kwargs["evolution_cache"] = past_key_values
-        return super().forward(hidden_states, *args, past_key_values=past_key_values, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        # T5's attention keeps the cache to itself, but the attention function needs its rows of the maps. It is known by its
+        # type: its name is not the same in all versions of Transformers.
+        caches = (value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
+        return super().forward(*args, evolution_cache=next(caches, None), **kwargs)
 
 
 class EAT5PreTrainedModel(EvolvingPreTrainedModel, T5PreTrainedModel):
