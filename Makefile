@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue translation vision time-series test test-hf lint figures docs clean
+.PHONY: help install glue translation vision time-series test test-hf test-versions lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ test: install  ## Run all tests.
 test-hf: install  ## Run Transformers' own model and configuration tests on our classes.
 	$(PYTHON) -m pytest tests/transformers_suite
 
+test-versions:  ## Run the tests of exactness with the oldest and the newest versions that setup.cfg allows.
+	tests/versions.sh oldest
+	tests/versions.sh newest
+
 lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -48,4 +52,4 @@ docs: install  ## Build the documentation's site in build/docs.
 	$(VENV)/bin/mkdocs build
 
 clean:  ## Delete what the other targets made, but for data and models.
-	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest .cache build dist *.egg-info .pytest_cache .ruff_cache

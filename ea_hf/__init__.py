@@ -8,6 +8,7 @@ Importing this package registers its configurations and models with Transformers
 from importlib import import_module
 from typing import Any
 
+from . import _requirements  # noqa: F401  (first: it says which versions are needed)
 from .models.auto import evolving_config_from_pretrained, register
 from .models.configuration_ea_bert import EABertConfig
 from .models.configuration_ea_dc_transformer import EADCTransformerConfig

@@ -4,6 +4,8 @@
 
 import copy
 import inspect
+import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, Llama
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5ForConditionalGeneration, evolve
+from ea_hf._requirements import FIRST_UNTRIED, OLDEST, check_transformers
 from ea_hf.models import evolution, modeling_ea_t5
 
 
@@ -259,3 +262,25 @@ def test_vanilla_limit_is_not_watched():
         model(tokens(1, 7), attention_mask=bias).last_hidden_state,
         vanilla(tokens(1, 7), attention_mask=bias).last_hidden_state,
     )
+
+
+# Versions
+
+
+def test_an_older_transformers_is_named_with_what_is_needed():
+    with pytest.raises(ImportError, match=r"needs Transformers 5\.23 or later, and 5\.2\.1 is installed"):
+        check_transformers("5.2.1")
+
+
+def test_a_newer_transformers_is_told(caplog):
+    with caplog.at_level(logging.WARNING, logger="ea_hf"):
+        check_transformers("5.24.3")
+        assert not caplog.records
+        check_transformers("6.0.0.dev0")
+    assert "was not run with Transformers 6.0.0.dev0" in caplog.text
+
+
+def test_ranges_are_those_of_setup_cfg():
+    setup = Path(__file__).resolve().parents[1].joinpath("setup.cfg").read_text()
+    oldest, untried = (".".join(map(str, release)) for release in (OLDEST, FIRST_UNTRIED))
+    assert f"transformers >={oldest}, <{untried}\n" in setup

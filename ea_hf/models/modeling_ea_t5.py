@@ -12,7 +12,7 @@ pre-softmax maps of every layer, (batch, heads, query, key), to the output: `enc
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers import Cache, GenerationMixin
 from transformers.models.t5.modeling_t5 import (
     T5Attention,
     T5EncoderModel,
@@ -74,7 +74,7 @@ class EAT5Model(EAT5PreTrainedModel, T5Model):
 EAT5PreTrainedModel.evolving_classes = {T5Attention: EAT5Attention, T5Stack: EAT5Stack, T5Model: EAT5Model}
 
 
-class EAT5ForConditionalGeneration(EAT5PreTrainedModel, T5ForConditionalGeneration):
+class EAT5ForConditionalGeneration(EAT5PreTrainedModel, T5ForConditionalGeneration, GenerationMixin):
     """Head for text to text, such as translation; `generate` decodes with or without cache to the same result."""
 
     forward = evolving_forward(T5ForConditionalGeneration.forward)
