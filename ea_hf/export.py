@@ -23,6 +23,8 @@ from transformers.models.auto import modeling_auto
 
 import ea_hf  # registers the families
 
+from .training.command_line import ArgumentParser, run_main
+
 
 # Largest difference between the outputs of the file and those of PyTorch, in float32.
 TOLERANCE = 1e-4
@@ -151,7 +153,7 @@ def open_axes(inputs: Inputs) -> dict[str, dict[int, Any]]:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="directory, or name on the Hub")
     parser.add_argument(
         "--output", required=True, help="the file to write: model.onnx, or model.pt2 for torch.export.load"
@@ -180,4 +182,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

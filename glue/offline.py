@@ -20,6 +20,7 @@ from baselines import baselines
 from datasets import load_dataset
 from task_data import KNOWN_COLUMNS
 
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import RESULTS_FILE
 
 
@@ -92,7 +93,7 @@ def report(data_dir: Path, task: str, output_dir: Path, test: dict[str, float]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--task", choices=prepare_data.TASKS, default="film_sentiment")
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -34,6 +34,7 @@ from transformers import (
 
 from ea_hf import EARobertaConfig, evolving_config_from_pretrained
 from ea_hf.training.batching import predict
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.local_files import check_not_an_input, written_whole
 from ea_hf.training.loop import (
     add_training_arguments,
@@ -77,7 +78,7 @@ NAMED_LABELS = ("mnli", "qnli", "rte")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
@@ -478,4 +479,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if main() is not None else 1)
+    sys.exit(0 if run_main(main) is not None else 1)

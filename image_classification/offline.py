@@ -29,6 +29,7 @@ from image_sources import load_digits, load_idx
 from sklearn.metrics import confusion_matrix
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import RESULTS_FILE
 from ea_hf.training.script import has_bfloat16
 from ea_hf.visualization import draw_map, image_maps
@@ -197,7 +198,7 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--dataset", choices=DATASETS, default="digits")
@@ -228,4 +229,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

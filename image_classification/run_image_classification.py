@@ -49,6 +49,7 @@ from transformers import (
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
 from ea_hf.training.batching import TrainingBatches, predict
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import (
     add_training_arguments,
     copy_weights_from_file,
@@ -66,7 +67,7 @@ DIGITS = "digits"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
@@ -644,4 +645,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if main() is not None else 1)
+    sys.exit(0 if run_main(main) is not None else 1)

@@ -119,7 +119,7 @@ def test_standard_input_is_translated_as_it_comes(checkpoint):
     finally:
         deadline.cancel()
         process.kill()
-    assert process.returncode == 1 and output == b""
+    assert process.returncode == 2 and output == b""
     assert "standard input, line 3 is not UTF-8: b'Gr" in errors.decode()
 
 

@@ -24,6 +24,7 @@ import torch
 from series_data import CLASSIFICATION, dataset_files, load_files
 
 from ea_hf import EADCTransformerFeatureExtractor, EADCTransformerForClassification
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import RESULTS_FILE
 
 
@@ -107,7 +108,7 @@ def format_score(scores: dict[str, float], name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--dataset_name", default="JapaneseVowels")
@@ -137,4 +138,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -54,6 +54,7 @@ from ea_hf import (
 )
 from ea_hf.training.batching import predict
 from ea_hf.training.checkpoints import write_json
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import (
     ARGUMENTS_FILE,
     RESULTS_FILE,
@@ -63,6 +64,7 @@ from ea_hf.training.loop import (
     end_training,
     format_metrics,
     lock_output_dir,
+    output_dir_fault,
     parse_values,
     prepare_output_dir,
 )
@@ -89,7 +91,7 @@ PREDICTIONS_FILE = "predictions.csv"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="Epochs and learning rate by default: "
@@ -778,11 +780,21 @@ def summarize(results: list[dict[str, Any]]) -> dict[str, float]:
     return summary
 
 
+def check_output_dirs(args: argparse.Namespace, names: list[str]) -> None:
+    """Raises ValueError if the directory of one of the runs cannot be taken."""
+    for name in names:
+        fault = output_dir_fault(argparse.Namespace(**{**vars(args), "output_dir": args.output_dir / name}))
+        if fault is not None:
+            raise ValueError(fault)
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
+    check_output_dirs(args, [""])  # before anything is read, which may take long
     data = load_data(args)
     set_task_defaults(args, data.task)
     runs = plan_runs(args, data)
+    check_output_dirs(args, [planned.name for planned in runs])
     find_best_metric(args, data.task)
     if len(runs) == 1 and not args.refit:
         return execute(args, data, runs[0], last=True)
@@ -814,4 +826,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if main() is not None else 1)
+    sys.exit(0 if run_main(main) is not None else 1)

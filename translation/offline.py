@@ -18,6 +18,7 @@ import prepare_data
 import run_translation
 import train_tokenizer
 
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import RESULTS_FILE
 from ea_hf.training.script import has_bfloat16
 
@@ -103,7 +104,7 @@ def report(output_dir: Path, results: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data_dir", type=Path, default=Path("data/libreoffice_help"))
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ea_hf.training.command_line import ArgumentParser, run_main
+
 
 SPLITS = ("train", "validation", "test")
 HELP_FILE = Path(__file__).resolve().parent / "data" / "libreoffice_help.en-de.jsonl.gz"
@@ -61,7 +63,7 @@ def split_by_page(rows: list[dict[str, str]]) -> dict[str, list[dict[str, Any]]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("data") / "libreoffice_help")
     args = parser.parse_args(arguments)
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -79,4 +81,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

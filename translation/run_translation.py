@@ -33,6 +33,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
 from ea_hf.training.batching import predict
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.local_files import check_not_an_input, written_whole
 from ea_hf.training.loop import (
@@ -65,7 +66,7 @@ DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
@@ -451,4 +452,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if main() is not None else 1)
+    sys.exit(0 if run_main(main) is not None else 1)

@@ -23,13 +23,15 @@ from tokenizers import decoders
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast, T5Tokenizer
 
+from ea_hf.training.command_line import ArgumentParser, run_main
+
 
 NORMALIZATIONS = ("nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity")
 MODEL_FILE = "spiece.model"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--source_lang", required=True, help='Such as "en".')
@@ -165,4 +167,4 @@ def main(argv: list[str] | None = None) -> PreTrainedTokenizerFast:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() is not None else 1)
+    sys.exit(0 if run_main(main) is not None else 1)

@@ -24,6 +24,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 import ea_hf  # noqa: F401  (registers the evolving families)
 from ea_hf.models.pipeline_translation import find_settings
+from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.local_files import check_not_an_input, decode_lines, read_lines, written_whole
 from ea_hf.training.script import check_vocabulary
 from ea_hf.training.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
@@ -33,7 +34,7 @@ STANDARD_INPUT = 0
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("model_name_or_path", metavar="CHECKPOINT", help="A directory, or a name on the Hub.")
@@ -187,4 +188,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

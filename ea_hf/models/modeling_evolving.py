@@ -3,6 +3,8 @@
 """What the models of all families share: a vanilla model becomes an evolving one without a copied `forward`."""
 
 import functools
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,17 @@ import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_evolving import EvolvingConfig
 from .evolution import ATTENTION_NAME, EvolutionState, MapConvolution, is_evolving_name
+
+
+# Of a forward's code, a call of the loss function that gets what the caller gave beside the inputs.
+LOSS_WITH_KEYWORDS = re.compile(r"self\.loss_function\((?:[^()]|\([^()]*\))*\*\*")
+# Loss functions that divide by the number of labels that they are given. That of sequences does so for some labels only.
+COUNTING_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification)
 
 
 def evolving_forward(forward: Callable) -> Callable:
@@ -118,6 +127,21 @@ class EvolvingPreTrainedModel:
                 module.make_chains()
                 module.has_chains = True
         super().post_init()
+
+    @functools.cached_property  # not a property, so that it can be set
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether the loss is divided by `num_items_in_batch`, the labels of all micro-batches of an accumulation.
+
+        `Trainer` asks, and otherwise divides by the number of micro-batches itself. Without an answer it would take each
+        forward with `**kwargs` for one that divides, and multiply the gradient of all others.
+        """
+        if not getattr(super(), "accepts_loss_kwargs", True):
+            return False
+        try:
+            source = inspect.getsource(type(self).forward)
+        except (OSError, TypeError):  # there is no source
+            return False
+        return LOSS_WITH_KEYWORDS.search(source) is not None and self.loss_function in COUNTING_LOSSES
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -21,6 +21,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from .command_line import RunError
+
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def delete_leftovers(output_dir: Path) -> None:
             _delete(path)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
     """A checkpoint or the final model could not be written; those that were there before are as they were."""
 
 

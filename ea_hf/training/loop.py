@@ -53,6 +53,7 @@ from .checkpoints import (
     save_final_model,
     write_json,
 )
+from .command_line import RunError
 from .interruptions import Interrupted, raise_if_any, received
 from .launch import check_launch, configure_engine, is_cpu_run
 from .sharding import prepare
@@ -99,7 +100,7 @@ IDENTITY = (
 )
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """The loss or its gradient is infinite or not a number; nothing was updated with it."""
 
 
@@ -220,7 +221,8 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
     """Sets up devices, processes, mixed precision, trackers, logging and the seed.
 
     Raises:
-        ValueError: an argument that no run can have, or that the launched processes or devices cannot do.
+        ValueError: an argument that no run can have, or that the launched processes or devices cannot do, or an output
+            directory that holds another run.
     """
     check_training_arguments(args)
     check_launch(args)
@@ -243,7 +245,36 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
     set_seed(args.seed)
+    fault = output_dir_fault(args) if accelerator.is_main_process else None
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise ValueError(fault)
     return accelerator
+
+
+def output_dir_fault(args: argparse.Namespace) -> str | None:
+    """Why a run cannot have `--output_dir`, or `None` if it can; nothing is changed there."""
+    output_dir: Path = args.output_dir
+    try:
+        str(output_dir).encode()
+    except UnicodeEncodeError:
+        return f"--output_dir is {str(output_dir)!r}, which is no text in UTF-8. Choose another one."
+    for path in (output_dir, *output_dir.parents):
+        if path.exists() and not path.is_dir():
+            return f"--output_dir is {output_dir}, but {path} is a file. Choose another one."
+    for path in output_dir.glob("checkpoint-*"):
+        if CHECKPOINT.fullmatch(path.name) and not path.is_dir():
+            return f"{path} is no directory, but has the name of a checkpoint. Move it away, or choose another --output_dir."
+    if not _holds_run(output_dir):
+        return None
+    if args.overwrite_output_dir and args.resume_from_checkpoint:
+        return "--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."
+    if args.overwrite_output_dir or args.resume_from_checkpoint:
+        return None
+    return (
+        f"{output_dir} already holds a run or a model. Go on with it (--resume_from_checkpoint latest), delete it "
+        "(--overwrite_output_dir), or choose another --output_dir."
+    )
 
 
 def lock_output_dir(accelerator: Accelerator, output_dir: Path) -> Any:
@@ -282,18 +313,9 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
     lock = lock_output_dir(accelerator, args.output_dir)
     fault = None
     if accelerator.is_main_process:
-        # A configuration is the sign of a model, of whatever program.
-        holds_run = any((args.output_dir / name).exists() for name in (ARGUMENTS_FILE, CONFIG_NAME))
-        holds_run = holds_run or checkpoint_steps(args.output_dir)
-        if holds_run and args.overwrite_output_dir and args.resume_from_checkpoint:
-            fault = "--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."
-        elif holds_run and args.overwrite_output_dir:
+        fault = output_dir_fault(args)  # once more: another run may have been here meanwhile
+        if fault is None and args.overwrite_output_dir and _holds_run(args.output_dir):
             _delete_run(args.output_dir)
-        elif holds_run and not args.resume_from_checkpoint:
-            fault = (
-                f"{args.output_dir} already holds a run or a model. Go on with it (--resume_from_checkpoint latest), delete it "
-                "(--overwrite_output_dir), or choose another --output_dir."
-            )
     fault = broadcast_object_list([fault])[0]
     if fault is not None:
         raise ValueError(fault)
@@ -305,6 +327,12 @@ def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> An
         values = {k: v for k, v in vars(args).items() if isinstance(v, (bool, int, float, str)) and k != "hub_token"}
         accelerator.init_trackers("logs", values)
     return lock
+
+
+def _holds_run(output_dir: Path) -> bool:
+    # A configuration is the sign of a model, of whatever program.
+    named = any((output_dir / name).exists() for name in (ARGUMENTS_FILE, CONFIG_NAME))
+    return named or bool(checkpoint_steps(output_dir))
 
 
 def _delete_run(output_dir: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 import ea_hf
 
 from ..models.image_processing_ea import to_plain_image
+from ..training.command_line import ArgumentParser, Mistake, run_main
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
 from .page import heads_that_fit, write_page
@@ -27,7 +28,7 @@ from .recording import evolutions_of
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     description, examples = __doc__.split("\n", 1)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m ea_hf.visualization",
         description=description,
         epilog=examples,
@@ -69,7 +70,7 @@ def load_model(checkpoint: str) -> PreTrainedModel:
     """The model of the class that was saved.
 
     Raises:
-        SystemExit: there is none, or its maps do not evolve; with what to do.
+        Mistake: there is none, or its maps do not evolve; with what to do.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint)
@@ -77,14 +78,14 @@ def load_model(checkpoint: str) -> PreTrainedModel:
         # The class that was saved, since another one might lack weights.
         model = getattr(ea_hf, architecture or "", AutoModel).from_pretrained(checkpoint)
     except (OSError, ValueError, SafetensorError) as error:
-        raise SystemExit(
+        raise Mistake(
             f"{checkpoint} holds no checkpoint that can be loaded: give a directory with config.json and "
             f"model.safetensors, or a name on the Hub.\n{error}"
         ) from error
     try:
         evolutions_of(model.base_model)
     except ValueError as error:
-        raise SystemExit(f"{checkpoint}: {error}") from error
+        raise Mistake(f"{checkpoint}: {error}") from error
     return model
 
 
@@ -92,7 +93,7 @@ def load(auto_class: type, checkpoint: str, name: str) -> Any:
     """Its tokenizer or image processor.
 
     Raises:
-        SystemExit: there is none; with what to do.
+        Mistake: there is none; with what to do.
     """
     try:
         loaded = auto_class.from_pretrained(checkpoint)
@@ -101,7 +102,7 @@ def load(auto_class: type, checkpoint: str, name: str) -> Any:
             raise OSError("There are no files of a tokenizer.")
         return loaded
     except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(
+        raise Mistake(
             f"{checkpoint} has no {name} that can be loaded; save one there with `{name.split()[-1]}.save_pretrained"
             f"({checkpoint!r})`.\n{error}"
         ) from error
@@ -112,7 +113,7 @@ def find_maps(args: argparse.Namespace) -> ExampleMaps:
     takes_images = model.main_input_name == "pixel_values"
     if takes_images != (args.image is not None):
         wanted = "images: give one with --image" if takes_images else "text: give a sentence instead of --image"
-        raise SystemExit(f"{args.checkpoint} is a model of {wanted}.")
+        raise Mistake(f"{args.checkpoint} is a model of {wanted}.")
     chosen = {"layers": args.layers, "heads": args.heads, "vanilla": args.vanilla}
     try:
         if takes_images:
@@ -121,7 +122,7 @@ def find_maps(args: argparse.Namespace) -> ExampleMaps:
         tokenizer = load(AutoTokenizer, args.checkpoint, "tokenizer")
         return text_maps(model, tokenizer, args.text, args.text_pair, args.target, **chosen)
     except ValueError as error:
-        raise SystemExit(str(error)) from error
+        raise Mistake(str(error)) from error
 
 
 def open_image(path: Path, num_channels: int) -> Any:
@@ -129,12 +130,12 @@ def open_image(path: Path, num_channels: int) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise SystemExit("Images need Pillow: pip install pillow") from error
+        raise Mistake("Images need Pillow: pip install pillow") from error
     try:
         with Image.open(path) as image:
             return to_plain_image(image, num_channels)
     except OSError as error:
-        raise SystemExit(f"{path} cannot be read as an image: {error}") from error
+        raise Mistake(f"{path} cannot be read as an image: {error}") from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -158,10 +159,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.png is not None:
             print(f"Wrote {', '.join(map(str, save_figures(maps, args.png)))}.")
     except (ValueError, ImportError) as error:
-        raise SystemExit(str(error)) from error
+        raise Mistake(str(error)) from error
     except OSError as error:
-        raise SystemExit(f"This cannot be written: {error}") from error
+        raise Mistake(f"This cannot be written: {error}") from error
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

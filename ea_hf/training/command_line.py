@@ -1,0 +1,84 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How a program takes its arguments, and how it tells its user's mistakes: in one line, with exit status 2."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from huggingface_hub.errors import StrictDataclassError
+
+
+Result = TypeVar("Result")
+
+DEBUG = "--debug"
+# Of several processes the first one tells the mistake, and the launcher then ends the others. A process that is still
+# there after so many seconds is alone with its mistake, and tells it.
+SECONDS_FOR_THE_FIRST = 10.0
+# What launchers tell a process about its place among several: torch's, or MPI's.
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, neither by a fault of its code nor of its arguments; the message says what to do."""
+
+
+class Mistake(SystemExit):
+    """A user's mistake, raised where only the command line leads; the message says what to do."""
+
+
+# What our checks and the libraries raise for a bad value, a bad file or a bad configuration. Not TypeError, LookupError
+# and the like: these are mistakes of the code, and need their traceback.
+USER_ERRORS = (Mistake, ValueError, OSError, StrictDataclassError)
+
+
+class _Nothing(argparse.Action):
+    """Leaves no trace among the arguments, which are written down, and compared when a run goes on."""
+
+    def __call__(self, *args: Any) -> None:
+        pass
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line, instead of below all arguments that there are, and knows --debug."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_argument(
+            DEBUG, action=_Nothing, nargs=0, default=argparse.SUPPRESS, help="Show the traceback of an error."
+        )
+
+    def error(self, message: str) -> NoReturn:
+        _end(self.prog, f"{message}; see --help")
+
+
+def run_main(main: Callable[[], Result]) -> Result:
+    """Runs a program's `main`; a user's mistake ends it with one line on stderr and exit status 2, a `RunError` with 1.
+
+    With `--debug` among the arguments of the command, it ends with its traceback instead.
+    """
+    program = Path(sys.argv[0]).name
+    try:
+        return main()
+    except USER_ERRORS as error:
+        if DEBUG in sys.argv[1:]:
+            raise
+        message = str(error) or type(error).__name__
+    except RunError as error:
+        if DEBUG in sys.argv[1:]:
+            raise
+        _end(program, str(error), status=1)
+    _end(program, message)
+
+
+def _end(program: str, message: str, status: int = 2) -> NoReturn:
+    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+        time.sleep(SECONDS_FOR_THE_FIRST)
+    # A character that the terminal cannot show must not hide the others.
+    line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+    print(f"{program}: error: {line}", file=sys.stderr, flush=True)
+    sys.exit(status)

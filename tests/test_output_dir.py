@@ -1,0 +1,118 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""An output directory that a run cannot have is refused before anything is loaded, and left as it is."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_bert import reset_accelerator
+
+from ea_hf.training.loop import add_training_arguments, create_accelerator, output_dir_fault, prepare_output_dir
+
+
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("glue", "time_series")]
+import run_glue
+import run_time_series
+
+
+def arguments(output_dir, *words):
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+    return parser.parse_args(["--output_dir", str(output_dir), *words])
+
+
+def occupy(directory, name):
+    """Gives the directory a file, or a folder if the name ends in a slash."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if name.endswith("/"):
+        (directory / name).mkdir()
+    else:
+        (directory / name).write_text("{}")
+    return directory
+
+
+def contents(directory):
+    return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    reset_accelerator()
+
+
+@pytest.mark.parametrize("name", ["config.json", "training_args.json", "checkpoint-3/"])
+def test_one_that_holds_a_run_or_a_model(name, tmp_path):
+    occupied = occupy(tmp_path / "out", name)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"out already holds a run.*--resume_from_checkpoint.*--overwrite_output_dir"):
+        create_accelerator(arguments(occupied))
+    assert contents(tmp_path) == before
+    with pytest.raises(ValueError, match="exclude each other"):
+        create_accelerator(arguments(occupied, "--overwrite_output_dir", "--resume_from_checkpoint", "latest"))
+    for words in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
+        assert output_dir_fault(arguments(occupied, *words)) is None
+
+
+@pytest.mark.parametrize("words", [[], ["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]])
+def test_a_file_with_the_name_of_a_checkpoint(words, tmp_path):
+    occupied = occupy(tmp_path / "out", "checkpoint-99")
+    with pytest.raises(ValueError, match=r"out/checkpoint-99 is no directory.*Move it away"):
+        create_accelerator(arguments(occupied, *words))
+    (occupied / "checkpoint-99").unlink()
+    (occupied / "checkpoint-7").symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"out/checkpoint-7 is no directory"):
+        create_accelerator(arguments(occupied, *words))
+
+
+def test_a_file(tmp_path):
+    (tmp_path / "file").write_text("text")
+    for output_dir in (tmp_path / "file", tmp_path / "file/below/it"):
+        with pytest.raises(ValueError, match=r"--output_dir is .*, but .*/file is a file"):
+            create_accelerator(arguments(output_dir))
+
+
+def test_a_name_that_cannot_be_written_down(tmp_path):
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        create_accelerator(arguments(tmp_path / "out\udcfc"))
+
+
+@pytest.mark.parametrize("name", [None, "notes.txt", "checkpoint-best", "checkpoint-1.zip"])
+def test_others_are_taken(name, tmp_path):
+    if name is not None:
+        occupy(tmp_path / "out", name)
+    args = arguments(tmp_path / "out")
+    prepare_output_dir(create_accelerator(args), args).close()
+    assert name is None or (tmp_path / "out" / name).exists()
+
+
+def test_overwriting_deletes_only_what_a_run_has_left(tmp_path):
+    """Weights of another's, without a configuration, are none."""
+    occupied = occupy(tmp_path / "out", "model.safetensors")
+    args = arguments(occupied, "--overwrite_output_dir")
+    prepare_output_dir(create_accelerator(args), args).close()
+    assert (occupied / "model.safetensors").exists()
+
+
+def test_scripts_look_at_it_first(tmp_path, monkeypatch):
+    def load(*args):
+        pytest.fail("something was loaded")
+
+    occupied = str(occupy(tmp_path / "out", "config.json"))
+    for script in (run_glue, run_time_series):
+        monkeypatch.setattr(script, "load_data", load)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_glue.main(
+            ["--model_name_or_path", str(tmp_path / "model"), "--train_file", "a.csv", "--output_dir", occupied]
+        )
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_time_series.main(["--train_file", "a.csv", "--output_dir", occupied])
+
+
+def test_all_directories_of_several_trainings_are_looked_at_before_the_first(tmp_path):
+    occupy(tmp_path / "out/split-1-seed-2", "config.json")
+    args = arguments(tmp_path / "out")
+    with pytest.raises(ValueError, match="split-1-seed-2 already holds a run"):
+        run_time_series.check_output_dirs(args, ["split-1-seed-1", "split-1-seed-2"])
