@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ea_hf import AttentionEvolution, EABertConfig, EABertModel, evolution, evolution_fast
+from ea_hf import AttentionEvolution, EABertConfig, EABertModel
+from ea_hf.models import evolution, evolution_fast
 from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
 
 
