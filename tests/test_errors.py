@@ -57,7 +57,7 @@ def test_unknown_activation(case):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ea_residual_weight", "much"), ("ea_conv_weight", None), ("ea_kernel_size", 3.0), ("ea_activation", 7)],
+    [("ea_residual_weight", "much"), ("ea_conv_weight", [0.1]), ("ea_kernel_size", 3.0), ("ea_activation", 7)],
 )
 @every_family
 def test_value_of_the_wrong_type(case, name, value):

@@ -110,6 +110,7 @@ class Config:
         self.ea_kernel_size = kernel_size
         self.ea_activation = activation
         self.ea_memory_efficient = False
+        self.ea_mixing = "convex"
 
 
 def make_chain(config, seed=0, layers=LAYERS, **kwargs):

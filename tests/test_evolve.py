@@ -453,6 +453,7 @@ def test_save_and_load_is_bit_equal(family, tmp_path):
         "ea_kernel_size": 5,
         "ea_activation": "gelu",
         "ea_memory_efficient": False,
+        "ea_mixing": "convex",
     }
     assert all(getattr(loaded.config, name) == saved[name] for name in saved if name.startswith("ea_"))
     assert_same(run(loaded, inputs, output_attention_maps=True), expected)

@@ -21,11 +21,12 @@ class EABertConfig(EvolvingEncoderConfig, BertConfig):
     model_type = "ea_bert"
     vanilla_model_types = ("bert",)
 
-    ea_residual_weight: float | int = 0.1
-    ea_conv_weight: float | int = 0.1
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
 
 
 __all__ = ["EABertConfig"]

@@ -52,6 +52,7 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     """
 
     model_type = "ea_dc_transformer"
+    default_weights = (0.3, 0.5)
     attribute_map = {"hidden_size": "d_model"}
 
     num_input_channels: int = 1
@@ -79,11 +80,12 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     head_dropout: float | int = 0.1
     random_mask_ratio: float | int = 0.15
     mean_mask_length: float | int = 3
-    ea_residual_weight: float | int = 0.3
-    ea_conv_weight: float | int = 0.5
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
 
     @property
     def key_channels(self) -> int:

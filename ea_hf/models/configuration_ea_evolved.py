@@ -47,11 +47,12 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
 
     model_type = "ea_evolved"
 
-    ea_residual_weight: float | int = 0.1
-    ea_conv_weight: float | int = 0.1
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
     vanilla_model_type: str = ""
 
     @classmethod

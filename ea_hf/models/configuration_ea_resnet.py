@@ -49,6 +49,7 @@ class EAResNetConfig(EvolvingConfig, ResNetConfig):
     """
 
     model_type = "ea_resnet"
+    default_weights = (0.5, 0.5)
 
     image_size: int | list[int] | tuple[int, int] = 224
     stem_stride: int = 4
@@ -56,11 +57,12 @@ class EAResNetConfig(EvolvingConfig, ResNetConfig):
     num_attention_heads: int = 8
     attention_key_ratio: float = 0.25
     attention_value_ratio: float = 0.125
-    ea_residual_weight: float | int = 0.5
-    ea_conv_weight: float | int = 0.5
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.depths = list(self.depths)

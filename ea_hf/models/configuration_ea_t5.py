@@ -31,11 +31,12 @@ class EAT5Config(EvolvingConfig, T5Config):
     model_type = "ea_t5"
     vanilla_model_types = ("t5", "mt5")
 
-    ea_residual_weight: float | int = 0.1
-    ea_conv_weight: float | int = 0.1
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
     ea_encoder: bool = True
     ea_decoder: bool = True
     ea_cross_attention: bool = True

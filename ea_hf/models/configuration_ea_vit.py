@@ -25,11 +25,12 @@ class EAViTConfig(EvolvingConfig, ViTConfig):
     model_type = "ea_vit"
     vanilla_model_types = ("vit",)
 
-    ea_residual_weight: float | int = 0.1
-    ea_conv_weight: float | int = 0.1
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
     ea_kernel_size: int = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

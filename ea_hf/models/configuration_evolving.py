@@ -18,13 +18,17 @@ logger = logging.getLogger(__name__)
 class EvolvingConfig:
     """What the configuration of every family has beside its vanilla fields.
 
-    A family lists the five fields itself, as dataclass fields:
-        ea_residual_weight (`float`, default 0.1): share of the previous layer's map, equation (1), in [0, 1].
-        ea_conv_weight (`float`, default 0.1): share of the convolution, equation (2), in [0, 1].
+    A family lists the six fields itself, as dataclass fields:
+        ea_residual_weight (`float`): share of the previous layer's map, equation (1), in [0, 1], and with another
+            `ea_mixing` than "convex" its factor, any number. The default is the family's, 0.1 in most, and 0 in "learned".
+        ea_conv_weight (`float`): share of the convolution, equation (2); otherwise as `ea_residual_weight`.
         ea_kernel_size (`int`, default 3): side of the kernel, odd.
         ea_activation (`str`, default "relu"): activation after the convolution.
         ea_memory_efficient (`bool`, default False): save about one map per layer for the backward pass instead of two
             and a half, and compute the rest again.
+        ea_mixing (`str`, default "convex"): "convex", equations (1) and (2); "additive", (1') and (2'), which with (1, 0)
+            is RealFormer's residual attention; or "learned", the same with a parameter per layer and head for each weight,
+            which starts as `ea_residual_weight` and `ea_conv_weight` say: with (0, 0) a vanilla checkpoint is vanilla at first.
 
     With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
     convolves each layer's own scores only.
@@ -36,6 +40,9 @@ class EvolvingConfig:
     # Model types whose checkpoints have the same layout but for the evolution modules.
     vanilla_model_types: tuple[str, ...] = ()
 
+    # Of `ea_residual_weight` and `ea_conv_weight` where nothing else is said.
+    default_weights = (0.1, 0.1)
+
     # In which file that travels with a checkpoint Auto classes and pipelines find their classes, for `auto_map` and
     # `custom_pipelines` of the configuration's file. Set where the family is registered. In remote code they are empty, and
     # the configuration has `auto_map` and `custom_pipelines` as attributes, read from its file.
@@ -43,6 +50,10 @@ class EvolvingConfig:
     family_pipelines: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
+        defaults = (0.0, 0.0) if self.ea_mixing == "learned" else self.default_weights
+        for name, default in zip(("ea_residual_weight", "ea_conv_weight"), defaults, strict=True):
+            if getattr(self, name) is None:
+                setattr(self, name, default)
         # Beside `ea_hf`'s own code nobody else's was loaded, and references to it must not go on into what is saved.
         foreign = CODE_REFERENCES if self.family_auto_map else ()
         for name in foreign:
@@ -55,13 +66,16 @@ class EvolvingConfig:
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
-        check_evolution(self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation)
+        check_evolution(
+            self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation, self.ea_mixing
+        )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # Transformers sets overriding values only after it has checked the configuration.
         names = {field.name for field in dataclasses.fields(cls)}
         overrides = {name: value for name, value in kwargs.items() if name in names}
+        check_gates_fit(config_dict, overrides)
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
@@ -123,6 +137,33 @@ class EvolvingConfig:
 
     def validate_output_attentions(self) -> None:
         pass
+
+
+def check_gates_fit(saved: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Checks that a checkpoint is not loaded with other gates than it has.
+
+    Args:
+        saved: the checkpoint's configuration.
+        fields: those of the model to be, or some of them.
+
+    Raises:
+        ValueError: one mixing is "learned" and the other is not, or gates that the checkpoint has are to start anew.
+    """
+    if "ea_residual_weight" not in saved:  # a vanilla checkpoint
+        return
+    saved_mixing = saved.get("ea_mixing", "convex")  # older checkpoints do not say it
+    mixing = fields.get("ea_mixing", saved_mixing)
+    if mixing != saved_mixing and "learned" in (mixing, saved_mixing):
+        raise ValueError(
+            f'`ea_mixing` is {mixing!r}, but the checkpoint\'s is {saved_mixing!r}. Only "learned" has gates, which would be '
+            "dropped or made up. Leave `ea_mixing` out, or start from the vanilla checkpoint."
+        )
+    for name in ("ea_residual_weight", "ea_conv_weight"):
+        if saved_mixing == "learned" and fields.get(name, saved[name]) != saved[name]:
+            raise ValueError(
+                f"`{name}` is {fields[name]!r}, but it only says where gates start, and the checkpoint's have started from "
+                f"{saved[name]!r}. Leave it out."
+            )
 
 
 class EvolvingEncoderConfig(EvolvingConfig):

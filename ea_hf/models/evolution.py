@@ -12,12 +12,19 @@ Layer l of a chain of attention layers has raw scores S_l = Q K^T * scaling (+ p
     P_l = dropout(softmax(A_l + mask)),   output = P_l V                   plain attention,  (3)
 
 and A_l goes on to layer l+1. All maps are (batch, heads, query, key); the heads are the channels of the convolution.
+That is the mixing "convex". In "additive" and "learned" nothing is taken away from what is there already,
+
+    M_l = S_l + residual_weight * A_{l-1}                                                   (1')
+    A_l = M_l + conv_weight * act(Conv2d(M_l))                                              (2')
+
+where "learned" has one weight per layer and head, parameters that start at `residual_weight` and `conv_weight`.
 The first layer of a chain has no predecessor and owns no convolution: A_1 = M_1 = S_1. The carried map knows neither
 mask nor softmax nor dropout. Wherever attention is not allowed (padded keys, padded queries, the future), the
 convolution sees zeros, so that a padded batch gives each token what it gets alone and no token sees a later one.
 """
 
 import copy
+import math
 import re
 import zlib
 from collections.abc import Iterable
@@ -39,17 +46,31 @@ from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
 BLOCKED_BIAS = -1e4
 
+MIXINGS = ("convex", "additive", "learned")
+# Of new kernels in "learned": where a convolution's weight starts at 0, its first gradient is what the kernel gives.
+LEARNED_KERNEL_STD = 0.1
 
-def check_evolution(residual_weight: float, conv_weight: float, kernel_size: int, activation: str) -> None:
+
+def check_evolution(
+    residual_weight: float, conv_weight: float, kernel_size: int, activation: str, mixing: str = "convex"
+) -> None:
     """Checks the values of the mechanism.
 
     Raises:
-        ValueError: a weight outside [0, 1] or not a number, a kernel size that is no odd positive integer, an activation that
-            `transformers.activations.ACT2FN` does not know.
+        ValueError: an unknown mixing; a weight that is no number in [0, 1] ("convex") or no finite number (otherwise); a
+            kernel size that is no odd positive integer; an activation that `transformers.activations.ACT2FN` does not know.
     """
+    if mixing not in MIXINGS:
+        raise ValueError(f"`ea_mixing` is {mixing!r}; choose one of {', '.join(MIXINGS)}.")
     for name, weight in (("ea_residual_weight", residual_weight), ("ea_conv_weight", conv_weight)):
-        if not (isinstance(weight, Real) and 0.0 <= weight <= 1.0):  # also refuses NaN
-            raise ValueError(f"`{name}` is {weight!r}; choose a number between 0 and 1.")
+        if not (isinstance(weight, Real) and math.isfinite(weight)):
+            raise ValueError(
+                f"`{name}` is {weight!r}; choose a {'number between 0 and 1' if mixing == 'convex' else 'finite number'}."
+            )
+        if mixing == "convex" and not 0.0 <= weight <= 1.0:
+            raise ValueError(
+                f'`{name}` is {weight!r}; choose a number between 0 and 1, or the mixing "additive" (`ea_mixing`).'
+            )
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"`ea_kernel_size` is {kernel_size!r}; choose an odd positive integer such as 3.")
     if activation not in ACT2FN:
@@ -59,6 +80,8 @@ def check_evolution(residual_weight: float, conv_weight: float, kernel_size: int
 class MapConvolution(nn.Conv2d):
     """The convolution over maps, heads as channels. By its type it is known when weights are initialized."""
 
+    initial_std: float | None = None  # the model's `initializer_range`
+
 
 class AttentionEvolution(nn.Module):
     """One layer's step of evolving attention: from raw scores S_l to the evolved map A_l, equations (1) and (2).
@@ -66,10 +89,12 @@ class AttentionEvolution(nn.Module):
     Args:
         num_heads: number of attention heads, the channels of the convolution.
         layer_index: position in the chain, from 0. Layer 0 passes its scores on as they are and owns no convolution,
-            as in the authors' release; neither does a layer whose `conv_weight` is 0. So every parameter gets a
-            gradient, which DistributedDataParallel requires.
-        residual_weight: share of the previous layer's map in M_l, in [0, 1] (called beta in the authors' code).
-        conv_weight: share of the convolution in A_l, in [0, 1] (called alpha in the authors' code).
+            as in the authors' release; neither does a layer whose `conv_weight` is 0 and stays so. So every parameter
+            gets a gradient, which DistributedDataParallel requires.
+        residual_weight: share of the previous layer's map in M_l, in [0, 1] (called beta in the authors' code). With
+            another mixing its factor, any number; in "learned" the one that `residual_gate` starts with.
+        conv_weight: share of the convolution in A_l, in [0, 1] (called alpha in the authors' code). With another mixing
+            its factor, any number; in "learned" the one that `conv_gate` starts with.
         kernel_size: side of the square kernel, odd. A kernel of 1 mixes heads only.
         activation: name of the activation after the convolution.
         is_causal: whether a query may see earlier query rows only (a decoder's self- and cross-attention). The
@@ -77,6 +102,10 @@ class AttentionEvolution(nn.Module):
         is_cross_attention: whether the keys belong to another sequence than the queries.
         chain: name of the chain, for models that have several; "cross" or "self" if `None`.
         memory_efficient: whether training saves less and computes more; see `evolution_fast.EvolvingAttention`.
+        mixing: "convex", equations (1) and (2), "additive" or "learned", equations (1') and (2').
+
+    Attributes:
+        residual_gate, conv_gate: (heads,), the weights of "learned", in every layer but the first; otherwise `None`.
 
     Raises:
         ValueError: see `check_evolution`.
@@ -94,9 +123,11 @@ class AttentionEvolution(nn.Module):
         is_cross_attention: bool = False,
         chain: str | None = None,
         memory_efficient: bool = False,
+        mixing: str = "convex",
     ):
         super().__init__()
-        check_evolution(residual_weight, conv_weight, kernel_size, activation)
+        check_evolution(residual_weight, conv_weight, kernel_size, activation, mixing)
+        self.mixing = mixing
         self.layer_index = layer_index
         self.residual_weight = residual_weight
         self.conv_weight = conv_weight
@@ -107,10 +138,17 @@ class AttentionEvolution(nn.Module):
         self.chain = chain or ("cross" if is_cross_attention else "self")
         self.activation = ACT2FN[activation]
         self.is_relu = activation == "relu"
-        self.conv = None
-        if layer_index > 0 and conv_weight > 0:
+        self.conv = self.residual_gate = self.conv_gate = None
+        is_learned = mixing == "learned"
+        if layer_index > 0 and (is_learned or conv_weight != 0):
             padding = (0 if is_causal else kernel_size // 2, kernel_size // 2)
             self.conv = MapConvolution(num_heads, num_heads, kernel_size, padding=padding)
+        if layer_index > 0 and is_learned:
+            self.conv.initial_std = LEARNED_KERNEL_STD
+            self.residual_gate = nn.Parameter(torch.full((num_heads,), float(residual_weight)))
+            self.conv_gate = nn.Parameter(torch.full((num_heads,), float(conv_weight)))
+        self._gates_have_moved = False
+        self._seen_gates: tuple[tuple[int, ...], bool] | None = None
 
     def forward(
         self,
@@ -122,7 +160,7 @@ class AttentionEvolution(nn.Module):
         """
         Args:
             scores: S_l, (batch, heads, query, key).
-            previous: A_{l-1}, same shape; `None` in the first layer, and where `residual_weight` is 0.
+            previous: A_{l-1}, same shape; `None` in the first layer, and where the layer takes none.
             blocked: boolean, broadcastable to (batch, 1, query, key); True where the convolution must see zeros.
             cache: holds the rows of M_l before this call, where a causal layer decodes step by step.
 
@@ -139,13 +177,50 @@ class AttentionEvolution(nn.Module):
                 image = nn.functional.pad(image, (0, 0, rows_above, 0))
             else:
                 image = cache.prepend_rows(self.chain, image, rows_above)
-        return self.conv_weight * self.activation(self.conv(image)) + (1 - self.conv_weight) * mixed
+        convolved = self.activation(self.conv(image))
+        if self.mixing == "convex":
+            return self.conv_weight * convolved + (1 - self.conv_weight) * mixed
+        return mixed + _per_head(self.conv_weight, self.conv_gate, mixed.dtype) * convolved
 
     def mix(self, scores: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
         """M_l, equation (1); arguments as for `forward`."""
         if previous is None:
             return scores
-        return self.residual_weight * previous + (1 - self.residual_weight) * scores
+        if self.mixing == "convex":
+            return self.residual_weight * previous + (1 - self.residual_weight) * scores
+        return scores + _per_head(self.residual_weight, self.residual_gate, scores.dtype) * previous
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether a layer of this chain takes the map of the one before it."""
+        return self.mixing == "learned" or self.residual_weight != 0
+
+    @property
+    def is_vanilla(self) -> bool:
+        """Whether the layer's attention is plain, which then is to be so to the last bits."""
+        if self.mixing != "learned":
+            return self.residual_weight == self.conv_weight == 0
+        if self.residual_gate is None:  # the first layer, plain as long as the others are, of which it does not know
+            return True
+        return self._gates_are_zero()
+
+    def _gates_are_zero(self) -> bool:
+        """Looks at the gates only when they may have changed: a look makes an accelerator wait.
+
+        In training not again once they have moved. Inference looks again at parameters that were written to.
+        """
+        if torch.is_grad_enabled() and self._gates_have_moved:
+            return False
+        gates = (self.residual_gate, self.conv_gate)
+        key = None
+        if not torch.is_grad_enabled() and not any(gate.is_inference() for gate in gates):
+            key = tuple(number for gate in gates for number in (id(gate), gate._version))
+            if self._seen_gates is not None and self._seen_gates[0] == key:
+                return self._seen_gates[1]
+        are_zero = not any(gate.any() for gate in gates)
+        self._gates_have_moved = not are_zero
+        self._seen_gates = None if key is None else (key, are_zero)
+        return are_zero
 
     @property
     def needs_cache(self) -> bool:
@@ -154,9 +229,14 @@ class AttentionEvolution(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.chain}, layer_index={self.layer_index}, residual_weight={self.residual_weight}, "
-            f"conv_weight={self.conv_weight}"
+            f"{self.chain}, layer_index={self.layer_index}, mixing={self.mixing}, "
+            f"residual_weight={self.residual_weight}, conv_weight={self.conv_weight}"
         )
+
+
+def _per_head(weight: float, gate: torch.Tensor | None, dtype: torch.dtype) -> float | torch.Tensor:
+    """A weight that multiplies maps of a type; under autocast parameters have another."""
+    return weight if gate is None else gate.to(dtype).view(-1, 1, 1)
 
 
 class EvolutionState:
@@ -190,7 +270,7 @@ class EvolutionState:
 
     def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
         """A_{l-1}, or `None` where the layer takes nothing from the previous one."""
-        if evolution.layer_index == 0 or evolution.residual_weight == 0:
+        if evolution.layer_index == 0 or not evolution.takes_maps:
             return None
         key = (evolution.chain, evolution.layer_index - 1)
         if key not in self._maps:
@@ -204,7 +284,7 @@ class EvolutionState:
 
     def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
         """Takes A_l for the next layer."""
-        if self.keep_maps or evolution.residual_weight > 0:
+        if self.keep_maps or evolution.takes_maps:
             # A replay under gradient checkpointing gives the same map again; the first is the one in the graph.
             self._maps.setdefault((evolution.chain, evolution.layer_index), evolved)
 
@@ -430,9 +510,10 @@ def _needs_reference(
         or state.keep_weights
         or (cache is not None and cache.holds_rows(tensors.query.shape[-2]))  # a step of decoding has few rows
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
-        or evolution.residual_weight == evolution.conv_weight == 0  # vanilla attention, to the last bits
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
+        or evolution.mixing != "convex"
+        or evolution.is_vanilla
     )
 
 
@@ -568,5 +649,24 @@ def attach_evolution(
             kernel_size=config.ea_kernel_size,
             activation=config.ea_activation,
             memory_efficient=config.ea_memory_efficient,
+            mixing=config.ea_mixing if is_on else "convex",
             **kwargs,
         )
+        attention.evolution.built_with = evolution_fields(config)
+
+
+def evolution_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration says of evolving attention."""
+    return {name: value for name, value in vars(config).items() if name.startswith("ea_")}
+
+
+def check_built_with(config: PreTrainedConfig, modules: Iterable[nn.Module]) -> None:
+    """Raises ValueError if a configuration says something else of evolving attention than what modules were built with."""
+    for module in modules:
+        built_with = getattr(module, "built_with", None) if isinstance(module, AttentionEvolution) else None
+        for name, value in (built_with or {}).items():
+            if getattr(config, name, value) != value:
+                raise ValueError(
+                    f"`config.{name}` is {getattr(config, name)!r}, but the model was built with {value!r}; a change of the "
+                    f"configuration does not reach the layers. Set it back, save the model, and load it with `{name}=...`."
+                )

@@ -41,6 +41,7 @@ from .evolution import (
     EvolutionState,
     attention_name,
     check_evolution,
+    evolution_fields,
     evolving_attention_forward,
 )
 from .modeling_evolving import EvolvingPreTrainedModel, add_maps, check_gradient_checkpointing
@@ -116,7 +117,7 @@ class EvolvedState(EvolutionState):
 
     def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
         """See `EvolutionState`. A layer that LayerDrop leaves out in training hands on the map that it would have got."""
-        if evolution.training and evolution.layer_index > 0 and evolution.residual_weight > 0:
+        if evolution.training and evolution.layer_index > 0 and evolution.takes_maps:
             earlier = [index for chain, index in self._maps if chain == evolution.chain]
             earlier = [index for index in earlier if index < evolution.layer_index]
             if not earlier:
@@ -517,7 +518,9 @@ def _make_chains(model: PreTrainedModel) -> None:
                 is_cross_attention=chain.is_cross_attention,
                 chain=chain.label,
                 memory_efficient=config.ea_memory_efficient,
+                mixing=config.ea_mixing,
             )
+            evolution.built_with = evolution_fields(config)
             evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
             attention.evolution = evolution
             attention.config = copy.copy(attention.config)
@@ -570,11 +573,12 @@ def _carry_state_through_checkpoints(model: nn.Module) -> None:
 
 def evolve(
     model: PreTrainedModel,
-    residual_weight: float = 0.1,
-    conv_weight: float = 0.1,
+    residual_weight: float | None = None,
+    conv_weight: float | None = None,
     kernel_size: int = 3,
     activation: str = "relu",
     memory_efficient: bool = False,
+    mixing: str = "convex",
 ) -> PreTrainedModel:
     """Makes a loaded model evolving, in place: the maps of its attention go from layer to layer.
 
@@ -586,11 +590,12 @@ def evolve(
     Args:
         model: a model of Transformers whose attention modules use its attention interface, before `get_peft_model`,
             `torch.compile` and the like.
-        residual_weight: share of the previous layer's map, equation (1), in [0, 1].
-        conv_weight: share of the convolution, equation (2), in [0, 1].
+        residual_weight: share of the previous layer's map, equation (1), in [0, 1]; default 0.1, and 0 in "learned".
+        conv_weight: share of the convolution, equation (2), in [0, 1]; default as for `residual_weight`.
         kernel_size: side of the kernel, odd.
         activation: activation after the convolution.
         memory_efficient: see `EvolvingConfig`.
+        mixing: "convex", "additive" or "learned"; see `EvolvingConfig`.
 
     Returns:
         The same model. New convolutions have the device and the type of the attention's weights.
@@ -600,7 +605,10 @@ def evolve(
         ValueError: see `check_evolution`; the model is evolving already, or it has what cannot evolve exactly: attention
             without the interface, sliding windows or chunks, sinks, softcapping, layers that share a module.
     """
-    check_evolution(residual_weight, conv_weight, kernel_size, activation)
+    defaults = (0.0, 0.0) if mixing == "learned" else EvolvedConfig.default_weights
+    residual_weight = defaults[0] if residual_weight is None else residual_weight
+    conv_weight = defaults[1] if conv_weight is None else conv_weight
+    check_evolution(residual_weight, conv_weight, kernel_size, activation, mixing)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"`evolve` takes a model of Transformers, not a {type(model).__name__}. Call it before the model is wrapped, as "
@@ -629,6 +637,7 @@ def evolve(
     config.ea_kernel_size = kernel_size
     config.ea_activation = activation
     config.ea_memory_efficient = memory_efficient
+    config.ea_mixing = mixing
     _set_configurations(model, copies)
     model.__class__ = evolved_model_class(type(model))
     _CAN_RECORD_REGISTRY[model] = model._can_record_outputs

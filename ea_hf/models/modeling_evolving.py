@@ -16,8 +16,16 @@ from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
-from .configuration_evolving import EvolvingConfig
-from .evolution import ATTENTION_NAME, EvolutionState, MapConvolution, is_evolving_name
+from .configuration_evolving import EvolvingConfig, check_gates_fit
+from .evolution import (
+    ATTENTION_NAME,
+    AttentionEvolution,
+    EvolutionState,
+    MapConvolution,
+    check_built_with,
+    evolution_fields,
+    is_evolving_name,
+)
 
 
 # Of a forward's code, a call of the loss function that gets what the caller gave beside the inputs.
@@ -154,8 +162,21 @@ class EvolvingPreTrainedModel:
         super()._init_weights(module)
         if isinstance(module, MapConvolution):
             # A family's own rule for convolutions is for another purpose (T5's standard deviation would be 1).
-            init.normal_(module.weight, mean=0.0, std=getattr(self.config, "initializer_range", 0.02))
+            std = module.initial_std or getattr(self.config, "initializer_range", 0.02)
+            init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
+        elif isinstance(module, AttentionEvolution) and module.residual_gate is not None:
+            init.constant_(module.residual_gate, module.residual_weight)
+            init.constant_(module.conv_gate, module.conv_weight)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """See `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: a field of evolving attention was changed in the configuration after the model was built.
+        """
+        check_built_with(self.config, self.modules())
+        super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
@@ -163,7 +184,7 @@ class EvolvingPreTrainedModel:
 
         Raises:
             ValueError: the configuration's number of heads is not the checkpoint's. The weights alone would not show
-                it: the shapes of the projections do not depend on it.
+                it: the shapes of the projections do not depend on it. Or see `check_gates_fit`.
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -172,6 +193,7 @@ class EvolvingPreTrainedModel:
             checkpoint, _ = PreTrainedConfig.get_config_dict(
                 pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_arguments if name in kwargs}
             )
+            check_gates_fit(checkpoint, evolution_fields(model.config))
             name = model.config.attribute_map.get("num_attention_heads", "num_attention_heads")
             heads = getattr(model.config, name, None)
             if checkpoint.get(name, heads) != heads:

@@ -96,6 +96,11 @@ def evolutions_of(model: PreTrainedModel) -> list[AttentionEvolution]:
             "`ea_hf.EABertModel`; `EABertModel.from_pretrained(...)` of a vanilla checkpoint, fine-tuned and saved, makes "
             "one."
         )
+    other = {evolution.mixing for evolution in evolutions} - {"convex"}
+    if other:
+        raise ValueError(
+            f'The mixing (`ea_mixing`) is {other.pop()!r}, but pictures so far show the parts of a map for "convex" only.'
+        )
     return evolutions
 
 
@@ -232,11 +237,11 @@ def _evaluation(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _without_evolution(evolutions: Sequence[AttentionEvolution]) -> Iterator[None]:
     """Both weights are 0 for the time being."""
-    weights = [(evolution.residual_weight, evolution.conv_weight) for evolution in evolutions]
+    weights = [(evolution.mixing, evolution.residual_weight, evolution.conv_weight) for evolution in evolutions]
     try:
         for evolution in evolutions:
-            evolution.residual_weight = evolution.conv_weight = 0.0
+            evolution.mixing, evolution.residual_weight, evolution.conv_weight = "convex", 0.0, 0.0
         yield
     finally:
-        for evolution, (residual_weight, conv_weight) in zip(evolutions, weights, strict=True):
-            evolution.residual_weight, evolution.conv_weight = residual_weight, conv_weight
+        for evolution, values in zip(evolutions, weights, strict=True):
+            evolution.mixing, evolution.residual_weight, evolution.conv_weight = values
