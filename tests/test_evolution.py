@@ -476,7 +476,7 @@ def test_mask_per_head_blocks_that_head_alone():
     projections = make_projections(2, 5, 5)
     allowed = torch.ones(2, 2, 5, 5, dtype=torch.bool)
     allowed[:, 0] = torch.eye(5, dtype=torch.bool)
-    _, weights, _ = run_chain(chain, projections, allowed, EvolutionState(check_masks=False))
+    _, weights, _ = run_chain(chain, projections, allowed, EvolutionState(keep_maps=True, check_masks=False))
     for layer in weights:
         assert torch.equal(layer[:, 0], torch.eye(5, dtype=torch.float64).expand(2, -1, -1))
         assert (layer[:, 1] > 0).all()
