@@ -25,6 +25,7 @@ class Case:
     dropout: float = 0.0
     position_bias: bool = False
     batch: int = 2
+    mixing: str = "convex"
 
     def __str__(self) -> str:
         defaults = Case()
@@ -46,6 +47,11 @@ CASES = [
     Case(conv_weight=0.0, position_bias=True, dropout=0.1),
     Case(residual_weight=1.0, conv_weight=1.0),
     Case(batch=0, padding=False),
+    Case(mixing="additive", residual_weight=-1.2, conv_weight=-0.7),
+    Case(mixing="additive", residual_weight=1.0, conv_weight=0.0, is_causal=True, position_bias=True),
+    Case(mixing="learned", dropout=0.3),
+    Case(mixing="learned", is_causal=True, position_bias=True, kernel_size=5),
+    Case(mixing="learned", batch=0, padding=False),
 ]
 
 
@@ -66,6 +72,7 @@ class Chain:
                 case.kernel_size,
                 memory_efficient=memory_efficient,
                 is_causal=case.is_causal,
+                mixing=case.mixing,
             ).to(dtype)
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.4)
@@ -148,7 +155,12 @@ def test_inference_by_blocks_equals_reference(case, block_bytes, dtype, monkeypa
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
 @pytest.mark.parametrize(
     "case",
-    [Case(queries=4, heads=2), Case(queries=4, heads=2, is_causal=True, dropout=0.2, position_bias=True)],
+    [
+        Case(queries=4, heads=2),
+        Case(queries=4, heads=2, is_causal=True, dropout=0.2, position_bias=True),
+        Case(queries=4, heads=2, mixing="additive", residual_weight=-0.6, conv_weight=-1.3),
+        Case(queries=4, heads=2, is_causal=True, dropout=0.2, position_bias=True, mixing="learned"),
+    ],
     ids=str,
 )
 def test_training_path_passes_gradcheck(case, memory_efficient):
@@ -219,6 +231,35 @@ def test_fast_path_runs_by_default(monkeypatch, grad):
         assert run_counting_paths(monkeypatch, tiny_bert()) == {"_fast_attention"}
 
 
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_fast_path_runs_once_learned_gates_have_moved(monkeypatch, grad):
+    model = tiny_bert(ea_mixing="learned")
+    evolutions = [layer.attention.self.evolution for layer in model.encoder.layer]
+    with torch.set_grad_enabled(grad):
+        # The first layer has no gates, and does not know of the others'.
+        assert run_counting_paths(monkeypatch, model) == {"_fast_attention", "_reference_attention"}
+    with torch.no_grad():
+        for evolution_module in evolutions[1:]:
+            evolution_module.residual_gate.zero_()
+            evolution_module.conv_gate.zero_()
+        assert run_counting_paths(monkeypatch, model) == {"_reference_attention"}
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_gates_are_not_looked_at_in_every_step(monkeypatch, grad):
+    model = tiny_bert(ea_mixing="learned")
+    looks = []
+    look = torch.Tensor.any
+    with torch.set_grad_enabled(grad):
+        model(torch.arange(1, 13).view(2, 6))
+        with torch.no_grad():
+            for parameter in model.parameters() if grad else ():
+                parameter.mul_(1.1)  # as an optimizer does
+        monkeypatch.setattr(torch.Tensor, "any", lambda self, *args: (looks.append(self.shape), look(self, *args))[1])
+        model(torch.arange(1, 13).view(2, 6))
+    assert (4,) not in looks
+
+
 @pytest.mark.parametrize(
     ("fields", "arguments"),
     [
@@ -268,6 +309,16 @@ def saved_bytes(model: nn.Module, input_ids: torch.Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(input_ids)
     return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
+def test_learned_weights_save_hardly_more_than_fixed_ones(memory_efficient):
+    input_ids = torch.arange(1, 97).view(2, 48)
+    sizes = {"num_hidden_layers": 8, "max_position_embeddings": 64, "ea_memory_efficient": memory_efficient}
+    convex, learned = (
+        saved_bytes(tiny_bert(**sizes, ea_mixing=mixing).train(), input_ids) for mixing in ("convex", "learned")
+    )
+    assert learned <= 1.1 * convex
 
 
 @pytest.mark.parametrize(

@@ -512,7 +512,6 @@ def _needs_reference(
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
-        or evolution.mixing != "convex"
         or evolution.is_vanilla
     )
 
@@ -573,13 +572,22 @@ def _fast_attention(
     if tensors.position_bias is not None:
         tensors = tensors._replace(position_bias=tensors.position_bias.to(tensors.query.dtype))
     layer = Layer(
-        scaling, evolution.residual_weight, evolution.conv_weight, evolution.kernel_size, evolution.is_causal
+        scaling,
+        evolution.residual_weight,
+        evolution.conv_weight,
+        evolution.kernel_size,
+        evolution.is_causal,
+        evolution.mixing,
     )
     kernel, bias = (None, None) if evolution.conv is None else (evolution.conv.weight, evolution.conv.bias)
+    gates = [
+        None if gate is None else _per_head(0.0, gate, tensors.query.dtype)
+        for gate in (evolution.residual_gate, evolution.conv_gate)
+    ]
     with torch.autocast(tensors.query.device.type, enabled=False):
         if torch.is_grad_enabled():
-            return EvolvingAttention.apply(*tensors, kernel, bias, layer, dropout, evolution.memory_efficient)
-        return infer(tensors, kernel, bias, layer)
+            return EvolvingAttention.apply(*tensors, kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
+        return infer(tensors, kernel, bias, *gates, layer)
 
 
 def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensors: Tensors, scaling: float) -> None:

@@ -3,8 +3,9 @@
 """The equations of `evolution.py`, with less memory traffic. `evolution.py` says when they run instead of its own.
 
 The scores are added to the previous map within the matrix product; conv_weight is folded into the kernel
-(c * relu(conv(x)) = relu(conv'(x)) for c >= 0), so these paths are for ReLU only; the cells of a map that the mask hides
-are overwritten in place, since the next layer blocks and hides them again.
+(|c| * relu(conv(x)) = relu(conv'(x))), so these paths are for ReLU only; the cells of a map that the mask hides
+are overwritten in place, since the next layer blocks and hides them again. Weights that are learned are not folded, since at
+0 they still get a gradient from what the convolution gives.
 """
 
 from typing import Any, NamedTuple
@@ -27,6 +28,27 @@ class Layer(NamedTuple):
     conv_weight: float
     kernel_size: int
     is_causal: bool
+    mixing: str = "convex"
+
+    @property
+    def score_share(self) -> float:
+        """The factor of S_l where there is a previous map."""
+        return 1 - self.residual_weight if self.mixing == "convex" else 1.0
+
+    @property
+    def map_share(self) -> float:
+        """The factor of M_l where there is a convolution."""
+        return 1 - self.conv_weight if self.mixing == "convex" else 1.0
+
+    @property
+    def folded(self) -> float:
+        """The factor that the kernel contains."""
+        return 1.0 if self.mixing == "learned" else abs(self.conv_weight)
+
+    @property
+    def sign(self) -> int:
+        """The factor of what the folded convolution gives, unless a gate is."""
+        return -1 if self.mixing == "additive" and self.conv_weight < 0 else 1
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -61,6 +83,7 @@ def mix(
     previous: torch.Tensor | None,
     position_bias: torch.Tensor | None,
     layer: Layer,
+    residual_gate: torch.Tensor | None = None,
     in_place: bool = False,
 ) -> torch.Tensor:
     """M_l, (batch, heads, query, key), equation (1); written into `previous` if `in_place`."""
@@ -70,10 +93,13 @@ def mix(
         share = 1.0
         mixed = torch.bmm(query, key).mul_(layer.scaling)
     else:
-        share = 1 - layer.residual_weight
+        share, beta = layer.score_share, layer.residual_weight
+        if residual_gate is not None:
+            previous = previous.mul_(residual_gate) if in_place else previous * residual_gate
+            in_place, beta = True, 1.0
         previous = previous.flatten(0, 1)
         add = previous.baddbmm_ if in_place else previous.baddbmm
-        mixed = add(query, key, beta=layer.residual_weight, alpha=share * layer.scaling)
+        mixed = add(query, key, beta=beta, alpha=share * layer.scaling)
     mixed = mixed.view(shape)
     if position_bias is not None:
         mixed.add_(position_bias, alpha=share)
@@ -87,16 +113,31 @@ def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, laye
     return nn.functional.conv2d(image, kernel, bias, padding=layer.padding).relu_()
 
 
+def add_convolved(
+    mixed: torch.Tensor, convolved: torch.Tensor, conv_gate: torch.Tensor | None, layer: Layer
+) -> torch.Tensor:
+    """A_l, equation (2), written into `convolved`."""
+    if conv_gate is not None:
+        return torch.addcmul(mixed, convolved, conv_gate, out=convolved)
+    convolved = convolved.neg_() if layer.sign < 0 else convolved
+    return convolved.add_(mixed, alpha=layer.map_share)
+
+
 def block_cells(maps: torch.Tensor, blocked: torch.Tensor | None) -> torch.Tensor:
     return maps if blocked is None else maps.masked_fill(blocked, 0.0)
 
 
 def fold(parameter: torch.Tensor, layer: Layer, dtype: torch.dtype) -> torch.Tensor:
-    return (parameter.detach() * layer.conv_weight).to(dtype)
+    return (parameter.detach() * layer.folded).to(dtype)
 
 
 def infer(
-    tensors: Tensors, kernel: torch.Tensor | None, bias: torch.Tensor | None, layer: Layer
+    tensors: Tensors,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    layer: Layer,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention without gradients. Overwrites `previous`.
 
@@ -107,7 +148,7 @@ def infer(
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
     query, key, value, previous, position_bias, attention_mask, blocked = tensors
-    evolved = mix(query, key, previous, position_bias, layer, in_place=True)
+    evolved = mix(query, key, previous, position_bias, layer, residual_gate, in_place=True)
     if kernel is not None:
         kernel, bias = fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype)
     batch, heads, queries, keys = evolved.shape
@@ -129,7 +170,7 @@ def infer(
                 seen = evolved[part, :, below]
                 if blocked is not None:
                     seen = seen.masked_fill(blocked[part, :, below], 0.0)
-                above = convolve_block(block, above, seen, kernel, bias, layer)
+                above = convolve_block(block, above, seen, kernel, bias, conv_gate, layer)
             if hidden is not None:
                 block.masked_fill_(hidden[part, :, start : start + rows], torch.finfo(evolved.dtype).min)
             weights = torch.softmax(block, dim=-1)
@@ -143,6 +184,7 @@ def convolve_block(
     seen: torch.Tensor,
     kernel: torch.Tensor,
     bias: torch.Tensor,
+    conv_gate: torch.Tensor | None,
     layer: Layer,
 ) -> torch.Tensor:
     """Turns M_l into A_l, equation (2), in a block of query rows, in place.
@@ -161,7 +203,10 @@ def convolve_block(
     missing = layer.padding[0] - (seen.shape[2] - rows)  # below the last row
     image = nn.functional.pad(image, (0, 0, 0, missing)) if missing else image
     image = nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]))
-    block.mul_(1 - layer.conv_weight).add_(image.relu_())
+    if conv_gate is None:
+        block.mul_(layer.map_share).add_(image.relu_(), alpha=layer.sign)
+    else:
+        block.addcmul_(image.relu_(), conv_gate)
     return next_above
 
 
@@ -169,7 +214,9 @@ class EvolvingAttention(torch.autograd.Function):
     """Attention with gradients: equations (1) to (3) as one node of the graph.
 
     It saves M_l, and, unless `memory_efficient`, the softmax and which cells the ReLU let through; the rest is computed
-    again in the backward pass.
+    again in the backward pass. Where weights are learned it saves A_{l-1} in the place of M_l, which follows from it.
+
+    `residual_gate` and `conv_gate` are those weights, (heads, 1, 1), in "learned" only.
     """
 
     @staticmethod
@@ -184,18 +231,20 @@ class EvolvingAttention(torch.autograd.Function):
         blocked: torch.Tensor | None,
         kernel: torch.Tensor | None,
         bias: torch.Tensor | None,
+        residual_gate: torch.Tensor | None,
+        conv_gate: torch.Tensor | None,
         layer: Layer,
         dropout: float,
         memory_efficient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        mixed = evolved = mix(query, key, previous, position_bias, layer)
+        mixed = evolved = mix(query, key, previous, position_bias, layer, residual_gate)
         positive = None
         if kernel is not None:
             kernel, bias = fold(kernel, layer, mixed.dtype), fold(bias, layer, mixed.dtype)
             evolved = convolve(block_cells(mixed, blocked), kernel, bias, layer)
             if not memory_efficient:
                 positive = evolved > 0
-            evolved.add_(mixed, alpha=1 - layer.conv_weight)
+            evolved = add_convolved(mixed, evolved, conv_gate, layer)
         weights = softmax(evolved, attention_mask)
         kept = None
         if dropout > 0:
@@ -207,17 +256,22 @@ class EvolvingAttention(torch.autograd.Function):
         ctx.had_previous = previous is not None
         # Scores alone are cheaper to compute again than to keep.
         saved = None if kernel is None and (previous is None or not memory_efficient) else mixed
+        is_learned = residual_gate is not None
+        saved = None if is_learned else saved
         ctx.save_for_backward(
             query,
             key,
             value,
             saved,
-            position_bias if memory_efficient and saved is None else None,
+            previous if is_learned else None,
+            position_bias if (memory_efficient or is_learned) and saved is None else None,
             None if memory_efficient else weights,
             positive,
             kept,
             kernel,
             bias,
+            residual_gate,
+            conv_gate,
             attention_mask,
             blocked,
         )
@@ -226,18 +280,17 @@ class EvolvingAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor, grad_evolved: torch.Tensor | None) -> tuple:
-        query, key, value, mixed, position_bias, weights, positive, kept, kernel, bias, attention_mask, blocked = (
-            ctx.saved_tensors
-        )
+        query, key, value, mixed, previous, position_bias, weights, positive, kept, *parameters = ctx.saved_tensors
+        kernel, bias, residual_gate, conv_gate, attention_mask, blocked = parameters
         layer, dropout = ctx.layer, ctx.dropout
+        if mixed is None and (weights is None or kernel is not None):
+            mixed = mix(query, key, previous, position_bias, layer, residual_gate)
         if weights is None:
-            if mixed is None:
-                mixed = mix(query, key, None, position_bias, layer)
             evolved = mixed
             if kernel is not None:
                 evolved = convolve(block_cells(mixed, blocked), kernel, bias, layer)
                 positive = evolved > 0
-                evolved.add_(mixed, alpha=1 - layer.conv_weight)
+                evolved = add_convolved(mixed, evolved, conv_gate, layer)
             weights = softmax(evolved, attention_mask)
             del evolved
 
@@ -252,43 +305,80 @@ class EvolvingAttention(torch.autograd.Function):
             grad = grad.add_(grad_evolved)
 
         # Equation (2).
-        grad_kernel = grad_bias = None
+        grad_kernel = grad_bias = grad_conv_gate = None
         if kernel is not None:
-            image = block_cells(mixed, blocked)
-            if layer.is_causal:
-                image = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0))
-            grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
-                grad * positive,
-                image,
-                kernel,
-                [kernel.shape[0]],
-                (1, 1),
-                layer.padding,
-                (1, 1),
-                False,
-                (0, 0),
-                1,
-                (True, ctx.needs_input_grad[7], ctx.needs_input_grad[8]),
-            )
-            if layer.is_causal:
-                grad_image = grad_image[:, :, layer.kernel_size - 1 :]
-            grad = grad.mul_(1 - layer.conv_weight).add_(block_cells(grad_image, blocked))
-            grad_kernel = None if grad_kernel is None else grad_kernel * layer.conv_weight
-            grad_bias = None if grad_bias is None else grad_bias * layer.conv_weight
+            needed = (ctx.needs_input_grad[7], ctx.needs_input_grad[8], ctx.needs_input_grad[10])
+            passed = grad * positive if layer.sign > 0 else grad * -positive.to(grad.dtype)
+            grad_image, *grads = convolution_backward(passed, mixed, blocked, kernel, conv_gate, layer, needed)
+            grad = grad.mul_(layer.map_share).add_(grad_image)
+            grad_kernel, grad_bias, grad_conv_gate = scale_gradients(*grads, kernel, bias, conv_gate, layer)
 
         # Equation (1).
-        share = 1 - layer.residual_weight if ctx.had_previous else 1.0
+        share = layer.score_share if ctx.had_previous else 1.0
         grad_query = torch.matmul(grad, key).mul_(share * layer.scaling)
         grad_key = torch.matmul(grad.transpose(-2, -1), query).mul_(share * layer.scaling)
-        grad_position_bias = grad_previous = None
+        grad_position_bias = grad_previous = grad_residual_gate = None
         if ctx.needs_input_grad[4]:
             grad_position_bias = (grad * share).sum_to_size(ctx.bias_shape)
+        if ctx.needs_input_grad[9] and previous is not None:
+            grad_residual_gate = (grad * previous).sum(dim=(0, 2, 3)).view_as(residual_gate)
         if ctx.needs_input_grad[3]:
-            grad_previous = grad.mul_(layer.residual_weight)
+            grad_previous = grad.mul_(layer.residual_weight if residual_gate is None else residual_gate)
         return (
             *(grad_query, grad_key, grad_value, grad_previous, grad_position_bias, None, None),
-            *(grad_kernel, grad_bias, None, None, None),
+            *(grad_kernel, grad_bias, grad_residual_gate, grad_conv_gate, None, None, None),
         )
+
+
+def convolution_backward(
+    grad: torch.Tensor,
+    mixed: torch.Tensor,
+    blocked: torch.Tensor | None,
+    kernel: torch.Tensor,
+    conv_gate: torch.Tensor | None,
+    layer: Layer,
+    needed: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of M_l, and of the kernel and the bias as they are folded, from that of the convolution before its gate."""
+    image = block_cells(mixed, blocked)
+    if layer.is_causal:
+        image = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0))
+    grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
+        grad,
+        image,
+        kernel if conv_gate is None else kernel * conv_gate.unsqueeze(-1),
+        [kernel.shape[0]],
+        (1, 1),
+        layer.padding,
+        (1, 1),
+        False,
+        (0, 0),
+        1,
+        (True, needed[0] or needed[2], needed[1] or needed[2]),
+    )
+    if layer.is_causal:
+        grad_image = grad_image[:, :, layer.kernel_size - 1 :]
+    return block_cells(grad_image, blocked), grad_kernel, grad_bias
+
+
+def scale_gradients(
+    grad_kernel: torch.Tensor | None,
+    grad_bias: torch.Tensor | None,
+    kernel: torch.Tensor,
+    bias: torch.Tensor,
+    conv_gate: torch.Tensor | None,
+    layer: Layer,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of the kernel, the bias and the gate, from those of the folded kernel and bias before the gate."""
+    if conv_gate is None:
+        return *(None if grad is None else grad * layer.folded for grad in (grad_kernel, grad_bias)), None
+    grad_gate = None
+    if grad_kernel is not None and grad_bias is not None:
+        # What the convolution gives is linear in its parameters, so their gradients tell its own without the map.
+        grad_gate = ((grad_kernel * kernel).sum(dim=(1, 2, 3)) + grad_bias * bias).view_as(conv_gate)
+    grad_kernel = None if grad_kernel is None else grad_kernel * conv_gate.unsqueeze(-1)
+    grad_bias = None if grad_bias is None else grad_bias * conv_gate.flatten()
+    return grad_kernel, grad_bias, grad_gate
 
 
 def softmax(evolved: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
