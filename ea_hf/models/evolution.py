@@ -41,6 +41,13 @@ from transformers.masking_utils import sdpa_mask
 
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
+from .undocumented import (
+    has_hooks,
+    is_in_backward,
+    is_in_function_transform,
+    saves_through_hooks,
+    set_attention_function,
+)
 
 
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
@@ -402,23 +409,17 @@ def check_mask(
 
 def _may_be_replayed() -> bool:
     """Whether a layer may run again in the backward pass: gradient checkpointing hooks into what autograd saves."""
-    return torch.is_grad_enabled() and (
-        _is_traced() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-    )
+    return torch.is_grad_enabled() and (_is_traced() or saves_through_hooks())
 
 
 def is_replayed() -> bool:
     """Whether gradient checkpointing runs a layer again, in the backward pass."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and is_in_backward()
 
 
 def _is_traced() -> bool:
     """Whether the operations are recorded (compile, export, trace, function transforms) rather than just run."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_function_transform()
 
 
 def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -503,9 +504,9 @@ def _needs_reference(
     mask = tensors.attention_mask
     floats = (tensors.key, tensors.value, tensors.previous)
     return (
-        not _is_plain(evolution, tensors.query.device)
-        or _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
         or tensors.query.is_meta  # shapes without numbers
+        or not _is_plain(evolution, tensors.query.device)
         or state.keep_maps
         or state.keep_weights
         or (cache is not None and cache.holds_rows(tensors.query.shape[-2]))  # a step of decoding has few rows
@@ -522,21 +523,15 @@ def _is_plain(evolution: AttentionEvolution, device: torch.device) -> bool:
     They are not where others stand around them: hooks, offloading (which swaps `forward` or leaves weights elsewhere),
     parametrizations, quantized weights, adapters.
     """
-    if nn.modules.module._has_any_global_hook():
-        return False
     for module, its_type in ((evolution, AttentionEvolution), (evolution.conv, MapConvolution)):
         if module is None:
             continue
-        if type(module) is not its_type or "forward" in vars(module) or _has_hooks(module):
+        if type(module) is not its_type or "forward" in vars(module) or has_hooks(module):
             return False
         for parameter in module.parameters(recurse=False):
             if type(parameter.data) is not torch.Tensor or parameter.device != device:
                 return False
-    return not _has_hooks(evolution.activation) and "forward" not in vars(evolution.activation)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+    return not has_hooks(evolution.activation) and "forward" not in vars(evolution.activation)
 
 
 def _reference_attention(
@@ -646,7 +641,7 @@ def attach_evolution(
     # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
     # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
     attention_config = copy.copy(config)
-    attention_config._attn_implementation_internal = ATTENTION_NAME
+    set_attention_function(attention_config, ATTENTION_NAME)
     for layer_index, attention in enumerate(attentions):
         attention.config = attention_config
         attention.evolution = AttentionEvolution(

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, EncoderDecoderCache, StaticLayer
 
+from .undocumented import keep_in_place
+
 
 # How many rows of a long call a cache keeps beside those that it needs, so that as many tokens can be cropped.
 CROPPABLE_ROWS = 32
@@ -140,7 +142,7 @@ class EvolvingStaticLayer(EvolvingCacheLayer, StaticLayer):
         if chain not in self.map_rows:
             rows = image.new_zeros((*image.shape[:2], rows_above, image.shape[3]))
             if not torch.compiler.is_compiling():
-                torch._dynamo.mark_static_address(rows)
+                keep_in_place(rows)
             self.map_rows = {**self.map_rows, chain: rows}
         rows = self.map_rows[chain]
         image = torch.cat([rows, image], dim=2)

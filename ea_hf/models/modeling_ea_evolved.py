@@ -32,7 +32,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto import modeling_auto
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
 from .evolution import (
@@ -45,6 +44,7 @@ from .evolution import (
     evolving_attention_forward,
 )
 from .modeling_evolving import EvolvingPreTrainedModel, add_maps, check_gradient_checkpointing
+from .undocumented import forget_renamed_weights, model_mapping, record_outputs, set_attention_function
 
 
 # Arguments of attention functions that change the scores or the softmax in a way that the equations do not have.
@@ -309,7 +309,7 @@ def register_models(config_class: type[EvolvedConfig]) -> None:
         if vanilla_class in mapping:
             mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
     for name, auto_class in vars(modeling_auto).items():
-        mapping = getattr(auto_class, "_model_mapping", None)
+        mapping = model_mapping(auto_class)
         if not name.startswith("Auto") or mapping is None or vanilla_class not in mapping:
             continue
         vanilla = mapping[vanilla_class]
@@ -524,17 +524,17 @@ def _make_chains(model: PreTrainedModel) -> None:
             evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
             attention.evolution = evolution
             attention.config = copy.copy(attention.config)
-            attention.config._attn_implementation_internal = EVOLVED_NAME
+            set_attention_function(attention.config, EVOLVED_NAME)
             attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
     attentions = set(_evolving_modules(model))
     for module in list(model.modules()):
         if isinstance(module, PreTrainedModel) and any(part in attentions for part in module.modules()):
             if not isinstance(module, EvolvedPreTrainedModel):
                 module.__class__ = evolved_model_class(type(module))
-                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+                record_outputs(module)
             module.has_chains = True
             module.attention_map_names = _map_names(module)
-            module.config._attn_implementation_internal = ATTENTION_NAME
+            set_attention_function(module.config, ATTENTION_NAME)
 
 
 def _evolving_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -640,9 +640,8 @@ def evolve(
     config.ea_mixing = mixing
     _set_configurations(model, copies)
     model.__class__ = evolved_model_class(type(model))
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
-    # What renamed the weights of an old checkpoint when it was loaded; an evolving one is saved as it is.
-    vars(model).pop("_weight_conversions", None)
+    record_outputs(model)
+    forget_renamed_weights(model)
     _make_chains(model)
     _carry_state_through_checkpoints(model)
     for attention in _evolving_modules(model):

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .configuration_evolving import EvolvingConfig, check_gates_fit
 from .evolution import (
@@ -26,6 +25,7 @@ from .evolution import (
     evolution_fields,
     is_evolving_name,
 )
+from .undocumented import model_mapping, record_outputs
 
 
 # Of a forward's code, a call of the loss function that gets what the caller gave beside the inputs.
@@ -86,7 +86,7 @@ def _name_to_pipelines(config: EvolvingConfig) -> None:
     """
     auto_map = config.family_auto_map or getattr(config, "auto_map", {})
     for auto_name, reference in auto_map.items():
-        mapping = getattr(getattr(transformers, auto_name), "_model_mapping", None)
+        mapping = model_mapping(getattr(transformers, auto_name))
         if mapping is not None:
             mapping._model_mapping[config.model_type] = reference.split(".")[-1]
 
@@ -130,7 +130,7 @@ class EvolvingPreTrainedModel:
             if type(module) in self.evolving_classes:
                 module.__class__ = self.evolving_classes[type(module)]
                 if isinstance(module, PreTrainedModel):
-                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+                    record_outputs(module)
             if hasattr(module, "make_chains") and not getattr(module, "has_chains", False):
                 module.make_chains()
                 module.has_chains = True
