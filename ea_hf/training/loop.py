@@ -20,6 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +41,7 @@ from accelerate.utils import (
 from transformers import Adafactor, PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
-from .batching import Step, TrainingBatches, count_labels, progress_bar
+from .batching import Step, TrainingBatches, count_labels, progress_bar, stand_in
 from .checkpoints import (
     CHECKPOINT,
     TRAINER_STATE,
@@ -753,11 +754,13 @@ def _optimizer_step(
     ]
     total = accelerator.reduce(torch.tensor(sum(counts), dtype=torch.float32, device=device), "sum").clamp(min=1)
     step_loss = torch.zeros((), device=device)
+    # Where Accelerate counts from: a short step has fewer micro-batches, and the gradients are exchanged at the last one.
+    accelerator.step = args.gradient_accumulation_steps - len(step.micro_batches)
     faulty: list[int] = []
     for place, (micro_batch, batch, count) in enumerate(zip(step.micro_batches, step.inputs, counts, strict=True)):
         # What is random in a batch depends on its place in the run, not on what ran before it.
         set_seed(_batch_seed(args.seed, global_step, place * accelerator.num_processes + accelerator.process_index))
-        with accelerator.accumulate(model):
+        with accelerator.accumulate(model), nullcontext() if micro_batch.counts else stand_in(model):
             loss = compute_loss(model, send_to_device(batch, device))
             if count == 0:  # a mean over no label is NaN; the backward pass is still needed on every process
                 loss = torch.nan_to_num(loss)
