@@ -675,6 +675,32 @@ def test_a_lost_best_checkpoint_is_said_and_another_one_chosen(damage, tmp_path,
     assert_equal(this.weights(), this.weights(6))
 
 
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (shutil.rmtree, "it has no manifest.json"),
+        (lambda best: (best / "model.safetensors").unlink(), "its file model.safetensors is missing"),
+        (lambda best: (best / "optimizer.bin").write_bytes(b""), "its file optimizer.bin has 0 bytes"),
+        (lambda best: (best / "manifest.json").write_text("{"), "its manifest.json cannot be read"),
+    ],
+    ids=["lost", "without-weights", "truncated", "without-manifest"],
+)
+def test_a_best_checkpoint_that_cannot_be_read_leaves_the_last_weights(damage, fault, tmp_path, caplog):
+    class DamagesTheBest(ScriptedEvaluation):
+        def __call__(self, model):
+            if len(self.seen) == 3:
+                damage(tmp_path / "checkpoint-2")
+            return super().__call__(model)
+
+    this = run(tmp_path, max_train_steps=4, eval_steps=1, checkpointing_steps=1, load_best_model_at_end=True)
+    evaluation = DamagesTheBest([0.1, 0.9, 0.2, 0.3])
+    result = this(tiny_model(), classes(40), evaluation, metric_for_best_model="score")
+    assert f"The best checkpoint so far, checkpoint-2, cannot be used: {fault}" in caplog.text
+    assert "The last weights are kept" in caplog.text
+    assert result.evaluation == {"score": 0.3}
+    assert_equal(this.weights(), this.weights(4))
+
+
 def test_a_directory_with_a_run_is_refused_or_emptied(tmp_path):
     first = run(tmp_path, max_train_steps=2, checkpointing_steps=1)
     first(tiny_model(), classes(16))

@@ -90,7 +90,12 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
 
     Args:
         is_synchronized: whether the statistics are those of all processes together.
+
+    Attributes:
+        adds_nothing: whether the statistics are those of the other processes alone, for one that has no examples.
     """
+
+    adds_nothing = False
 
     def __init__(self, num_features: int, eps: float, momentum: float, is_synchronized: bool):
         super().__init__(num_features, eps=eps, momentum=momentum)
@@ -107,7 +112,7 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
         values = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        weights = steps.observed.to(values)
+        weights = steps.observed.to(values) * (not self.adds_nothing)
         totals = torch.cat([weights.sum().unsqueeze(0), (values * weights).sum((0, 1))])
         count, totals = self._over_processes(totals).split([1, self.num_features])
         mean = totals / count.clamp(min=1)

@@ -10,6 +10,7 @@ Evaluation: batches are the same on any number of processes, and each example is
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,8 @@ STEPS_PER_LENGTH_GROUP = 50
 class MicroBatch:
     """What one process computes at once: its examples' positions in the data set, and whether they count.
 
-    A step that is too short for all processes leaves some without examples; these compute one example for nothing, as
-    collective operations need every process.
+    A step that is too short for all processes leaves some without examples at its end; these compute one example for
+    nothing, as collective operations need every process.
     """
 
     indices: list[int]
@@ -58,10 +59,36 @@ class Step:
 def share_step(
     examples: list, per_device_batch_size: int, accumulation_steps: int, num_processes: int, process_index: int
 ) -> list[list]:
-    """The examples of each micro-batch of one process, out of all examples of a step; some may be empty at its end."""
+    """The examples of each micro-batch of one process, out of all examples of a step.
+
+    A short step has fewer micro-batches, on all processes equally many. The last one may be empty.
+    """
     size = per_device_batch_size
-    offsets = [(micro_step * num_processes + process_index) * size for micro_step in range(accumulation_steps)]
+    micro_steps = min(accumulation_steps, -(-len(examples) // (size * num_processes)))
+    offsets = [(micro_step * num_processes + process_index) * size for micro_step in range(micro_steps)]
     return [examples[offset : offset + size] for offset in offsets]
+
+
+@contextmanager
+def stand_in(model: torch.nn.Module) -> Iterator[None]:
+    """While it is open, batch normalization takes no statistics of what the model computes in training.
+
+    One that shares its statistics with other processes goes on doing so, as they wait for it, but adds nothing.
+    """
+    norms = [m for m in model.modules() if m.training and isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    shared = [norm for norm in norms if getattr(norm, "is_synchronized", False)]
+    alone = [norm for norm in norms if norm not in shared and not isinstance(norm, torch.nn.SyncBatchNorm)]
+    for norm in shared:
+        norm.adds_nothing = True
+    for norm in alone:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in shared:
+            norm.adds_nothing = False
+        for norm in alone:
+            norm.training = True
 
 
 @dataclass

@@ -20,6 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +41,7 @@ from accelerate.utils import (
 from transformers import Adafactor, PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
-from .batching import Step, TrainingBatches, count_labels, progress_bar
+from .batching import Step, TrainingBatches, count_labels, progress_bar, stand_in
 from .checkpoints import (
     CHECKPOINT,
     TRAINER_STATE,
@@ -636,7 +637,7 @@ def train(
         "train_samples_per_second": steps_done * batches.total_batch_size / seconds,
     }
     step_of_weights = state.global_step
-    if args.load_best_model_at_end and state.best_checkpoint is not None:
+    if args.load_best_model_at_end and _best_is_whole(accelerator, args, state, "The last weights are kept."):
         logger.info(f"Taking the weights of {state.best_checkpoint}, the best ({state.best_metric:.4f}).")
         load_training_state(accelerator, model, optimizer, scheduler, args.output_dir / state.best_checkpoint)
         step_of_weights = int(CHECKPOINT.fullmatch(state.best_checkpoint).group(1))
@@ -730,6 +731,17 @@ def _note_best(
     return better
 
 
+def _best_is_whole(accelerator: Accelerator, args: argparse.Namespace, state: TrainerState, remedy: str) -> bool:
+    """Whether there is a best checkpoint that can be read; one that cannot is told, with what happens instead."""
+    if state.best_checkpoint is None:
+        return False
+    fault = find_fault(args.output_dir / state.best_checkpoint) if accelerator.is_main_process else None
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        logger.warning(f"The best checkpoint so far, {state.best_checkpoint}, cannot be used: {fault}. {remedy}")
+    return fault is None
+
+
 def _optimizer_step(
     accelerator: Accelerator,
     args: argparse.Namespace,
@@ -753,11 +765,13 @@ def _optimizer_step(
     ]
     total = accelerator.reduce(torch.tensor(sum(counts), dtype=torch.float32, device=device), "sum").clamp(min=1)
     step_loss = torch.zeros((), device=device)
+    # Where Accelerate counts from: a short step has fewer micro-batches, and the gradients are exchanged at the last one.
+    accelerator.step = args.gradient_accumulation_steps - len(step.micro_batches)
     faulty: list[int] = []
     for place, (micro_batch, batch, count) in enumerate(zip(step.micro_batches, step.inputs, counts, strict=True)):
         # What is random in a batch depends on its place in the run, not on what ran before it.
         set_seed(_batch_seed(args.seed, global_step, place * accelerator.num_processes + accelerator.process_index))
-        with accelerator.accumulate(model):
+        with accelerator.accumulate(model), nullcontext() if micro_batch.counts else stand_in(model):
             loss = compute_loss(model, send_to_device(batch, device))
             if count == 0:  # a mean over no label is NaN; the backward pass is still needed on every process
                 loss = torch.nan_to_num(loss)
@@ -819,15 +833,8 @@ def _resume(
     for name, (before, now) in changes.items():
         logger.warning(f"Resuming with {name} {now!r}; until now it was {before!r}.")
     load_training_state(accelerator, model, optimizer, scheduler, checkpoint)
-    if state.best_checkpoint is not None:
-        fault = find_fault(args.output_dir / state.best_checkpoint) if accelerator.is_main_process else None
-        fault = broadcast_object_list([fault])[0]
-        if fault is not None:
-            logger.warning(
-                f"The best checkpoint so far, {state.best_checkpoint}, cannot be used: {fault}. The best one will be "
-                "chosen among those to come."
-            )
-            state.best_metric = state.best_loss = state.best_checkpoint = None
+    if not _best_is_whole(accelerator, args, state, "The best one will be chosen among those to come."):
+        state.best_metric = state.best_loss = state.best_checkpoint = None
     logger.info(f"Resuming from {checkpoint}: step {state.global_step}, epoch {state.epoch}.")
     state.run = fresh.run
     return state
