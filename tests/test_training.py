@@ -208,6 +208,21 @@ def test_optimizer_and_its_arguments():
         optimizer("--optim_args", "momentum")
 
 
+def test_evolution_has_its_own_learning_rate_and_its_weights_no_decay():
+    model = tiny_model(ea_mixing="learned")
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+    words = ["--output_dir", "x", "--weight_decay", "0.1", "--learning_rate", "0.001"]
+    optimizer = create_optimizer(parser.parse_args([*words, "--ea_learning_rate", "0.01"]), model)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        decay = 0.1 if parameter.ndim > 1 else 0.0
+        assert found[id(parameter)] == (0.01 if ".evolution." in name else 0.001, decay), name
+    plain = tiny_model(ea_residual_weight=0.0, ea_conv_weight=0.0)
+    with pytest.raises(ValueError, match="trains no parameter of evolving attention"):
+        create_optimizer(parser.parse_args([*words, "--ea_learning_rate", "0.01"]), plain)
+
+
 def test_a_run_equals_a_plain_loop(tmp_path):
     """Schedule, warm-up, clipping and weight decay act once per optimizer step."""
     dataset, total_steps = classes(22), 9

@@ -41,6 +41,7 @@ from accelerate.utils import (
 from transformers import Adafactor, PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
+from ..models.evolution import AttentionEvolution
 from .batching import Step, TrainingBatches, count_labels, progress_bar, stand_in
 from .checkpoints import (
     CHECKPOINT,
@@ -97,6 +98,7 @@ IDENTITY = (
     "optim",
     "optim_args",
     "learning_rate",
+    "ea_learning_rate",
     "weight_decay",
 )
 
@@ -144,6 +146,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help='Further arguments of the optimizer, such as "betas=(0.9, 0.98)" or Adafactor\'s "scale_parameter=true".',
     )
     group.add_argument("--learning_rate", type=float, default=5e-5, help="Peak learning rate.")
+    group.add_argument(
+        "--ea_learning_rate",
+        type=float,
+        help="Peak learning rate of the kernels and learned weights of evolving attention. Default: --learning_rate.",
+    )
     group.add_argument("--weight_decay", type=float, default=0.0, help="Not applied to biases and normalization.")
     group.add_argument("--max_grad_norm", type=float, default=1.0, help="Gradient clipping; 0 switches it off.")
     group.add_argument("--num_train_epochs", type=int, default=3)
@@ -204,6 +211,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
     for name in (
         "learning_rate",
+        *(["ea_learning_rate"] if args.ea_learning_rate is not None else []),
         "weight_decay",
         "max_grad_norm",
         "num_warmup_steps",
@@ -423,6 +431,8 @@ def describe_model(model: PreTrainedModel) -> str:
         if getattr(parameter, "_is_hf_initialized", False):
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     evolution = {name: value for name, value in model.config.to_dict().items() if name.startswith("ea_")}
+    if evolution.get("ea_mixing") == "convex":  # runs begun before there were others can go on
+        del evolution["ea_mixing"]
     return f"{type(model).__name__} {evolution} {digest.hexdigest()[:16]}"
 
 
@@ -439,10 +449,11 @@ def copy_weights_from_file(model: torch.nn.Module) -> None:
 def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of `--optim`.
 
-    Weight decay is for matrices and kernels only: not for biases, not for the weights of normalization.
+    Weight decay is for matrices and kernels only: not for biases, not for the weights of normalization, not for those that
+    evolving attention has learned.
 
     Raises:
-        ValueError: the optimizer does not know one of `--optim_args`.
+        ValueError: the optimizer does not know one of `--optim_args`, or nothing has the `--ea_learning_rate`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # ZeRO-3 leaves a parameter without elements, and notes its shape.
@@ -451,6 +462,18 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
         {"params": [p for p in parameters if dimensions[p] >= 2], "weight_decay": args.weight_decay},
         {"params": [p for p in parameters if dimensions[p] < 2], "weight_decay": 0.0},
     ]
+    ea_learning_rate = getattr(args, "ea_learning_rate", None)
+    if ea_learning_rate is not None:
+        modules = [module for module in model.modules() if isinstance(module, AttentionEvolution)]
+        own = {parameter for module in modules for parameter in module.parameters()}.intersection(parameters)
+        if not own:
+            raise ValueError(
+                f"--ea_learning_rate is {ea_learning_rate}, but {type(model).__name__} trains no parameter of evolving attention."
+            )
+        for group in groups[:]:
+            ours = [parameter for parameter in group["params"] if parameter in own]
+            group["params"] = [parameter for parameter in group["params"] if parameter not in own]
+            groups += [{**group, "params": ours, "lr": ea_learning_rate}]
     optimizer_class, defaults = OPTIMIZERS[args.optim]
     try:
         return optimizer_class(groups, lr=args.learning_rate, **{**defaults, **args.optim_args})
@@ -524,7 +547,10 @@ def train(
             "max_train_steps": max_train_steps,
             "mixed_precision": accelerator.mixed_precision,
             "metric_for_best_model": metric_for_best_model,
-            **{name: getattr(args, name) for name in ("seed", "optim", "optim_args", "learning_rate", "weight_decay")},
+            **{
+                name: getattr(args, name)
+                for name in ("seed", "optim", "optim_args", "learning_rate", "ea_learning_rate", "weight_decay")
+            },
             **{name: getattr(args, name) for name in ("max_grad_norm", "num_warmup_steps", "lr_scheduler_type")},
             "group_by_length": args.group_by_length,
         }

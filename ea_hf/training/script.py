@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.evolution import MIXINGS
 from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
@@ -29,9 +30,16 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         chains: the family's own fields that switch a chain of maps on and off.
     """
     group.add_argument(
-        "--ea_residual_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or the family's."
+        "--ea_mixing",
+        choices=MIXINGS,
+        help='"learned" learns the two weights, which then start at 0 by default. Default: the checkpoint\'s, or convex.',
     )
-    group.add_argument("--ea_conv_weight", type=float, help="In [0, 1]. Default: the checkpoint's, or the family's.")
+    group.add_argument(
+        "--ea_residual_weight",
+        type=float,
+        help="In [0, 1] if convex, otherwise any number. Default: the checkpoint's, or the family's.",
+    )
+    group.add_argument("--ea_conv_weight", type=float, help="As --ea_residual_weight.")
     group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or the family's.")
     group.add_argument("--ea_activation", help="Default: the checkpoint's, or the family's.")
     group.add_argument(
@@ -48,7 +56,9 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
 
 def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of the configuration that were given as arguments."""
-    return {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
+    fields = {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
+    fields.pop("ea_learning_rate", None)  # the optimizer's
+    return fields
 
 
 def add_streaming_arguments(group: argparse._ArgumentGroup) -> None:
