@@ -33,7 +33,7 @@ from .models.auto import CONFIGS, MODELS, evolving_config_from_pretrained
 from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
 from .training.command_line import ArgumentParser, run_main
-from .training.loop import OPTIMIZERS, create_optimizer, parse_values
+from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
 
 
 # Beside the heads for text to text, those that the scripts train.

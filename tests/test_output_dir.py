@@ -3,10 +3,15 @@
 """An output directory that a run cannot have is refused before anything is loaded, and left as it is."""
 
 import argparse
+import errno
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tiny_bert import reset_accelerator
 
 from ea_hf.training.loop import add_training_arguments, create_accelerator, output_dir_fault, prepare_output_dir
@@ -116,3 +121,78 @@ def test_all_directories_of_several_trainings_are_looked_at_before_the_first(tmp
     args = arguments(tmp_path / "out")
     with pytest.raises(ValueError, match="split-1-seed-2 already holds a run"):
         run_time_series.check_output_dirs(args, ["split-1-seed-1", "split-1-seed-2"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_another_run(number, tmp_path, monkeypatch):
+    def acquire(self):
+        raise OSError(number, os.strerror(number))
+
+    args = arguments(tmp_path / "out")
+    accelerator = create_accelerator(args)
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(ValueError, match=r"The file system of .*out has no locks \(.*\).*another --output_dir"):
+        prepare_output_dir(accelerator, args)
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_points_to_stays(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "out/.lock").symlink_to(tmp_path / "notes.txt")
+    args = arguments(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"out cannot be made or locked: .*\.lock"):
+        prepare_output_dir(create_accelerator(args), args)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone/further")
+    args = arguments(tmp_path / "link")
+    with pytest.raises(ValueError, match=r"link cannot be made or locked: .*another --output_dir"):
+        prepare_output_dir(create_accelerator(args), args)
+
+
+def is_free(output_dir):
+    code = "import filelock, sys; filelock.FileLock(sys.argv[1], blocking=False).acquire()"
+    words = [sys.executable, "-c", code, str(output_dir / ".lock")]
+    return subprocess.run(words, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_other_processes_are_kept_out_until_the_run_ends(tmp_path):
+    args = arguments(tmp_path / "out")
+    lock = prepare_output_dir(create_accelerator(args), args)
+    assert not is_free(tmp_path / "out")
+    lock.close()
+    assert is_free(tmp_path / "out")
+    again = arguments(tmp_path / "out", "--overwrite_output_dir")
+    kept = prepare_output_dir(create_accelerator(again), again)  # as by an error whose traceback is looked at
+    taken_over = prepare_output_dir(create_accelerator(again), again)
+    assert not is_free(tmp_path / "out")
+    taken_over.close()
+    kept.close()
+    assert is_free(tmp_path / "out")
+
+
+def test_no_module_needs_what_only_unix_has():
+    root = Path(__file__).parents[1]
+    for folder in ("ea_hf", "glue", "image_classification", "time_series", "translation"):
+        for path in (root / folder).rglob("*.py"):
+            assert not re.search(r"^(import|from) (fcntl|pwd|grp|resource|termios)\b", path.read_text(), re.M), path
+
+
+WITHOUT = """
+import importlib.machinery, sys
+class Finder:
+    find_distributions = importlib.machinery.PathFinder.find_distributions
+    def find_spec(name, path=None, target=None):
+        absent = name.split(".")[0] in ("accelerate", "datasets", "evaluate", "pandas", "peft", "sklearn")
+        return None if absent else importlib.machinery.PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
+"""
+
+
+@pytest.mark.parametrize("module", ["ea_hf.plan", "ea_hf.export", "ea_hf.visualization.__main__"])
+def test_a_plain_install_has_its_programs(module):
+    code = f"{WITHOUT}\ntry:\n    import datasets\nexcept ImportError:\n    import {module}\nelse:\n    sys.exit(3)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -286,7 +286,7 @@ def test_a_signal_at_the_end_of_a_training_keeps_the_others_from_starting(tmp_pa
 def test_another_process_is_kept_out_of_all_trainings(tmp_path):
     """Also out of those that are finished."""
     (tmp_path / "out").mkdir()
-    hold = "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(); input()"
+    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
     words = [sys.executable, "-c", hold, str(tmp_path / "out/.lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()

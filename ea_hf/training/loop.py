@@ -9,22 +9,21 @@ weights as an undisturbed one; and with as many processes more as accumulation s
 """
 
 import argparse
-import ast
-import fcntl
+import errno
 import gc
 import hashlib
 import json
 import logging
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import datasets
 import numpy as np
@@ -38,10 +37,10 @@ from accelerate.utils import (
     send_to_device,
     set_seed,
 )
-from transformers import Adafactor, PreTrainedModel, get_scheduler
+from filelock import FileLock, Timeout
+from transformers import PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
-from ..models.evolution import AttentionEvolution
 from .batching import Step, TrainingBatches, count_labels, progress_bar, stand_in
 from .checkpoints import (
     CHECKPOINT,
@@ -58,6 +57,7 @@ from .checkpoints import (
 from .command_line import RunError
 from .interruptions import Interrupted, raise_if_any, received
 from .launch import check_launch, configure_engine, is_cpu_run
+from .optimizers import OPTIMIZERS, create_optimizer, parse_values
 from .sharding import prepare
 from .streaming import Stream, StreamedBatches
 from .training_state import describe_engine, load_training_state, save_training_state
@@ -68,6 +68,7 @@ logger = logging.getLogger(__name__)
 ARGUMENTS_FILE = "training_args.json"
 RESULTS_FILE = "all_results.json"
 LOCK_FILE = ".lock"
+_locks: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
 # Those of Transformers' schedules that need nothing but the steps of the warm-up and of the run.
 SCHEDULES = (
     "linear",
@@ -78,13 +79,6 @@ SCHEDULES = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
-# Name and, for Transformers' ones, the arguments that `Trainer` gives them.
-OPTIMIZERS = {
-    "adamw_torch": (torch.optim.AdamW, {"fused": True}),
-    "adafactor": (Adafactor, {"scale_parameter": False, "relative_step": False}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
-    "radam": (torch.optim.RAdam, {}),
-}
 # Differences in these make a resumed run another run; differences in the others are allowed and said.
 IDENTITY = (
     "model",
@@ -114,20 +108,6 @@ def steps_or_epoch(text: str) -> int | str:
     if text.isdigit() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f'{text!r} is neither a positive number of steps, nor "epoch", nor "no"')
-
-
-def parse_values(text: str) -> dict[str, Any]:
-    """Parses "d_model=256,feed_forward_proj=gated-gelu", for an argument of the command line."""
-    values = {}
-    for part in re.split(r",(?![^(\[]*[)\]])", text):  # not within brackets
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not (name and equals and value):
-            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
-        try:
-            values[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            values[name] = {"true": True, "false": False}.get(value, value)
-    return values
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -286,35 +266,52 @@ def output_dir_fault(args: argparse.Namespace) -> str | None:
     )
 
 
-def lock_output_dir(accelerator: Accelerator, output_dir: Path) -> Any:
-    """Makes a directory, and keeps other runs out of it.
+def lock_output_dir(accelerator: Accelerator, output_dir: Path) -> ExitStack | None:
+    """Makes a directory, and keeps other processes out of it.
 
     Returns:
-        An object that holds the directory's lock as long as it lives.
+        On the main process, what holds the directory's lock as long as it lives and is not closed.
 
     Raises:
-        ValueError: another process is running in it.
+        ValueError: another process is running in it, it cannot be made, or its file system has no locks.
     """
     fault, lock = None, None
     if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = (output_dir / LOCK_FILE).open("w")
         try:
-            # Unlike flock, it is not inherited by the processes that load data, which outlive a killed run for a while.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock = _lock(output_dir)
+        except Timeout:
             fault = f"Another run is using {output_dir}. Wait for it, or choose another --output_dir."
+        except OSError as error:
+            fault = f"{output_dir} cannot be made or locked: {error}. Choose another --output_dir."
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                fault = (
+                    f"The file system of {output_dir} has no locks ({error}), so that nothing would keep two runs apart. "
+                    "Choose another --output_dir, such as one on a local disk."
+                )
     fault = broadcast_object_list([fault])[0]
     if fault is not None:
         raise ValueError(fault)
     return lock
 
 
-def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> Any:
+def _lock(output_dir: Path) -> ExitStack:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = str(output_dir.resolve() / LOCK_FILE)
+    if path in _locks:  # left by a run in this process that ended with an error; only other processes are kept out
+        _locks[path].release(force=True)
+    # A file that merely exists would outlive a run that was killed.
+    lock = _locks[path] = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
+    lock.acquire()
+    stack = ExitStack()
+    stack.callback(lock.release)
+    return stack
+
+
+def prepare_output_dir(accelerator: Accelerator, args: argparse.Namespace) -> ExitStack | None:
     """Makes the output directory this run's own, and writes the arguments into it.
 
     Returns:
-        An object that holds the directory's lock as long as it lives.
+        As `lock_output_dir`.
 
     Raises:
         ValueError: the directory holds another run, or another process is running in it.
@@ -444,41 +441,6 @@ def copy_weights_from_file(model: torch.nn.Module) -> None:
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-
-
-def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `--optim`.
-
-    Weight decay is for matrices and kernels only: not for biases, not for the weights of normalization, not for those that
-    evolving attention has learned.
-
-    Raises:
-        ValueError: the optimizer does not know one of `--optim_args`, or nothing has the `--ea_learning_rate`.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # ZeRO-3 leaves a parameter without elements, and notes its shape.
-    dimensions = {p: len(getattr(p, "ds_shape", p.shape)) for p in parameters}
-    groups = [
-        {"params": [p for p in parameters if dimensions[p] >= 2], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if dimensions[p] < 2], "weight_decay": 0.0},
-    ]
-    ea_learning_rate = getattr(args, "ea_learning_rate", None)
-    if ea_learning_rate is not None:
-        modules = [module for module in model.modules() if isinstance(module, AttentionEvolution)]
-        own = {parameter for module in modules for parameter in module.parameters()}.intersection(parameters)
-        if not own:
-            raise ValueError(
-                f"--ea_learning_rate is {ea_learning_rate}, but {type(model).__name__} trains no parameter of evolving attention."
-            )
-        for group in groups[:]:
-            ours = [parameter for parameter in group["params"] if parameter in own]
-            group["params"] = [parameter for parameter in group["params"] if parameter not in own]
-            groups += [{**group, "params": ours, "lr": ea_learning_rate}]
-    optimizer_class, defaults = OPTIMIZERS[args.optim]
-    try:
-        return optimizer_class(groups, lr=args.learning_rate, **{**defaults, **args.optim_args})
-    except TypeError as error:
-        raise ValueError(f"--optim {args.optim} does not take --optim_args {args.optim_args}: {error}") from error
 
 
 def model_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
