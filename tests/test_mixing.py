@@ -265,3 +265,25 @@ def test_a_changed_configuration_of_a_built_model_is_not_saved(name, value, tmp_
         setattr(model.config, name, value)
         with pytest.raises(ValueError, match=f"`config.{name}` is {value!r}, but the model was built with"):
             model.save_pretrained(tmp_path)
+
+
+def test_peft_trains_and_saves_the_learned_weights(tmp_path):
+    peft = pytest.importorskip("peft")
+    case = next(case for case in CASES if case.model_class is ea_hf.EABertForSequenceClassification)
+    inputs = case.batch().inputs
+
+    def base():
+        torch.manual_seed(0)
+        fields = {"ea_mixing": "learned", "ea_residual_weight": None, "ea_conv_weight": None}
+        return case.model_class(case.config(**fields))
+
+    config = peft.LoraConfig(target_modules=["query"], modules_to_save=["evolution", "classifier"])
+    model = peft.get_peft_model(base(), config).train()
+    model(**inputs).logits.square().sum().backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5).step()
+    gates = [p for name, p in model.named_parameters() if "_gate" in name and p.requires_grad]
+    assert len(gates) == 6 and all(gate.any() for gate in gates)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model.eval()(**inputs).logits)

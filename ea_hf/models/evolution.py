@@ -216,11 +216,12 @@ class AttentionEvolution(nn.Module):
 
         In training not again once they have moved. Inference looks again at parameters that were written to.
         """
-        if torch.is_grad_enabled() and self._gates_have_moved:
-            return False
         gates = (self.residual_gate, self.conv_gate)
+        is_learning = torch.is_grad_enabled() and any(gate.requires_grad for gate in gates)
+        if is_learning and self._gates_have_moved:
+            return False
         key = None
-        if not torch.is_grad_enabled() and not any(gate.is_inference() for gate in gates):
+        if not is_learning and not any(gate.is_inference() for gate in gates):
             key = tuple(number for gate in gates for number in (id(gate), gate._version))
             if self._seen_gates is not None and self._seen_gates[0] == key:
                 return self._seen_gates[1]
