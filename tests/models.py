@@ -6,6 +6,7 @@ A family brings a dictionary of tiny configuration values and says which kind of
 examples of different lengths, which a batch then pads; a kind of inputs without padding (images) stacks them.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -596,3 +597,9 @@ every_extending_family = pytest.mark.parametrize(
     "case", [case for case in BASE_CASES if case in EXTENDING_CASES], ids=str
 )
 every_family = pytest.mark.parametrize("case", BASE_CASES, ids=str)
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """Newer versions of Transformers call the argument `cache`."""
+    names = inspect.signature(type(model).forward).parameters
+    return "cache" if "cache" in names else "past_key_values"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassFieldValidationError
-from models import randomize
+from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
+from models import cache_name, randomize
 from test_exactness import run
 from test_exactness import tensors as tensors_of_one
 from torch.testing import assert_close
@@ -801,12 +801,12 @@ def test_caches_that_cannot_hold_maps_are_refused():
     inputs = {"input_ids": family.inputs((9,))["input_ids"]}
     cache = run(vanilla, inputs, use_cache=True).past_key_values
     with pytest.raises(ValueError, match="without the rows of their attention maps"):
-        run(model, inputs, past_key_values=cache)
+        run(model, inputs, **{cache_name(model): cache})
     with pytest.raises(ValueError, match="paged"):
         model.set_attn_implementation("paged|eager")
     for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=12)):
         expected = run(model, inputs, use_cache=False).logits
-        assert_close(run(model, inputs, past_key_values=cache).logits, expected, atol=1e-5, rtol=0)
+        assert_close(run(model, inputs, **{cache_name(model): cache}).logits, expected, atol=1e-5, rtol=0)
 
 
 def test_evolving_models_and_others_are_refused():
@@ -829,7 +829,10 @@ def test_configurations_keep_the_vanilla_defaults():
     for model_type, vanilla_class in CONFIG_MAPPING.items():
         if model_type.startswith("ea_"):
             continue
-        vanilla = vanilla_class()
+        try:
+            vanilla = vanilla_class()
+        except StrictDataclassError:  # Transformers' own defaults contradict each other
+            continue
         try:
             evolved = evolved_config_class(vanilla_class)()
         except (ImportError, ValueError) as error:  # what Transformers itself cannot import here

@@ -3,12 +3,12 @@
 """Whatever stands around the evolution's modules, and whatever masks and caches are given: exact, or an error."""
 
 import copy
-import inspect
 import logging
 from pathlib import Path
 
 import pytest
 import torch
+from models import cache_name
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
@@ -204,12 +204,6 @@ def test_block_diagonal_masks_are_exact_without_a_convolution():
 
 
 # Caches
-
-
-def cache_name(model: nn.Module) -> str:
-    """Newer versions of Transformers call the argument `cache`."""
-    names = inspect.signature(type(model).forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
 
 
 def test_decoding_without_the_cache_s_keyword_raises(monkeypatch):
