@@ -825,13 +825,13 @@ def test_evolving_models_and_others_are_refused():
 
 def test_configurations_keep_the_vanilla_defaults():
     """Of all the configuration classes that Transformers knows, whatever models they have."""
-    differing = {}
+    differing, compared = {}, 0
     for model_type, vanilla_class in CONFIG_MAPPING.items():
         if model_type.startswith("ea_"):
             continue
         try:
             vanilla = vanilla_class()
-        except StrictDataclassError:  # Transformers' own defaults contradict each other
+        except (StrictDataclassError, ValueError):  # Transformers' own defaults are not complete, or contradict each other
             continue
         try:
             evolved = evolved_config_class(vanilla_class)()
@@ -839,8 +839,9 @@ def test_configurations_keep_the_vanilla_defaults():
             if isinstance(error, ImportError) or "Could not find" in str(error):
                 continue
             raise
+        compared += 1
         values = evolved.to_dict()
         for name, value in vanilla.to_dict().items():
             if name != "model_type" and values.get(name) != value:
                 differing[f"{model_type}.{name}"] = (value, values.get(name))
-    assert not differing
+    assert not differing and compared > 700
