@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue translation vision time-series test test-hf test-versions lint figures docs clean
+.PHONY: help install glue translation vision time-series test test-slow test-hf test-versions lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,11 @@ vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-
 time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about three minutes on two cores.
 	$(PYTHON) time_series/offline.py
 
-test: install  ## Run all tests.
-	$(PYTHON) -m pytest -n 2 --dist loadgroup
+test: install  ## Run the tests, but for the slow ones.
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-slow: install  ## Run the slow tests: every block of code of the documentation, and many kills.
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow
 
 test-hf: install  ## Run Transformers' own model and configuration tests on our classes.
 	$(PYTHON) -m pytest tests/transformers_suite

@@ -82,6 +82,7 @@ def root(tmp_path):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_every_block_runs(page, root, request):
     hub = request.getfixturevalue("online_hub" if page.name == "hub.md" else "hub")
