@@ -43,8 +43,10 @@ from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
 from .undocumented import (
     has_hooks,
+    has_numbers,
     is_in_backward,
     is_in_function_transform,
+    is_plain_tensor,
     saves_through_hooks,
     set_attention_function,
 )
@@ -328,7 +330,7 @@ class EvolutionState:
             )
         looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
         if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
-            if not (_is_traced() or attention_mask.is_meta):  # there are numbers to look at
+            if has_numbers(attention_mask) and not _is_traced():
                 check_mask(evolution, queries, keys, attention_mask, past_length)
             self._checked[evolution.chain] = attention_mask
         cached = self._blocked.get(evolution.chain)
@@ -530,7 +532,7 @@ def _is_plain(evolution: AttentionEvolution, device: torch.device) -> bool:
         if type(module) is not its_type or "forward" in vars(module) or has_hooks(module):
             return False
         for parameter in module.parameters(recurse=False):
-            if type(parameter.data) is not torch.Tensor or parameter.device != device:
+            if not is_plain_tensor(parameter) or parameter.device != device:
                 return False
     return not has_hooks(evolution.activation) and "forward" not in vars(evolution.activation)
 

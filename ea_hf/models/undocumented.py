@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
@@ -29,6 +30,16 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether something else runs when a module is called: hooks of its own, or of all modules."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(own) or nn.modules.module._has_any_global_hook()
+
+
+def is_plain_tensor(tensor: torch.Tensor) -> bool:
+    """Whether it is no subclass of tensors, such as a quantized one; fake tensors stand for plain ones."""
+    return type(tensor.data) in (torch.Tensor, FakeTensor)
+
+
+def has_numbers(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is more than a shape, as those on the meta device and fake ones are."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def keep_in_place(tensor: torch.Tensor) -> None:
