@@ -330,7 +330,7 @@ class EvolutionState:
             )
         looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
         if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
-            if has_numbers(attention_mask) and not _is_traced():
+            if not _is_traced() and has_numbers(attention_mask):
                 check_mask(evolution, queries, keys, attention_mask, past_length)
             self._checked[evolution.chain] = attention_mask
         cached = self._blocked.get(evolution.chain)
