@@ -88,7 +88,8 @@ def test_only_lora_and_the_convolutions_are_trained(setting):
             original, before[name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")]
         )
     with peft_model.disable_adapter():
-        assert_close_outputs(run(peft_model, inputs), run(base, inputs), atol=0.0)
+        # PEFT's wrapper around a convolution is called, on the reference path; the fast ones round differently.
+        assert_close_outputs(run(peft_model, inputs), run(base, inputs), atol=1e-5)
 
 
 def test_adapter_saves_loads_and_merges(setting, tmp_path):
