@@ -21,7 +21,7 @@ from transformers import (
 
 from ea_hf import EAResNetBackbone, EAResNetConfig, EAResNetForImageClassification, EAResNetModel
 from ea_hf.models.configuration_ea_resnet import DEPTHS
-from ea_hf.models.evolution import EvolutionState
+from ea_hf.models.evolution_state import EvolutionState
 from ea_hf.models.modeling_ea_resnet import EAResNetAttention, EAResNetConvLayer
 
 
@@ -192,7 +192,7 @@ def test_augmented_layers_equal_the_transcription(residual_weight, conv_weight, 
     for fast in (True, False):
         state = EvolutionState(keep_maps=not fast)
         with torch.no_grad():
-            outputs = [layer(x, state)[0] for layer, x in zip((first, second), hidden_states, strict=True)]
+            outputs = [state.run(layer, x)[0] for layer, x in zip((first, second), hidden_states, strict=True)]
         for row in range(2):
             expected, evolved = transcribe(first, config, hidden_states[0][row].numpy(), None)
             assert_close(outputs[0][row].numpy(), expected, atol=1e-10, rtol=0)

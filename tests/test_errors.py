@@ -254,7 +254,7 @@ def test_attention_function_without_state():
     model = EABertModel(EABertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8))
     layer = model.encoder.layer[0]
     with pytest.raises(
-        RuntimeError, match=r"BertSelfAttention .* no `evolution_state`.*call the model, not its layers"
+        RuntimeError, match=r"BertSelfAttention was called without a forward pass.*Call the model, not its layers"
     ):
         layer(torch.zeros(1, 3, 8))
 
@@ -270,4 +270,4 @@ def test_attention_function_in_a_vanilla_model():
 def test_attention_function_with_a_state_but_no_evolution():
     query = torch.zeros(1, 2, 3, 4)
     with pytest.raises(RuntimeError, match=r"Identity .* no `evolution` module"):
-        evolving_attention_forward(torch.nn.Identity(), query, query, query, None, evolution_state=EvolutionState())
+        EvolutionState().run(evolving_attention_forward, torch.nn.Identity(), query, query, query, None)

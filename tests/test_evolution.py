@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mechanism against its equations, written out with loops over numbers in double precision."""
 
+import functools
 import math
 
 import numpy as np
@@ -140,7 +141,7 @@ def run_chain(chain, projections, mask, state=None, **kwargs):
     """Output, attention weights and map of every layer."""
     state = EvolutionState(keep_maps=True) if state is None else state
     results = [
-        evolving_attention_forward(module, *projection, mask, evolution_state=state, **kwargs)
+        state.run(evolving_attention_forward, module, *projection, mask, **kwargs)
         for module, projection in zip(chain, projections, strict=True)
     ]
     outputs, weights = zip(*results, strict=True)
@@ -265,7 +266,7 @@ def test_decoder_with_cross_attention_follows_the_equations(
             (own, own_projections, own_mask, own_results),
             (cross, cross_projections, cross_mask, cross_results),
         ):
-            results.append(evolving_attention_forward(chain[layer], *projections[layer], mask, evolution_state=state))
+            results.append(state.run(evolving_attention_forward, chain[layer], *projections[layer], mask))
     own_results = (*zip(*own_results, strict=True), state.maps())
     cross_results = (*zip(*cross_results, strict=True), state.maps("cross"))
     assert_chain_matches_reference(config, own, own_projections, own_results, own_allowed, real_queries)
@@ -464,7 +465,7 @@ def test_each_layer_sees_its_own_mask():
     masks = [torch.ones(2, 1, 6, 6, dtype=torch.bool).triu(-width).tril(width) for width in (1, 2, 3)]
     state = EvolutionState(keep_maps=True, check_masks=False)
     for module, projection, mask in zip(chain, projections, masks, strict=True):
-        evolving_attention_forward(module, *projection, mask, evolution_state=state)
+        state.run(evolving_attention_forward, module, *projection, mask)
     for layer in range(1, LAYERS):
         query, key, _ = projections[layer]
         expected = chain[layer].evolution(query @ key.transpose(-2, -1) * HEAD_DIM**-0.5, None, ~masks[layer])
@@ -601,9 +602,9 @@ def test_layer_without_its_predecessor_is_refused():
     chain = make_chain(Config(2))
     projections = make_projections(2, 5, 5)
     state = EvolutionState()
-    evolving_attention_forward(chain[0], *projections[0], None, evolution_state=state)
+    state.run(evolving_attention_forward, chain[0], *projections[0], None)
     with pytest.raises(RuntimeError, match=r"Layer 2 found no map of layer 1.*run in order"):
-        evolving_attention_forward(chain[2], *projections[2], None, evolution_state=state)
+        state.run(evolving_attention_forward, chain[2], *projections[2], None)
 
 
 def test_cross_attention_does_not_continue_the_chain_of_self_attention():
@@ -612,9 +613,9 @@ def test_cross_attention_does_not_continue_the_chain_of_self_attention():
     projections = make_projections(2, 5, 5)
     state = EvolutionState()
     mask = self_attention_mask(real_tokens(5, None), is_causal=True)[:, None]
-    evolving_attention_forward(own[0], *projections[0], mask, evolution_state=state)
+    state.run(evolving_attention_forward, own[0], *projections[0], mask)
     with pytest.raises(RuntimeError, match="Layer 1 found no map of layer 0"):
-        evolving_attention_forward(cross[1], *projections[1], None, evolution_state=state)
+        state.run(evolving_attention_forward, cross[1], *projections[1], None)
 
 
 @pytest.mark.parametrize("residual_weight", [0.0, 0.3])
@@ -639,12 +640,15 @@ def test_maps_are_kept_in_the_order_of_layers():
 
 
 def test_replayed_layers_get_the_map_of_their_predecessor():
-    """As under activation checkpointing, which hooks into what autograd saves, and replays the last layers first."""
+    """As under activation checkpointing, which replays the last layers first, perhaps more than once."""
     chain = make_chain(Config(2))
     projections = make_projections(2, 5, 5)
-    state = EvolutionState()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
-        outputs, *_ = run_chain(chain, projections, None, state)
-        for layer in reversed(range(LAYERS)):
-            replayed, _ = evolving_attention_forward(chain[layer], *projections[layer], None, evolution_state=state)
-            assert torch.equal(replayed, outputs[layer])
+    state, layers, outputs = EvolutionState(keep_maps=True), [], []
+    for module, projection in zip(chain, projections, strict=True):
+        layers.append(state.replayable(functools.partial(evolving_attention_forward, module, *projection, None)))
+        outputs.append(layers[-1]()[0])
+    maps = state.maps()
+    for layer in (*reversed(range(LAYERS)), *range(LAYERS)):
+        replayed, _ = layers[layer]()
+        assert torch.equal(replayed, outputs[layer])
+    assert state.maps() == maps and len(maps) == LAYERS

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from ea_hf.models.evolution import EvolutionState
+from ea_hf.models.evolution_state import EvolutionState
 
 
 every_kernel = pytest.mark.parametrize("kernel_size", [1, 3, 5], ids="kernel{}".format)

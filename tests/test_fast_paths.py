@@ -97,13 +97,13 @@ class Chain:
         state, outputs = EvolutionState(), []
         for i, module in enumerate(self.modules):
             module.train(training)
-            output, _ = evolving_attention_forward(
+            output, _ = state.run(
+                evolving_attention_forward,
                 module,
                 *self.inputs[3 * i : 3 * i + 3],
                 self.mask,
                 dropout=self.case.dropout,
                 position_bias=self.bias,
-                evolution_state=state,
             )
             outputs.append(output)
         return torch.cat(outputs)

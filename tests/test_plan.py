@@ -20,7 +20,7 @@ from ea_hf import (
     EAViTConfig,
     plan,
 )
-from ea_hf.models.evolution import EvolutionState
+from ea_hf.models.evolution_state import EvolutionState
 from ea_hf.training.loop import create_optimizer
 
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, LlamaForCausalLM
-from transformers.models.t5.modeling_t5 import T5Attention
 
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5ForConditionalGeneration, evolve
 from ea_hf._requirements import FIRST_UNTRIED, OLDEST, check_transformers
-from ea_hf.models import evolution, modeling_ea_t5
+from ea_hf.models import evolution
+from ea_hf.models.evolution_state import EvolutionState
 
 
 BERT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
@@ -208,7 +208,7 @@ def test_block_diagonal_masks_are_exact_without_a_convolution():
 
 def test_decoding_without_the_cache_s_keyword_raises(monkeypatch):
     """A version of Transformers that hands the cache down in another way must not decode to other tokens silently."""
-    monkeypatch.setattr(modeling_ea_t5.EAT5Attention, "forward", T5Attention.forward)
+    monkeypatch.setattr(evolution, "_note_cache", lambda *args: None)
     model, source = make_t5(), tokens(2, 6)
     with pytest.raises(RuntimeError, match="no cache that holds the rows"):
         model.generate(source, min_new_tokens=5, max_new_tokens=5)
@@ -226,7 +226,7 @@ def test_keys_beyond_the_queries_need_a_cache(weights):
         llama(tokens(1, 1), **{cache_name(llama): vanilla_cache})
     step = evolution.AttentionEvolution(2, 1, *weights, is_causal=True)
     with pytest.raises(RuntimeError, match="no cache"):
-        evolution.EvolutionState().where_blocked(step, 1, 4, torch.ones(1, 1, 1, 4, dtype=torch.bool))
+        EvolutionState().where_blocked(step, 1, 4, torch.ones(1, 1, 1, 4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("prompt_length", (3, 5, 33))

@@ -24,6 +24,7 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
+import inspect
 import math
 import re
 import zlib
@@ -32,7 +33,6 @@ from numbers import Real
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -41,19 +41,36 @@ from transformers.masking_utils import sdpa_mask
 
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
-from .undocumented import (
-    has_hooks,
-    has_numbers,
-    is_in_backward,
-    is_in_function_transform,
-    is_plain_tensor,
-    saves_through_hooks,
-    set_attention_function,
-)
+from .evolution_state import EvolutionState, is_traced, running_state
+from .undocumented import has_hooks, is_plain_tensor, set_attention_function
 
 
-# An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
-BLOCKED_BIAS = -1e4
+# What attention functions are given beside their documented arguments and what changes neither scores nor softmax.
+HARMLESS_ARGUMENTS = {
+    "cache_position",
+    "deterministic",
+    "is_causal",
+    "num_items_in_batch",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+}
+# Of those that do, some by name.
+FOREIGN_ARGUMENTS = {
+    "softcap": "softcapping of the scores",
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "sliding_window": "a sliding window",
+    "head_mask": "a head mask",
+    "layer_head_mask": "a head mask",
+    "cu_seq_lens_q": "packed sequences",
+    "cu_seqlens": "packed sequences",
+    "block_table": "a paged cache",
+    "cache": "a paged cache",
+}
 
 MIXINGS = ("convex", "additive", "learned")
 # Of new kernels in "learned": where a convolution's weight starts at 0, its first gradient is what the kernel gives.
@@ -114,6 +131,7 @@ class AttentionEvolution(nn.Module):
         mixing: "convex", equations (1) and (2), "additive" or "learned", equations (1') and (2').
 
     Attributes:
+        may_be_dropped: whether the model may leave the layer out in training (LayerDrop); False, but where `evolve` sets it.
         residual_gate, conv_gate: (heads,), the weights of "learned", in every layer but the first; otherwise `None`.
 
     Raises:
@@ -147,6 +165,8 @@ class AttentionEvolution(nn.Module):
         self.chain = chain or ("cross" if is_cross_attention else "self")
         self.activation = ACT2FN[activation]
         self.is_relu = activation == "relu"
+        self.is_first = layer_index == 0
+        self.may_be_dropped = False
         self.conv = self.residual_gate = self.conv_gate = None
         is_learned = mixing == "learned"
         if layer_index > 0 and (is_learned or conv_weight != 0):
@@ -249,191 +269,6 @@ def _per_head(weight: float, gate: torch.Tensor | None, dtype: torch.dtype) -> f
     return weight if gate is None else gate.to(dtype).view(-1, 1, 1)
 
 
-class EvolutionState:
-    """What one forward pass hands from layer to layer: the maps, and where the convolution must see zeros.
-
-    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Otherwise a
-    map is dropped as soon as the next layer has used it.
-
-    Args:
-        keep_maps: keep the maps of all layers, for the caller to return.
-        keep_weights: return the attention weights of all layers.
-        check_masks: refuse masks with which the convolution is not exact; see `check_mask`.
-    """
-
-    def __init__(self, keep_maps: bool = False, keep_weights: bool = False, check_masks: bool = True):
-        self.keep_maps = keep_maps
-        self.keep_weights = keep_weights
-        self.check_masks = check_masks
-        # By chain and layer.
-        self._maps: dict[tuple[str, int], torch.Tensor] = {}
-        # By chain: the mask, and what follows from it.
-        self._blocked: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
-        # By chain: the mask that was checked last.
-        self._checked: dict[str, torch.Tensor] = {}
-        self._padded_queries: torch.Tensor | None = None
-
-    def maps(self, chain: str = "self") -> tuple[torch.Tensor, ...]:
-        """The maps A_l of a chain from its first to its last layer, each (batch, heads, query, key)."""
-        keys = sorted(key for key in self._maps if key[0] == chain)
-        return tuple(self._maps[key] for key in keys)
-
-    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
-        """A_{l-1}, or `None` where the layer takes nothing from the previous one."""
-        if evolution.layer_index == 0 or not evolution.takes_maps:
-            return None
-        key = (evolution.chain, evolution.layer_index - 1)
-        if key not in self._maps:
-            raise RuntimeError(
-                f"Layer {evolution.layer_index} found no map of layer {evolution.layer_index - 1}. Layers of evolving "
-                "attention must run in order within one forward pass of the model."
-            )
-        keep = self.keep_maps or _may_be_replayed()
-        # Where layers are on different devices, the map follows the hidden states.
-        return (self._maps[key] if keep else self._maps.pop(key)).to(device)
-
-    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
-        """Takes A_l for the next layer."""
-        if self.keep_maps or evolution.takes_maps:
-            # A replay under gradient checkpointing gives the same map again; the first is the one in the graph.
-            self._maps.setdefault((evolution.chain, evolution.layer_index), evolved)
-
-    def where_blocked(
-        self,
-        evolution: AttentionEvolution,
-        queries: int,
-        keys: int,
-        attention_mask: torch.Tensor | None,
-        past_length: int | torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries.
-
-        Args:
-            past_length: number of keys before the first query, which a cache knows; `None` without one.
-
-        Raises:
-            RuntimeError: self-attention gets more or fewer keys than queries, and no cache that could hold the rows of the
-                maps above them; causal attention gets no mask.
-            ValueError: see `check_mask`; only where a convolution would look across the hidden cells.
-        """
-        if not evolution.is_cross_attention and queries != keys and (past_length is None or not evolution.is_causal):
-            kind = "causal " if evolution.is_causal else ""
-            raise RuntimeError(
-                f"Evolving {kind}self-attention (chain {evolution.chain!r}, layer {evolution.layer_index}) got {queries} queries "
-                f"and {keys} keys, but no cache that holds the rows of the maps above them. "
-                + (
-                    f"If a cache is in use, this version of Transformers ({transformers.__version__}) hands it down in a way "
-                    "that ea_hf does not know: decode with `use_cache=False`, or install a version that setup.cfg names."
-                    if evolution.is_causal
-                    else "Prefixes of keys and caches are not for attention that is not causal."
-                )
-            )
-        looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
-        if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
-            if not _is_traced() and has_numbers(attention_mask):
-                check_mask(evolution, queries, keys, attention_mask, past_length)
-            self._checked[evolution.chain] = attention_mask
-        cached = self._blocked.get(evolution.chain)
-        if cached is not None and cached[0] is attention_mask:
-            return cached[1]
-        blocked = None
-        if attention_mask is not None:
-            blocked = _is_blocked(attention_mask)
-            blocked = blocked.expand(*blocked.shape[:-2], queries, keys)
-        if not evolution.is_cross_attention:
-            if evolution.is_causal and blocked is None and queries > 1:
-                raise RuntimeError(
-                    "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not "
-                    "change the model's attention implementation, and do not call its layers on their own."
-                )
-            # A query that may not attend to itself is padding.
-            self._padded_queries = None
-            if blocked is not None:
-                query_index = torch.arange(queries, device=blocked.device)
-                key_index = query_index + (0 if past_length is None else past_length)
-                self._padded_queries = blocked[..., query_index, key_index].unsqueeze(-1)
-        if self._padded_queries is not None:
-            blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
-        self._blocked[evolution.chain] = (attention_mask, blocked)
-        return blocked
-
-
-def check_mask(
-    evolution: AttentionEvolution,
-    queries: int,
-    keys: int,
-    attention_mask: torch.Tensor,
-    past_length: int | torch.Tensor | None,
-) -> None:
-    """Checks that a mask hides padding, and later tokens in causal self-attention, and nothing else.
-
-    Elsewhere the convolution would carry scores from one part of a map to another which the mask keeps apart.
-
-    Raises:
-        ValueError: it hides more or less, or it adds a bias to the scores.
-    """
-    is_bias = attention_mask.is_floating_point()
-    allowed = ~_is_blocked(attention_mask)
-    biased = ((attention_mask != 0) & allowed).any() if is_bias else None
-    if allowed.shape[-2] == 1 or queries == 1:
-        differs = None
-    else:
-        allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
-        is_causal = evolution.is_causal and not evolution.is_cross_attention
-        real = torch.ones((), dtype=torch.bool, device=allowed.device)
-        if not evolution.is_cross_attention:
-            query_index = torch.arange(queries, device=allowed.device)
-            position = query_index + (0 if past_length is None else past_length)
-            real = allowed[..., query_index, position].unsqueeze(
-                -1
-            )  # a query that may not attend to itself is padding
-        expected = (allowed & real).any(dim=-2, keepdim=True)
-        if is_causal:
-            expected = expected & (torch.arange(keys, device=allowed.device) <= position[:, None])
-        differs = (allowed != expected) & real
-        if evolution.is_cross_attention:
-            differs = differs & allowed.any(dim=-1, keepdim=True)
-        differs = differs.any()
-    wrong = [flag for flag in (biased, differs) if flag is not None]
-    if not wrong or not torch.stack(wrong).any():  # an accelerator waits here, once for each mask
-        return
-    if biased is not None and biased:
-        raise ValueError(
-            f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, or above, such as a "
-            "position bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
-        )
-    kind = "padding and later tokens" if evolution.is_causal and not evolution.is_cross_attention else "padding"
-    raise ValueError(
-        f"The attention mask of the chain {evolution.chain!r} hides more or less than {kind}. Evolving attention is not "
-        "exact with packed sequences (`position_ids` that start anew within a row, block-diagonal masks), sliding windows, "
-        "chunked or prefix attention; give each sequence a row of its own, with an `attention_mask`."
-    )
-
-
-def _may_be_replayed() -> bool:
-    """Whether a layer may run again in the backward pass: gradient checkpointing hooks into what autograd saves."""
-    return torch.is_grad_enabled() and (_is_traced() or saves_through_hooks())
-
-
-def is_replayed() -> bool:
-    """Whether gradient checkpointing runs a layer again, in the backward pass."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and is_in_backward()
-
-
-def _is_traced() -> bool:
-    """Whether the operations are recorded (compile, export, trace, function transforms) rather than just run."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_function_transform()
-
-
-def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
-    if not (attention_mask.dtype == torch.bool or attention_mask.is_floating_point()):
-        raise ValueError(
-            f"The attention mask {tuple(attention_mask.shape)} is of the type {attention_mask.dtype}, which leaves open whether "
-            "its numbers are flags or added to the scores. For flags of which True may be attended to, use `mask.bool()`."
-        )
-    return ~attention_mask if attention_mask.dtype == torch.bool else attention_mask <= BLOCKED_BIAS
-
-
 def evolving_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -443,61 +278,88 @@ def evolving_attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: torch.Tensor | None = None,
-    evolution_state: EvolutionState | None = None,
-    evolution_cache: Cache | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The attention function that Transformers finds under `ATTENTION_NAME`: equations (1) to (3).
 
+    Previous maps and caches are in the `EvolutionState` of the forward pass that is running.
+
     Args:
         module: the attention module; owns an `AttentionEvolution` as `module.evolution`.
         query: (batch, heads, query, head_dim).
-        key: (batch, heads, key, head_dim).
-        value: (batch, heads, key, head_dim).
+        key: (batch, key_heads, key, head_dim). If they are fewer than `heads`, each is for as many queries' heads in a row.
+        value: (batch, key_heads, key, head_dim).
         attention_mask: broadcastable to (batch, heads, query, key); boolean, True where a query may attend, or
             additive, where -10000 and below mean that it may not.
         scaling: factor of the scores; `head_dim ** -0.5` if `None`.
         dropout: probability of dropping an attention weight in training.
         position_bias: added to the scores, and so part of the map, (batch or 1, heads, query, key).
-        evolution_state: what this forward pass carries; see `evolving_forward`.
-        evolution_cache: the cache of a model that decodes step by step, already updated with this call's keys.
 
     Returns:
         The attention output, (batch, query, heads, head_dim), and the attention weights P_l,
         (batch, heads, query, key), or `None` where a faster path never holds them whole and nobody asked for them.
 
     Raises:
-        RuntimeError: the module has no `evolution`, or the model handed down no state.
-        ValueError: the mask is of an integer type; see also `evolving_cache_layer`.
+        RuntimeError: the module has no `evolution`, or runs without its model.
+        ValueError: what the attention is to do is not part of the equations, see `FOREIGN_ARGUMENTS`; the mask is of an
+            integer type; see also `evolving_cache_layer`.
     """
-    evolution = getattr(module, "evolution", None)
-    if evolution is None or evolution_state is None:
-        missing = "no `evolution` module" if evolution is None else "no `evolution_state`"
+    evolution, state = getattr(module, "evolution", None), running_state()
+    if evolution is None:
         raise RuntimeError(
-            f'{type(module).__name__} runs with attn_implementation="evolving" but has {missing}. Use a model of '
-            "`ea_hf`, such as `EABertModel`, and call the model, not its layers."
+            f'{type(module).__name__} runs with attn_implementation="evolving" but has no `evolution` module. Use a model of '
+            "`ea_hf`, such as `EABertModel`, or `ea_hf.evolve`."
         )
+    if state is None:
+        raise RuntimeError(
+            f"{type(module).__name__} was called without a forward pass of its model, so there is no map of the layer before. "
+            "Call the model, not its layers; recompute activations with `model.activation_checkpointing_enable()`."
+        )
+    _check_arguments(module, query, attention_mask, kwargs)
+    if query.shape[1] != key.shape[1]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     dropout = dropout if module.training else 0.0
     queries, keys = query.shape[-2], key.shape[-2]
     cache = past_length = None
-    if evolution_cache is not None and (evolution.needs_cache or not evolution.is_cross_attention):
-        cache = evolving_cache_layer(evolution_cache, module.layer_idx, queries)
+    if state.cache is not None and (evolution.needs_cache or not evolution.is_cross_attention):
+        cache = evolving_cache_layer(state.cache, module.layer_idx, queries)
         past_length = cache.get_seq_length() - queries
-    previous = evolution_state.previous(evolution, query.device)
-    blocked = evolution_state.where_blocked(evolution, queries, keys, attention_mask, past_length)
+    previous = state.previous(evolution, query.device)
+    blocked = state.where_blocked(evolution, queries, keys, attention_mask, past_length)
     if not evolution.needs_cache:
         cache = None
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
-    if _needs_reference(evolution, evolution_state, cache, tensors):
+    if _needs_reference(evolution, state, cache, tensors):
         output, evolved, weights = _reference_attention(evolution, cache, tensors, scaling, dropout)
     else:
         if cache is not None:
             _fill_cache(evolution, cache, tensors, scaling)
         output, evolved = _fast_attention(evolution, tensors, scaling, dropout)
         weights = None
-    evolution_state.store(evolution, evolved)
+    state.store(evolution, evolved)
     return output, weights
+
+
+def _check_arguments(
+    module: nn.Module, query: torch.Tensor, attention_mask: torch.Tensor | None, arguments: dict[str, Any]
+) -> None:
+    for name, value in arguments.items():
+        if value is not None and value is not False and name not in HARMLESS_ARGUMENTS:
+            meaning = FOREIGN_ARGUMENTS.get(name, "something that the equations do not have")
+            raise ValueError(
+                f"{type(module).__name__} asks for {meaning} (`{name}`), which evolving attention cannot do."
+            )
+    evolution = module.evolution
+    if attention_mask is None and arguments.get("is_causal") and not evolution.is_causal:
+        raise ValueError(
+            f"{type(module).__name__} is causal without an attention mask, which evolving attention needs to see."
+        )
+    if evolution.conv is not None and evolution.conv.in_channels != query.shape[1]:
+        raise ValueError(
+            f"{type(module).__name__} attends with {query.shape[1]} heads, but says that it has {evolution.conv.in_channels}."
+        )
 
 
 def _needs_reference(
@@ -507,7 +369,7 @@ def _needs_reference(
     mask = tensors.attention_mask
     floats = (tensors.key, tensors.value, tensors.previous)
     return (
-        _is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
         or tensors.query.is_meta  # shapes without numbers
         or not _is_plain(evolution, tensors.query.device)
         or state.keep_maps
@@ -631,7 +493,11 @@ def is_evolving_name(attn_implementation: str) -> bool:
 
 
 def attach_evolution(
-    config: PreTrainedConfig, attentions: Iterable[nn.Module], is_on: bool = True, **kwargs: Any
+    config: PreTrainedConfig,
+    attentions: Iterable[nn.Module],
+    is_on: bool = True,
+    num_heads: int | None = None,
+    **kwargs: Any,
 ) -> None:
     """Makes a chain: gives each attention module its `AttentionEvolution`, as `module.evolution`.
 
@@ -639,16 +505,16 @@ def attach_evolution(
         config: an `EvolvingConfig`, which holds the weights, the kernel size and the activation.
         attentions: the attention modules of one chain, first layer first.
         is_on: whether its maps evolve; otherwise its attention is plain.
+        num_heads: `config.num_attention_heads` if `None`.
         kwargs: `is_causal`, `is_cross_attention` and `chain` of `AttentionEvolution`.
     """
-    # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
-    # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
-    attention_config = copy.copy(config)
-    set_attention_function(attention_config, ATTENTION_NAME)
     for layer_index, attention in enumerate(attentions):
-        attention.config = attention_config
+        # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
+        # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
+        attention.config = copy.copy(getattr(attention, "config", config))
+        set_attention_function(attention.config, ATTENTION_NAME)
         attention.evolution = AttentionEvolution(
-            config.num_attention_heads,
+            config.num_attention_heads if num_heads is None else num_heads,
             layer_index,
             residual_weight=config.ea_residual_weight if is_on else 0.0,
             conv_weight=config.ea_conv_weight if is_on else 0.0,
@@ -659,6 +525,28 @@ def attach_evolution(
             **kwargs,
         )
         attention.evolution.built_with = evolution_fields(config)
+        attention.evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
+        attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
+
+
+def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Hook before an attention module: the attention function needs the cache, which only the module gets.
+
+    It is known by its type: its name is not the same in all models and versions of Transformers.
+    """
+    state = running_state()
+    if state is None:
+        return
+    arguments = {**dict(zip(module.evolution.argument_names, args, strict=False)), **kwargs}
+    state.cache = next((value for value in arguments.values() if isinstance(value, Cache)), None)
+    if state.cache is not None and getattr(module, "layer_idx", None) is None:
+        raise ValueError(
+            f"{type(module).__name__} has no `layer_idx`, by which a cache would hold its maps. Use no cache."
+        )
+    has_other_keys = any(arguments.get(name) is not None for name in ("key_value_states", "encoder_hidden_states"))
+    if has_other_keys != module.evolution.is_cross_attention:
+        expected = ("cross" if module.evolution.is_cross_attention else "self") + "-attention"
+        raise ValueError(f"{type(module).__name__} is used as other than {expected}, which its evolution is for.")
 
 
 def evolution_fields(config: PreTrainedConfig) -> dict[str, Any]:

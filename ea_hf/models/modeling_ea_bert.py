@@ -20,7 +20,7 @@ from transformers.models.bert.modeling_bert import (
 
 from .configuration_ea_bert import EABertConfig
 from .evolution import attach_evolution
-from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
+from .modeling_evolving import EvolvingPreTrainedModel
 
 
 class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):
@@ -29,8 +29,6 @@ class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):
 
 class EABertModel(EABertPreTrainedModel, BertModel):
     """The encoder, with a pooler unless `add_pooling_layer=False`."""
-
-    forward = evolving_forward(BertModel.forward)
 
     def make_chains(self) -> None:
         attach_evolution(self.config, [layer.attention.self for layer in self.encoder.layer])
@@ -42,37 +40,25 @@ EABertPreTrainedModel.evolving_classes = {BertModel: EABertModel}
 class EABertForPreTraining(EABertPreTrainedModel, BertForPreTraining):
     """Heads for masked language modeling and next-sentence prediction."""
 
-    forward = evolving_forward(BertForPreTraining.forward)
-
 
 class EABertForMaskedLM(EABertPreTrainedModel, BertForMaskedLM):
     """Head for masked language modeling."""
-
-    forward = evolving_forward(BertForMaskedLM.forward)
 
 
 class EABertForSequenceClassification(EABertPreTrainedModel, BertForSequenceClassification):
     """Head for classification or regression of a sentence or a pair, such as GLUE's tasks."""
 
-    forward = evolving_forward(BertForSequenceClassification.forward)
-
 
 class EABertForTokenClassification(EABertPreTrainedModel, BertForTokenClassification):
     """Head for the classification of each token, such as named entities."""
-
-    forward = evolving_forward(BertForTokenClassification.forward)
 
 
 class EABertForQuestionAnswering(EABertPreTrainedModel, BertForQuestionAnswering):
     """Head for the start and the end of an answer in a text."""
 
-    forward = evolving_forward(BertForQuestionAnswering.forward)
-
 
 class EABertForMultipleChoice(EABertPreTrainedModel, BertForMultipleChoice):
     """Head for the choice among several continuations; inputs are (batch, choices, sequence)."""
-
-    forward = evolving_forward(BertForMultipleChoice.forward)
 
 
 __all__ = [

@@ -47,8 +47,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_ea_dc_transformer import EADCTransformerConfig
-from .evolution import EvolutionState, attach_evolution, evolving_attention_forward
-from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
+from .evolution import attach_evolution, evolving_attention_forward
+from .modeling_evolving import EvolvingPreTrainedModel
 from .modeling_relative_positions import embeddings_of_pairs
 
 
@@ -191,13 +191,10 @@ class EADCTransformerAttention(nn.Module):
             # From the farthest step before the query to the farthest after it.
             self.relative_positions = nn.Parameter(torch.empty(2 * config.context_length - 1, key_dim))
 
-    def forward(
-        self, hidden_states: torch.Tensor, steps: ObservedSteps, evolution_state: EvolutionState
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor, steps: ObservedSteps) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: (batch, time, channels).
-            evolution_state: what this forward pass carries from layer to layer.
 
         Returns:
             The joined heads, (batch, time, value_channels), and the attention weights, (batch, heads, query, key), or
@@ -220,7 +217,6 @@ class EADCTransformerAttention(nn.Module):
             scaling=self.scaling,
             dropout=self.attention_dropout,
             position_bias=position_bias,
-            evolution_state=evolution_state,
         )
         return output.flatten(2), weights
 
@@ -238,16 +234,14 @@ class EADCTransformerLayer(nn.Module):
         if config.value_channels > 0:
             self.attention = EADCTransformerAttention(config)
 
-    def forward(
-        self, hidden_states: torch.Tensor, steps: ObservedSteps, evolution_state: EvolutionState
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, steps: ObservedSteps) -> torch.Tensor:
         """(batch, time, d_model) to likewise; any finite values may stand at padded steps."""
         hidden_states = steps.zero_padding(hidden_states)
         parts = []
         if self.convolution is not None:
             parts.append(self.convolution(hidden_states))
         if self.attention is not None:
-            parts.append(self.attention(hidden_states, steps, evolution_state)[0])
+            parts.append(self.attention(hidden_states, steps)[0])
         return torch.cat(parts, dim=-1)
 
 
@@ -277,13 +271,11 @@ class EADCTransformerBlock(GradientCheckpointingLayer):
         self.feed_forwards = nn.ModuleList(EADCTransformerFeedForward(config) for _ in range(2))
         self.final_norm = _make_norm(config)
 
-    def forward(
-        self, hidden_states: torch.Tensor, steps: ObservedSteps, evolution_state: EvolutionState
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, steps: ObservedSteps) -> torch.Tensor:
         """(batch, time, d_model) to likewise, with zeros at padded steps."""
         residual = hidden_states
         for layer, norm, feed_forward in zip(self.layers, self.norms, self.feed_forwards, strict=True):
-            hidden_states = feed_forward(norm(layer(hidden_states, steps, evolution_state), steps))
+            hidden_states = feed_forward(norm(layer(hidden_states, steps), steps))
         return steps.zero_padding(self.final_norm(residual + hidden_states, steps))
 
 
@@ -386,7 +378,6 @@ class EADCTransformerModel(EADCTransformerPreTrainedModel):
         attentions = [module for module in self.modules() if isinstance(module, EADCTransformerAttention)]
         attach_evolution(self.config, attentions, is_causal=self.config.causal_attention)
 
-    @evolving_forward
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -394,7 +385,6 @@ class EADCTransformerModel(EADCTransformerPreTrainedModel):
         past_values: torch.Tensor,
         past_observed_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
-        evolution_state: EvolutionState | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
@@ -417,7 +407,7 @@ class EADCTransformerModel(EADCTransformerPreTrainedModel):
         # Not a product: 0 times NaN is NaN.
         hidden_states = steps.zero_padding(self.embedding(past_values.where(observed, 0.0)))
         for block in self.blocks:
-            hidden_states = block(hidden_states, steps=steps, evolution_state=evolution_state)
+            hidden_states = block(hidden_states, steps=steps)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
@@ -456,7 +446,6 @@ class EADCTransformerWithSeriesHead(EADCTransformerPreTrainedModel):
         self.head = EADCTransformerSeriesHead(config, num_outputs)
         self.post_init()
 
-    @evolving_forward
     @can_return_tuple
     def forward(
         self,
@@ -542,7 +531,6 @@ class EADCTransformerForMaskedImputation(EADCTransformerPreTrainedModel):
         self.head = nn.Linear(config.d_model, config.num_input_channels)
         self.post_init()
 
-    @evolving_forward
     @can_return_tuple
     def forward(
         self,

@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`evolve`: any model that uses Transformers' attention interface becomes an evolving one (https://arxiv.org/abs/2102.12895).
 
-The families of this package hand their `EvolutionState` down as a keyword argument. Of other models many do not pass
-keyword arguments all the way, and some leave them out between stacks. So here the state of a forward pass is in a context
-variable, which every attention module reaches whatever lies between; each thread has its own. A layer that gradient
-checkpointing replays finds the state of its own forward pass, because the checkpointing function takes it along.
+Its class is made at run time, and its chains are found by looking at its modules; all else is as in the families.
 """
 
 import copy
@@ -13,7 +10,6 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,236 +22,23 @@ from transformers import (
     IMAGE_PROCESSOR_MAPPING,
     PROCESSOR_MAPPING,
     TOKENIZER_MAPPING,
-    AttentionInterface,
-    Cache,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto import modeling_auto
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
-from .evolution import (
-    ATTENTION_NAME,
-    AttentionEvolution,
-    EvolutionState,
-    attention_name,
-    check_evolution,
-    evolution_fields,
-    evolving_attention_forward,
+from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_evolution
+from .modeling_evolving import (
+    EvolvingPreTrainedModel,
+    carry_state_through_checkpoints,
+    check_gradient_checkpointing,
 )
-from .modeling_evolving import EvolvingPreTrainedModel, add_maps, check_gradient_checkpointing
 from .undocumented import forget_renamed_weights, model_mapping, record_outputs, set_attention_function
 
 
-# Arguments of attention functions that change the scores or the softmax in a way that the equations do not have.
-FOREIGN_ARGUMENTS = {
-    "softcap": "softcapping of the scores",
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
-    "sliding_window": "a sliding window",
-    "head_mask": "a head mask",
-    "layer_head_mask": "a head mask",
-    "cu_seq_lens_q": "packed sequences",
-    "cu_seqlens": "packed sequences",
-    "block_table": "a paged cache",
-    "cache": "a paged cache",
-}
 CROSS_ATTENTION_NAMES = re.compile(r"enc(oder|dec)_?att|cross_?att", re.IGNORECASE)
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
-
-
-class ActiveState:
-    """The state of the forward pass that is running, in each thread its own."""
-
-    def __init__(self):
-        self._variable: ContextVar[EvolvedState | None] = ContextVar("evolution_state", default=None)
-        self._while_compiling: EvolvedState | None = None  # torch.compile cannot trace a ContextVar
-
-    def get(self) -> "EvolvedState | None":
-        if torch.compiler.is_dynamo_compiling():
-            return self._while_compiling
-        # Where the compiler has broken the graph, a part of the model runs as it is.
-        return self._variable.get() or self._while_compiling
-
-    def set(self, state: "EvolvedState | None") -> None:
-        if torch.compiler.is_dynamo_compiling():
-            self._while_compiling = state
-        else:
-            self._variable.set(state)
-
-
-class EvolvedState(EvolutionState):
-    """What one call of one model, such as an encoder, hands from layer to layer.
-
-    Beside `EvolutionState` it watches what a family's own model rules out: that a mask says more than which tokens are
-    padding and which come later, and that a layer is called twice.
-
-    Args:
-        outer: the state of the model that has called this one.
-        keep_maps: keep the maps of all layers, for the caller to return.
-        keep_weights: return the attention weights of all layers.
-
-    Attributes:
-        cache: the cache that the attention module now running has filled.
-    """
-
-    def __init__(self, outer: "EvolvedState | None" = None, keep_maps: bool = False, keep_weights: bool = False):
-        super().__init__(
-            keep_maps=keep_maps or (outer is not None and outer.keep_maps),
-            keep_weights=keep_weights or (outer is not None and outer.keep_weights),
-        )
-        self.outer = outer
-        self.cache: Cache | None = None
-        self._stored: set[tuple[str, int]] = set()
-        self._is_open = True
-
-    def close(self) -> None:
-        """The call is over: what comes now are replays in the backward pass."""
-        self._is_open = False
-        if self.outer is not None and self.keep_maps:
-            self.outer._maps.update(self._maps)
-
-    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
-        """See `EvolutionState`. A layer that LayerDrop leaves out in training hands on the map that it would have got."""
-        if evolution.training and evolution.layer_index > 0 and evolution.takes_maps:
-            earlier = [index for chain, index in self._maps if chain == evolution.chain]
-            earlier = [index for index in earlier if index < evolution.layer_index]
-            if not earlier:
-                return None
-            if max(earlier) < evolution.layer_index - 1:
-                return self._maps[evolution.chain, max(earlier)].to(device)
-        return super().previous(evolution, device)
-
-    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
-        key = (evolution.chain, evolution.layer_index)
-        if self._is_open and key in self._stored:
-            raise RuntimeError(
-                f"Attention module {evolution.layer_index} of the chain {evolution.chain!r} was called twice in one forward "
-                "pass. Layers that share their weights, as in ALBERT, cannot evolve."
-            )
-        self._stored.add(key)
-        super().store(evolution, evolved)
-
-
-_active_state = ActiveState()
-
-
-def evolved_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    position_bias: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The attention function of models that `evolve` has made: `evolving_attention_forward` with the state from the context.
-
-    Arguments and what is returned are as there. Keys and values may have fewer heads than queries, which then share them;
-    the heads of the maps are those of the queries.
-
-    Raises:
-        RuntimeError: the module was called without its model.
-        ValueError: what the attention is to do is not part of the equations; see `FOREIGN_ARGUMENTS`.
-    """
-    state = _active_state.get()
-    if state is None:
-        raise RuntimeError(
-            f"{type(module).__name__} was called without a forward pass of its model, so there is no map of the layer before. "
-            "Call the model, not its layers; recompute activations with `model.activation_checkpointing_enable()`."
-        )
-    for name, meaning in FOREIGN_ARGUMENTS.items():
-        if kwargs.get(name) is not None:
-            raise ValueError(
-                f"{type(module).__name__} asks for {meaning} (`{name}`), which evolving attention cannot do."
-            )
-    evolution = module.evolution
-    if attention_mask is None and kwargs.get("is_causal") and not evolution.is_causal:
-        raise ValueError(
-            f"{type(module).__name__} is causal without an attention mask, which evolving attention needs to see."
-        )
-    if evolution.conv is not None and evolution.conv.in_channels != query.shape[1]:
-        raise ValueError(
-            f"{type(module).__name__} attends with {query.shape[1]} heads, but says that it has {evolution.conv.in_channels}."
-        )
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-    return evolving_attention_forward(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=scaling,
-        dropout=dropout,
-        position_bias=position_bias,
-        evolution_state=state,
-        evolution_cache=state.cache,
-        **kwargs,
-    )
-
-
-EVOLVED_NAME = attention_name("evolved")
-AttentionInterface.register(EVOLVED_NAME, evolved_attention_forward)
-
-
-def _evolved_forward(forward: Callable) -> Callable:
-    """The forward of a vanilla model class, with a fresh state for each call.
-
-    With `output_attention_maps=True` (argument, or attribute of the configuration of the model that is called) the output
-    also has the maps, as those of the families; see `evolving_forward`.
-    """
-
-    @functools.wraps(forward)
-    def forward_with_state(self, *args, output_attention_maps=None, **kwargs):
-        outer = _active_state.get()
-        if output_attention_maps is None:
-            output_attention_maps = outer is None and getattr(self.config, "output_attention_maps", False)
-        keep_weights = kwargs.get("output_attentions")
-        if keep_weights is None:
-            keep_weights = self.config.output_attentions
-        state = EvolvedState(outer, keep_maps=output_attention_maps, keep_weights=bool(keep_weights))
-        outputs = _run_with(state, forward, self, *args, **kwargs)
-        state.close()
-        if not output_attention_maps:
-            return outputs
-        return add_maps(outputs, state, self.attention_map_names)
-
-    return forward_with_state
-
-
-def _run_with(state: EvolvedState | None, function: Callable, *args: Any, **kwargs: Any) -> Any:
-    outer = _active_state.get()
-    _active_state.set(state)
-    try:
-        return function(*args, **kwargs)
-    finally:
-        _active_state.set(outer)
-
-
-def _checkpoint(checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
-    """A checkpointing function whose replay finds the state of this forward pass, in whatever thread it runs."""
-    return checkpoint(functools.partial(_run_with, _active_state.get(), function), *args, **kwargs)
-
-
-def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Hook before an attention module: the attention function needs the cache, which only the module gets."""
-    state = _active_state.get()
-    if state is None:
-        return
-    arguments = {**dict(zip(module.evolution.argument_names, args, strict=False)), **kwargs}
-    state.cache = next((value for value in arguments.values() if isinstance(value, Cache)), None)
-    if state.cache is not None and getattr(module, "layer_idx", None) is None:
-        raise ValueError(
-            f"{type(module).__name__} has no `layer_idx`, by which a cache would hold its maps. Use no cache."
-        )
-    has_other_keys = any(arguments.get(name) is not None for name in ("key_value_states", "encoder_hidden_states"))
-    if has_other_keys != module.evolution.is_cross_attention:
-        expected = ("cross" if module.evolution.is_cross_attention else "self") + "-attention"
-        raise ValueError(f"{type(module).__name__} is used as other than {expected}, for which `evolve` took it.")
 
 
 class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):
@@ -268,11 +51,6 @@ class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):
 
     def make_chains(self) -> None:
         _make_chains(self)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
-        super()._set_gradient_checkpointing(enable, **kwargs)
-        if enable:
-            _carry_state_through_checkpoints(self)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """See `PreTrainedModel.save_pretrained`.
@@ -296,7 +74,6 @@ def evolved_model_class(vanilla_class: type[PreTrainedModel]) -> type[EvolvedPre
         "__doc__": f"An evolving {vanilla_class.__name__}; see `evolve`.",
         "vanilla_class": vanilla_class,
         "config_class": evolved_config_class(vanilla_class.config_class),
-        "forward": _evolved_forward(vanilla_class.forward),
     }
     return type(PREFIX + vanilla_class.__name__, (EvolvedPreTrainedModel, vanilla_class), namespace)
 
@@ -502,30 +279,19 @@ def _check_own_attention(attention: nn.Module, num_heads: int) -> None:
 
 def _make_chains(model: PreTrainedModel) -> None:
     """Gives each attention module its `AttentionEvolution`, and each model within the class that makes states."""
-    config = model.config
     for chain in _find_chains(model):
-        for layer_index, attention in enumerate(chain.attentions):
-            if hasattr(attention, "evolution"):  # a model within has made its own chains already
-                continue
-            evolution = AttentionEvolution(
-                chain.num_heads,
-                layer_index,
-                residual_weight=config.ea_residual_weight,
-                conv_weight=config.ea_conv_weight,
-                kernel_size=config.ea_kernel_size,
-                activation=config.ea_activation,
-                is_causal=chain.is_causal,
-                is_cross_attention=chain.is_cross_attention,
-                chain=chain.label,
-                memory_efficient=config.ea_memory_efficient,
-                mixing=config.ea_mixing,
-            )
-            evolution.built_with = evolution_fields(config)
-            evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
-            attention.evolution = evolution
-            attention.config = copy.copy(attention.config)
-            set_attention_function(attention.config, EVOLVED_NAME)
-            attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
+        if hasattr(chain.attentions[0], "evolution"):  # a model within has made its own chains already
+            continue
+        attach_evolution(
+            model.config,
+            chain.attentions,
+            num_heads=chain.num_heads,
+            is_causal=chain.is_causal,
+            is_cross_attention=chain.is_cross_attention,
+            chain=chain.label,
+        )
+        for attention in chain.attentions:
+            attention.evolution.may_be_dropped = True
     attentions = set(_evolving_modules(model))
     for module in list(model.modules()):
         if isinstance(module, PreTrainedModel) and any(part in attentions for part in module.modules()):
@@ -562,13 +328,6 @@ def _set_configurations(model: nn.Module, copies: dict[int, Any]) -> None:
         for name, value in vars(module).items():
             if isinstance(value, PreTrainedConfig):
                 vars(module)[name] = copy.deepcopy(value, copies)
-
-
-def _carry_state_through_checkpoints(model: nn.Module) -> None:
-    for module in model.modules():
-        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
-        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint:
-            module._gradient_checkpointing_func = functools.partial(_checkpoint, checkpoint)
 
 
 def evolve(
@@ -643,7 +402,7 @@ def evolve(
     record_outputs(model)
     forget_renamed_weights(model)
     _make_chains(model)
-    _carry_state_through_checkpoints(model)
+    carry_state_through_checkpoints(model)
     for attention in _evolving_modules(model):
         weight = next((p for p in attention.parameters() if p.is_floating_point() and p.element_size() > 1), None)
         device, dtype = (model.device, model.dtype) if weight is None else (weight.device, weight.dtype)

@@ -46,7 +46,8 @@ from transformers.models.resnet.modeling_resnet import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_ea_resnet import BOTTLENECK_REDUCTION, EAResNetConfig
-from .evolution import EvolutionState, attach_evolution, evolving_attention_forward, is_replayed
+from .evolution import attach_evolution, evolving_attention_forward
+from .evolution_state import is_replayed
 from .modeling_evolving import EvolvingPreTrainedModel
 from .modeling_relative_positions import embeddings_of_pairs
 
@@ -83,13 +84,10 @@ class EAResNetAttention(nn.Module):
         self.relative_width = nn.Parameter(torch.empty(2 * width - 1, key_dim))
         self.projection = nn.Conv2d(value_channels, value_channels, kernel_size=1, bias=False)
 
-    def forward(
-        self, hidden_states: torch.Tensor, evolution_state: EvolutionState
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: (batch, channels, height, width).
-            evolution_state: what this forward pass carries from layer to layer.
 
         Returns:
             The output, (batch, value_channels, ceil(height / stride), ceil(width / stride)), and the attention weights,
@@ -111,7 +109,6 @@ class EAResNetAttention(nn.Module):
             attention_mask=None,
             scaling=self.scaling,
             position_bias=self.position_logits(query * self.scaling, *grid),
-            evolution_state=evolution_state,
         )
         output = self.projection(output.flatten(2).transpose(1, 2).unflatten(2, grid))
         if grid != (height, width):
@@ -145,10 +142,8 @@ class EAResNetConvLayer(ResNetConvLayer):
         self.attention = EAResNetAttention(config, stage, plain.in_channels, stride)
         self.normalization = nn.BatchNorm2d(plain.out_channels)
 
-    def forward(
-        self, hidden_states: torch.Tensor, evolution_state: EvolutionState
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended, weights = self.attention(hidden_states, evolution_state)
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, weights = self.attention(hidden_states)
         hidden_states = torch.cat([self.convolution(hidden_states), attended], dim=1)
         return self.activation(self.normalization(hidden_states)), weights
 
@@ -181,14 +176,12 @@ class EAResNetLayer(GradientCheckpointingLayer):
         if config.stage_poolings(stage) is not None:
             self.layer[augmented] = EAResNetConvLayer(config, stage, plain.layer[augmented].convolution)
 
-    def forward(
-        self, hidden_states: torch.Tensor, evolution_state: EvolutionState
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         with _statistics_kept(self) if self.gradient_checkpointing and is_replayed() else nullcontext():
             residual, weights = self.shortcut(hidden_states), None
             for layer in self.layer:
                 if isinstance(layer, EAResNetConvLayer):
-                    hidden_states, weights = layer(hidden_states, evolution_state)
+                    hidden_states, weights = layer(hidden_states)
                 else:
                     hidden_states = layer(hidden_states)
             return self.activation(hidden_states + residual), weights
@@ -228,12 +221,10 @@ class EncoderOutput(NamedTuple):
     Attributes:
         hidden_states: the input, and the output of each stage, (batch, channels, height, width).
         attentions: the attention weights of each augmented layer, (batch, heads, query, key), if asked for.
-        attention_maps: its evolved map, likewise.
     """
 
     hidden_states: tuple[torch.Tensor, ...]
     attentions: tuple[torch.Tensor, ...] | None
-    attention_maps: tuple[torch.Tensor, ...] | None
 
 
 class EAResNetEncoder(nn.Module):
@@ -251,17 +242,15 @@ class EAResNetEncoder(nn.Module):
         for name, attentions in zip(self.chains, chains, strict=True):
             attach_evolution(config, attentions, chain=name)
 
-    def forward(self, hidden_states: torch.Tensor, keep_weights: bool, keep_maps: bool) -> EncoderOutput:
-        state = EvolutionState(keep_maps, keep_weights)
+    def forward(self, hidden_states: torch.Tensor, keep_weights: bool) -> EncoderOutput:
         features, attentions = [hidden_states], []
         for stage in self.stages:
             for layer in stage.layers:
-                hidden_states, weights = layer(hidden_states, state)
+                hidden_states, weights = layer(hidden_states)
                 if weights is not None:
                     attentions.append(weights)
             features.append(hidden_states)
-        maps = tuple(evolved for chain in self.chains for evolved in state.maps(chain))
-        return EncoderOutput(tuple(features), tuple(attentions) if keep_weights else None, maps if keep_maps else None)
+        return EncoderOutput(tuple(features), tuple(attentions) if keep_weights else None)
 
 
 class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
@@ -277,15 +266,12 @@ class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
             )
             self.embedder.pooler = nn.Identity()
         self.encoder = EAResNetEncoder(config)
+        self.attention_map_names = dict.fromkeys(self.encoder.chains, "attention_maps")
 
-    def _encode(
-        self, pixel_values: torch.Tensor, output_attentions: bool | None, output_attention_maps: bool | None
-    ) -> EncoderOutput:
+    def _encode(self, pixel_values: torch.Tensor, output_attentions: bool | None) -> EncoderOutput:
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        if output_attention_maps is None:
-            output_attention_maps = getattr(self.config, "output_attention_maps", False)
-        return self.encoder(self.embedder(pixel_values), bool(output_attentions), bool(output_attention_maps))
+        return self.encoder(self.embedder(pixel_values), bool(output_attentions))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -315,20 +301,18 @@ class EAResNetModel(EAResNetPreTrainedModel):
         pixel_values: torch.Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        output_attention_maps: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        encoded = self._encode(pixel_values, output_attentions, output_attention_maps)
+        encoded = self._encode(pixel_values, output_attentions)
         last_hidden_state = encoded.hidden_states[-1]
-        outputs = BaseModelOutputWithPooling(
+        return BaseModelOutputWithPooling(
             last_hidden_state=last_hidden_state,
             pooler_output=self.pooler(last_hidden_state),
             hidden_states=encoded.hidden_states if output_hidden_states else None,
             attentions=encoded.attentions,
         )
-        return _with_maps(outputs, encoded.attention_maps)
 
 
 class EAResNetForImageClassification(EAResNetPreTrainedModel):
@@ -338,6 +322,7 @@ class EAResNetForImageClassification(EAResNetPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.resnet = EAResNetModel(config)
+        self.attention_map_names = self.resnet.attention_map_names
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(config.hidden_sizes[-1], config.num_labels) if config.num_labels > 0 else nn.Identity(),
@@ -354,10 +339,9 @@ class EAResNetForImageClassification(EAResNetPreTrainedModel):
         outputs = self.resnet(pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        classified = ImageClassifierOutput(
+        return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-        return _with_maps(classified, outputs.get("attention_maps"))
 
 
 class EAResNetBackbone(BackboneMixin, EAResNetPreTrainedModel):
@@ -375,25 +359,17 @@ class EAResNetBackbone(BackboneMixin, EAResNetPreTrainedModel):
         pixel_values: torch.Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        output_attention_maps: bool | None = None,
         **kwargs,
     ) -> BackboneOutput:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        encoded = self._encode(pixel_values, output_attentions, output_attention_maps)
+        encoded = self._encode(pixel_values, output_attentions)
         features = zip(self.stage_names, encoded.hidden_states, strict=True)
-        outputs = BackboneOutput(
+        return BackboneOutput(
             feature_maps=tuple(feature for stage, feature in features if stage in self.out_features),
             hidden_states=encoded.hidden_states if output_hidden_states else None,
             attentions=encoded.attentions,
         )
-        return _with_maps(outputs, encoded.attention_maps)
-
-
-def _with_maps(outputs, maps: tuple[torch.Tensor, ...] | None):
-    if maps is not None:
-        outputs["attention_maps"] = maps
-    return outputs
 
 
 __all__ = [

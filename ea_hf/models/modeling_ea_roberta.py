@@ -19,7 +19,7 @@ from transformers.models.roberta.modeling_roberta import (
 
 from .configuration_ea_roberta import EARobertaConfig
 from .evolution import attach_evolution
-from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
+from .modeling_evolving import EvolvingPreTrainedModel
 
 
 class EARobertaPreTrainedModel(EvolvingPreTrainedModel, RobertaPreTrainedModel):
@@ -28,8 +28,6 @@ class EARobertaPreTrainedModel(EvolvingPreTrainedModel, RobertaPreTrainedModel):
 
 class EARobertaModel(EARobertaPreTrainedModel, RobertaModel):
     """The encoder, with a pooler unless `add_pooling_layer=False`."""
-
-    forward = evolving_forward(RobertaModel.forward)
 
     def make_chains(self) -> None:
         attach_evolution(self.config, [layer.attention.self for layer in self.encoder.layer])
@@ -41,31 +39,21 @@ EARobertaPreTrainedModel.evolving_classes = {RobertaModel: EARobertaModel}
 class EARobertaForMaskedLM(EARobertaPreTrainedModel, RobertaForMaskedLM):
     """Head for masked language modeling."""
 
-    forward = evolving_forward(RobertaForMaskedLM.forward)
-
 
 class EARobertaForSequenceClassification(EARobertaPreTrainedModel, RobertaForSequenceClassification):
     """Head for classification or regression of a sentence or a pair, such as GLUE's tasks."""
-
-    forward = evolving_forward(RobertaForSequenceClassification.forward)
 
 
 class EARobertaForTokenClassification(EARobertaPreTrainedModel, RobertaForTokenClassification):
     """Head for the classification of each token, such as named entities."""
 
-    forward = evolving_forward(RobertaForTokenClassification.forward)
-
 
 class EARobertaForQuestionAnswering(EARobertaPreTrainedModel, RobertaForQuestionAnswering):
     """Head for the start and the end of an answer in a text."""
 
-    forward = evolving_forward(RobertaForQuestionAnswering.forward)
-
 
 class EARobertaForMultipleChoice(EARobertaPreTrainedModel, RobertaForMultipleChoice):
     """Head for the choice among several continuations; inputs are (batch, choices, sequence)."""
-
-    forward = evolving_forward(RobertaForMultipleChoice.forward)
 
 
 __all__ = [

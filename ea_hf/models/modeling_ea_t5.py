@@ -9,12 +9,8 @@ pre-softmax maps of every layer, (batch, heads, query, key), to the output: `enc
 `decoder_attention_maps` and `cross_attention_maps`, or `attention_maps` from an encoder alone.
 """
 
-from typing import Any
-
-import torch
-from transformers import Cache, GenerationMixin
+from transformers import GenerationMixin
 from transformers.models.t5.modeling_t5 import (
-    T5Attention,
     T5EncoderModel,
     T5ForConditionalGeneration,
     T5ForSequenceClassification,
@@ -25,15 +21,7 @@ from transformers.models.t5.modeling_t5 import (
 
 from .configuration_ea_t5 import EAT5Config
 from .evolution import attach_evolution
-from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
-
-
-class EAT5Attention(T5Attention):
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
-        # T5's attention keeps the cache to itself, but the attention function needs its rows of the maps. It is known by its
-        # type: its name is not the same in all versions of Transformers.
-        caches = (value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
-        return super().forward(*args, evolution_cache=next(caches, None), **kwargs)
+from .modeling_evolving import EvolvingPreTrainedModel
 
 
 class EAT5PreTrainedModel(EvolvingPreTrainedModel, T5PreTrainedModel):
@@ -49,8 +37,6 @@ class EAT5Stack(EAT5PreTrainedModel, T5Stack):
     """The encoder or the decoder."""
 
     attention_map_names = {"encoder": "attention_maps", "decoder": "attention_maps", "cross": "cross_attention_maps"}
-
-    forward = evolving_forward(T5Stack.forward)
 
     def make_chains(self) -> None:
         config, is_decoder = self.config, self.is_decoder
@@ -68,16 +54,12 @@ class EAT5Stack(EAT5PreTrainedModel, T5Stack):
 class EAT5Model(EAT5PreTrainedModel, T5Model):
     """Encoder and decoder without a head."""
 
-    forward = evolving_forward(T5Model.forward)
 
-
-EAT5PreTrainedModel.evolving_classes = {T5Attention: EAT5Attention, T5Stack: EAT5Stack, T5Model: EAT5Model}
+EAT5PreTrainedModel.evolving_classes = {T5Stack: EAT5Stack, T5Model: EAT5Model}
 
 
 class EAT5ForConditionalGeneration(EAT5PreTrainedModel, T5ForConditionalGeneration, GenerationMixin):
     """Head for text to text, such as translation; `generate` decodes with or without cache to the same result."""
-
-    forward = evolving_forward(T5ForConditionalGeneration.forward)
 
 
 class EAT5EncoderModel(EAT5PreTrainedModel, T5EncoderModel):
@@ -85,13 +67,9 @@ class EAT5EncoderModel(EAT5PreTrainedModel, T5EncoderModel):
 
     attention_map_names = EAT5Stack.attention_map_names
 
-    forward = evolving_forward(T5EncoderModel.forward)
-
 
 class EAT5ForSequenceClassification(EAT5PreTrainedModel, T5ForSequenceClassification):
     """Head for classification or regression of a sentence or a pair, read from the decoder's last token."""
-
-    forward = evolving_forward(T5ForSequenceClassification.forward)
 
 
 __all__ = [

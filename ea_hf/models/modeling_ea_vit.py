@@ -23,7 +23,7 @@ from transformers.models.vit.modeling_vit import (
 
 from .configuration_ea_vit import EAViTConfig
 from .evolution import attach_evolution
-from .modeling_evolving import EvolvingPreTrainedModel, evolving_forward
+from .modeling_evolving import EvolvingPreTrainedModel
 
 
 class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):
@@ -55,8 +55,6 @@ class EAViTModel(EAViTPreTrainedModel, ViTModel):
     With `interpolate_pos_encoding=True` it takes images of any size, its position embeddings interpolated.
     """
 
-    forward = evolving_forward(ViTModel.forward)
-
     def make_chains(self) -> None:
         attach_evolution(self.config, [layer.attention for layer in self.layers])
 
@@ -69,13 +67,9 @@ register_checkpoint_conversion_mapping("EAViTModel", get_checkpoint_conversion_m
 class EAViTForImageClassification(EAViTPreTrainedModel, ViTForImageClassification):
     """Head for the classification of an image, from its class token."""
 
-    forward = evolving_forward(ViTForImageClassification.forward)
-
 
 class EAViTForMaskedImageModeling(EAViTPreTrainedModel, ViTForMaskedImageModeling):
     """Head that reconstructs the pixels of masked patches."""
-
-    forward = evolving_forward(ViTForMaskedImageModeling.forward)
 
 
 __all__ = [

@@ -5,6 +5,7 @@
 import functools
 import inspect
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,12 @@ from .configuration_evolving import EvolvingConfig, check_gates_fit
 from .evolution import (
     ATTENTION_NAME,
     AttentionEvolution,
-    EvolutionState,
     MapConvolution,
     check_built_with,
     evolution_fields,
     is_evolving_name,
 )
+from .evolution_state import EvolutionState, is_traced, running_state
 from .undocumented import model_mapping, record_outputs
 
 
@@ -35,38 +36,109 @@ COUNTING_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification)
 
 
 def evolving_forward(forward: Callable) -> Callable:
-    """Turns the forward of a vanilla model class into the one of its evolving subclass.
+    """Gives each call of a model's forward a fresh `EvolutionState`, which its attention modules find.
 
-    Each call gets a fresh `EvolutionState`, which reaches the attention modules through the keyword arguments that
-    Transformers' models pass down. With `output_attention_maps=True` (argument, or attribute of the config) the output
+    With `output_attention_maps=True` (argument, or attribute of the configuration of the model that is called) the output
     also has the maps of each chain under the name that the class gives it in `attention_map_names`, `attention_maps` if
     there is but one chain: a tuple with A_l of each layer, before mask and softmax, (batch, heads, query, key).
     """
 
     @functools.wraps(forward)
-    def forward_with_state(self, *args, output_attention_maps=None, evolution_state=None, **kwargs):
-        if evolution_state is not None:  # a head has made it, and will return the maps
-            return forward(self, *args, evolution_state=evolution_state, **kwargs)
+    def forward_with_state(self, *args, output_attention_maps=None, **kwargs):
+        generated = _generation.maps_of(self) if running_state() is None else None
         if output_attention_maps is None:
-            output_attention_maps = getattr(self.config, "output_attention_maps", False)
+            by_default = generated is not None or getattr(self.config, "output_attention_maps", False)
+            output_attention_maps = running_state() is None and by_default
         keep_weights = kwargs.get("output_attentions")
         if keep_weights is None:
             keep_weights = self.config.output_attentions
-        state = EvolutionState(keep_maps=output_attention_maps, keep_weights=keep_weights)
-        outputs = forward(self, *args, evolution_state=state, **kwargs)
+        if torch.is_grad_enabled() and not is_traced():
+            carry_state_through_checkpoints(self)
+        state = EvolutionState(bool(output_attention_maps), bool(keep_weights))
+        outputs = state.run(forward, self, *args, **kwargs)
+        state.hand_out()
+        if generated is not None:
+            generated.append(_named_maps(state, self.attention_map_names))
+            return outputs
         return add_maps(outputs, state, self.attention_map_names) if output_attention_maps else outputs
 
+    forward_with_state.makes_state = True
     return forward_with_state
 
 
 def add_maps(outputs: Any, state: EvolutionState, names: dict[str, str]) -> Any:
     """The output of a model with the maps of each chain, under the names that belong to the chains."""
-    maps = {name: state.maps(chain) for chain, name in names.items() if state.maps(chain)}
+    maps = _named_maps(state, names)
     if isinstance(outputs, tuple):
         return (*outputs, *maps.values())
     for name, chain_maps in maps.items():
         outputs[name] = chain_maps
     return outputs
+
+
+def _named_maps(state: EvolutionState, names: dict[str, str]) -> dict[str, tuple[torch.Tensor, ...]]:
+    maps: dict[str, tuple[torch.Tensor, ...]] = {}
+    for chain, name in names.items():
+        if state.maps(chain):
+            maps[name] = maps.get(name, ()) + state.maps(chain)
+    return maps
+
+
+class _Generation(threading.local):
+    """Where the maps go of a model that generates in this thread."""
+
+    def __init__(self):  # once for each thread
+        self.model: PreTrainedModel | None = None
+        self.encoder: nn.Module | None = None
+        self.maps: list[dict[str, tuple[torch.Tensor, ...]]] = []
+        self.encoder_maps: list[dict[str, tuple[torch.Tensor, ...]]] = []
+
+    def maps_of(self, model: PreTrainedModel) -> list[dict[str, tuple[torch.Tensor, ...]]] | None:
+        """The list for the maps of a call of a model; `None` if it is not the one that generates."""
+        if self.model is None:
+            return None
+        return self.maps if model is self.model else self.encoder_maps if model is self.encoder else None
+
+
+_generation = _Generation()
+
+
+def evolving_generate(generate: Callable) -> Callable:
+    """`generate`, which with `output_attention_maps=True` and `return_dict_in_generate=True` also returns the maps.
+
+    They are as `attentions`: of the encoder a tuple with the map of each layer, otherwise a tuple for each call of the
+    decoder, the first one the prompt's, (batch, heads, query, key).
+
+    Raises:
+        ValueError: `output_attention_maps=True` without `return_dict_in_generate=True`.
+    """
+
+    @functools.wraps(generate)
+    def generate_with_maps(self, *args, output_attention_maps=None, **kwargs):
+        if not output_attention_maps:
+            return generate(self, *args, **kwargs)
+        config = kwargs.get("generation_config") or self.generation_config
+        if not kwargs.get("return_dict_in_generate", config.return_dict_in_generate):
+            raise ValueError(
+                "`output_attention_maps=True` returns nothing without `return_dict_in_generate=True`; add it, and find the maps "
+                "in the output."
+            )
+        before = dict(vars(_generation))
+        _generation.model, _generation.maps, _generation.encoder_maps = self, [], []
+        _generation.encoder = self.get_encoder() if self.config.is_encoder_decoder else None
+        try:
+            outputs = generate(self, *args, **kwargs)
+            for maps in _generation.encoder_maps:
+                outputs["encoder_attention_maps"] = next(iter(maps.values()))
+            for name in dict.fromkeys(name for maps in _generation.maps for name in maps):
+                outputs[name] = tuple(maps[name] for maps in _generation.maps)
+            return outputs
+        finally:
+            vars(_generation).clear()
+            vars(_generation).update(before)
+
+    generate_with_maps.returns_maps = True
+    return generate_with_maps
 
 
 def _check_attn_implementation(attn_implementation: str | None) -> str:
@@ -101,6 +173,31 @@ def check_gradient_checkpointing(function: Callable | None) -> None:
         )
 
 
+def carry_state_through_checkpoints(model: nn.Module) -> None:
+    """Lets layers that gradient checkpointing runs again find the state of their forward pass.
+
+    Transformers' own way and the wrappers that FSDP puts around layers, each with its checkpointing function.
+
+    Raises:
+        ValueError: see `check_gradient_checkpointing`.
+    """
+    for module in model.modules():
+        for name in ("_gradient_checkpointing_func", "checkpoint_fn"):
+            checkpoint = vars(module).get(name)
+            if checkpoint is None or getattr(checkpoint, "func", None) is _checkpoint:
+                continue
+            if name == "checkpoint_fn":
+                check_gradient_checkpointing(checkpoint)
+            setattr(module, name, functools.partial(_checkpoint, checkpoint))
+
+
+def _checkpoint(checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    state = running_state()
+    if state is not None and not is_traced():  # a compiler has both passes before its eyes
+        function = state.replayable(function)
+    return checkpoint(function, *args, **kwargs)
+
+
 class EvolvingPreTrainedModel:
     """What the model base class of every family has beside its vanilla methods. Comes first among the bases."""
 
@@ -114,6 +211,15 @@ class EvolvingPreTrainedModel:
 
     # Under which name the maps of a chain are returned.
     attention_map_names: dict[str, str] = {"self": "attention_maps"}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        forward = getattr(cls, "forward", nn.Module.forward)
+        if forward is not nn.Module.forward and not getattr(forward, "makes_state", False):
+            cls.forward = evolving_forward(forward)
+        generate = getattr(cls, "generate", None)
+        if generate is not None and not getattr(generate, "returns_maps", False):
+            cls.generate = evolving_generate(generate)
 
     def __init__(self, config: EvolvingConfig, *args: Any, **kwargs: Any):
         config.check()
@@ -220,3 +326,5 @@ class EvolvingPreTrainedModel:
         if enable:
             check_gradient_checkpointing(kwargs.get("gradient_checkpointing_func"))
         super()._set_gradient_checkpointing(enable, **kwargs)
+        if enable:
+            carry_state_through_checkpoints(self)

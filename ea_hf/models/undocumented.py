@@ -7,13 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-
-
-def saves_through_hooks() -> bool:
-    """Whether hooks stand around what autograd saves, as those of gradient checkpointing do."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def is_in_backward() -> bool:
@@ -50,6 +46,11 @@ def keep_in_place(tensor: torch.Tensor) -> None:
 def set_attention_function(config: PreTrainedConfig, name: str) -> None:
     """Says by which name a module finds its attention function; the documented setter also changes nested configurations."""
     config._attn_implementation_internal = name
+
+
+def checkpoint_wrappers(model: nn.Module) -> list[nn.Module]:
+    """The modules that FSDP's activation checkpointing has put around layers; each calls `checkpoint_fn`."""
+    return [module for module in model.modules() if isinstance(module, CheckpointWrapper)]
 
 
 def record_outputs(model: PreTrainedModel) -> None:

@@ -1,0 +1,166 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled models: layer by layer, in several threads at once, and with broken graphs. The backend runs what was traced."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, CheckpointWrapper
+from torch.testing import assert_close
+from transformers import BartConfig, BartModel, LlamaConfig, LlamaModel
+
+from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, EAViTConfig, EAViTModel, evolve
+
+
+LAYERS = 5  # more than graphs are allowed; threads need fewer
+WEIGHTS = {"ea_residual_weight": 0.4, "ea_conv_weight": 0.4}
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 32}
+
+
+def ids(*shape: int) -> torch.Tensor:
+    return torch.randint(1, 99, shape, generator=torch.Generator().manual_seed(0))
+
+
+def bert(layers: int = LAYERS):
+    model = EABertModel(
+        EABertConfig(vocab_size=99, **SIZES, num_hidden_layers=layers, **WEIGHTS, initializer_range=0.3)
+    )
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[-1, 5:] = 0
+    return model, [model.encoder.layer], {"input_ids": ids(2, 7), "attention_mask": mask}
+
+
+def t5(layers: int = LAYERS):
+    config = EAT5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=32, num_layers=layers, num_heads=4, **WEIGHTS)
+    model = EAT5Model(config)
+    inputs = {"input_ids": ids(2, 7), "decoder_input_ids": ids(2, 5), "use_cache": False}
+    return model, [model.encoder.block, model.decoder.block], inputs
+
+
+def llama(layers: int = LAYERS):
+    config = LlamaConfig(
+        vocab_size=99, **SIZES, num_hidden_layers=layers, num_key_value_heads=2, initializer_range=0.3
+    )
+    model = evolve(LlamaModel(config), 0.4, 0.4)
+    return model, [model.layers], {"input_ids": ids(2, 7), "use_cache": False}
+
+
+def vit(layers: int = LAYERS):
+    model = EAViTModel(
+        EAViTConfig(**SIZES, num_hidden_layers=layers, **WEIGHTS, image_size=8, patch_size=4, initializer_range=0.3)
+    )
+    return model, [model.layers], {"pixel_values": ids(2, 3, 8, 8) / 99}
+
+
+def bart(layers: int = LAYERS):
+    config = BartConfig(
+        vocab_size=99, d_model=32, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=32, init_std=0.3,
+    )  # fmt: skip
+    model = evolve(BartModel(config), 0.4, 0.4)
+    inputs = {"input_ids": ids(2, 7), "decoder_input_ids": ids(2, 5), "use_cache": False}
+    return model, [model.encoder.layers, model.decoder.layers], inputs
+
+
+MODELS = pytest.mark.parametrize("make", (bert, t5, llama), ids=lambda make: make.__name__)
+MORE_MODELS = pytest.mark.parametrize("make", (bert, t5, llama, vit, bart), ids=lambda make: make.__name__)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        for name in ("p", "dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def result(model: nn.Module, inputs: dict) -> torch.Tensor:
+    return model(**inputs)[0]
+
+
+@pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
+@MORE_MODELS
+def test_compiling_layer_by_layer_makes_three_graphs_for_each_stack(make, training):
+    """As Accelerate's `compile_regions` does; a graph of each layer's own would soon reach the limit of recompilations."""
+    model, stacks, inputs = make()
+    without_dropout(model).train(training)
+    with torch.set_grad_enabled(training):
+        expected = result(model, inputs)
+        counter = CompileCounter()
+        for layer in (layer for stack in stacks for layer in stack):
+            layer.compile(backend=counter, fullgraph=True)
+        for _ in range(2):
+            assert_close(result(model, inputs), expected, atol=1e-5, rtol=1e-5)
+    assert 0 < counter.frame_count <= 3 * len(stacks)
+
+
+@pytest.mark.parametrize("breaks", (False, True), ids=("whole", "broken"))
+@MODELS
+def test_threads_that_run_compiled_models_do_not_meet(make, breaks):
+    model, stacks, inputs = make(layers=2)
+    model.eval()
+    if breaks:
+        for layer in stacks[0]:
+            layer.register_forward_pre_hook(lambda *args: torch._dynamo.graph_break())
+    batches = [{name: value[:1] if torch.is_tensor(value) else value for name, value in inputs.items()}, inputs]
+    with torch.no_grad():
+        expected = [result(model, batch) for batch in batches]
+    compiled = torch.compile(model, backend="eager", dynamic=False, fullgraph=not breaks)
+    failures, runs = [], []
+
+    def work(index: int) -> None:
+        for _ in range(10):
+            try:
+                with torch.no_grad():
+                    assert_close(result(compiled, batches[index]), expected[index], atol=1e-5, rtol=1e-5)
+                runs.append(index)
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(index % 2,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and len(runs) == 40
+
+
+@MORE_MODELS
+def test_wrappers_of_activation_checkpointing_change_no_gradient(make):
+    """As FSDP puts them around layers; their replays come in the backward pass, outside any call of the model."""
+    model, stacks, inputs = make()
+    model.train()
+    without_dropout(model)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        result(model, inputs).square().mean().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    expected = gradients()
+    for stack in stacks:
+        for index, layer in enumerate(stack):
+            stack[index] = CheckpointWrapper(layer)
+    actual = gradients()
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_reentrant_wrappers_are_refused():
+
+    model, (stack,), inputs = bert()
+    stack[1] = CheckpointWrapper(stack[1], CheckpointImpl.REENTRANT)
+    with pytest.raises(ValueError, match="use_reentrant"):
+        result(model.train(), inputs)
