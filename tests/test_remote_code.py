@@ -27,6 +27,8 @@ SHARED_FILES = {
     "configuration_evolving.py",
     "evolution.py",
     "evolution_cache.py",
+    "evolution_layer.py",
+    "evolution_state.py",
     "undocumented.py",
     "evolution_fast.py",
     "modeling_evolving.py",

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .evolution import check_evolution
+from .evolution_layer import check_evolution
 from .remote_code import CODE_REFERENCES, save_config_with_code
 
 

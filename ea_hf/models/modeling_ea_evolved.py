@@ -39,10 +39,10 @@ from .evolution import (
     AttentionEvolution,
     EvolutionState,
     attention_name,
-    check_evolution,
     evolution_fields,
     evolving_attention_forward,
 )
+from .evolution_layer import check_evolution
 from .modeling_evolving import EvolvingPreTrainedModel, add_maps, check_gradient_checkpointing
 from .undocumented import forget_renamed_weights, model_mapping, record_outputs, set_attention_function
 

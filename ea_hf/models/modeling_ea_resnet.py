@@ -46,7 +46,8 @@ from transformers.models.resnet.modeling_resnet import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_ea_resnet import BOTTLENECK_REDUCTION, EAResNetConfig
-from .evolution import EvolutionState, attach_evolution, evolving_attention_forward, is_replayed
+from .evolution import EvolutionState, attach_evolution, evolving_attention_forward
+from .evolution_state import is_replayed
 from .modeling_evolving import EvolvingPreTrainedModel
 from .modeling_relative_positions import embeddings_of_pairs
 

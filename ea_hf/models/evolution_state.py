@@ -1,0 +1,198 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What one forward pass of evolving attention carries from layer to layer, and where its masks say zero."""
+
+import torch
+import transformers
+
+from .evolution_layer import AttentionEvolution
+from .undocumented import has_numbers, is_in_backward, is_in_function_transform, saves_through_hooks
+
+
+# An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
+BLOCKED_BIAS = -1e4
+
+
+class EvolutionState:
+    """What one forward pass hands from layer to layer: the maps, and where the convolution must see zeros.
+
+    Maps are kept by layer and not in one slot, because gradient checkpointing replays layers out of order. Otherwise a
+    map is dropped as soon as the next layer has used it.
+
+    Args:
+        keep_maps: keep the maps of all layers, for the caller to return.
+        keep_weights: return the attention weights of all layers.
+        check_masks: refuse masks with which the convolution is not exact; see `check_mask`.
+    """
+
+    def __init__(self, keep_maps: bool = False, keep_weights: bool = False, check_masks: bool = True):
+        self.keep_maps = keep_maps
+        self.keep_weights = keep_weights
+        self.check_masks = check_masks
+        # By chain and layer.
+        self._maps: dict[tuple[str, int], torch.Tensor] = {}
+        # By chain: the mask, and what follows from it.
+        self._blocked: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        # By chain: the mask that was checked last.
+        self._checked: dict[str, torch.Tensor] = {}
+        self._padded_queries: torch.Tensor | None = None
+
+    def maps(self, chain: str = "self") -> tuple[torch.Tensor, ...]:
+        """The maps A_l of a chain from its first to its last layer, each (batch, heads, query, key)."""
+        keys = sorted(key for key in self._maps if key[0] == chain)
+        return tuple(self._maps[key] for key in keys)
+
+    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
+        """A_{l-1}, or `None` where the layer takes nothing from the previous one."""
+        if evolution.layer_index == 0 or not evolution.takes_maps:
+            return None
+        key = (evolution.chain, evolution.layer_index - 1)
+        if key not in self._maps:
+            raise RuntimeError(
+                f"Layer {evolution.layer_index} found no map of layer {evolution.layer_index - 1}. Layers of evolving "
+                "attention must run in order within one forward pass of the model."
+            )
+        keep = self.keep_maps or _may_be_replayed()
+        # Where layers are on different devices, the map follows the hidden states.
+        return (self._maps[key] if keep else self._maps.pop(key)).to(device)
+
+    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
+        """Takes A_l for the next layer."""
+        if self.keep_maps or evolution.takes_maps:
+            # A replay under gradient checkpointing gives the same map again; the first is the one in the graph.
+            self._maps.setdefault((evolution.chain, evolution.layer_index), evolved)
+
+    def where_blocked(
+        self,
+        evolution: AttentionEvolution,
+        queries: int,
+        keys: int,
+        attention_mask: torch.Tensor | None,
+        past_length: int | torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """Where the convolution must see zeros: wherever a query may not attend, and in the rows of padded queries.
+
+        Args:
+            past_length: number of keys before the first query, which a cache knows; `None` without one.
+
+        Raises:
+            RuntimeError: self-attention gets more or fewer keys than queries, and no cache that could hold the rows of the
+                maps above them; causal attention gets no mask.
+            ValueError: see `check_mask`; only where a convolution would look across the hidden cells.
+        """
+        if not evolution.is_cross_attention and queries != keys and (past_length is None or not evolution.is_causal):
+            kind = "causal " if evolution.is_causal else ""
+            raise RuntimeError(
+                f"Evolving {kind}self-attention (chain {evolution.chain!r}, layer {evolution.layer_index}) got {queries} queries "
+                f"and {keys} keys, but no cache that holds the rows of the maps above them. "
+                + (
+                    f"If a cache is in use, this version of Transformers ({transformers.__version__}) hands it down in a way "
+                    "that ea_hf does not know: decode with `use_cache=False`, or install a version that setup.cfg names."
+                    if evolution.is_causal
+                    else "Prefixes of keys and caches are not for attention that is not causal."
+                )
+            )
+        looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
+        if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
+            if not is_traced() and has_numbers(attention_mask):
+                check_mask(evolution, queries, keys, attention_mask, past_length)
+            self._checked[evolution.chain] = attention_mask
+        cached = self._blocked.get(evolution.chain)
+        if cached is not None and cached[0] is attention_mask:
+            return cached[1]
+        blocked = None
+        if attention_mask is not None:
+            blocked = _is_blocked(attention_mask)
+            blocked = blocked.expand(*blocked.shape[:-2], queries, keys)
+        if not evolution.is_cross_attention:
+            if evolution.is_causal and blocked is None and queries > 1:
+                raise RuntimeError(
+                    "Causal evolving attention got no mask, and would mix later tokens into earlier ones. Do not "
+                    "change the model's attention implementation, and do not call its layers on their own."
+                )
+            # A query that may not attend to itself is padding.
+            self._padded_queries = None
+            if blocked is not None:
+                query_index = torch.arange(queries, device=blocked.device)
+                key_index = query_index + (0 if past_length is None else past_length)
+                self._padded_queries = blocked[..., query_index, key_index].unsqueeze(-1)
+        if self._padded_queries is not None:
+            blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
+        self._blocked[evolution.chain] = (attention_mask, blocked)
+        return blocked
+
+
+def check_mask(
+    evolution: AttentionEvolution,
+    queries: int,
+    keys: int,
+    attention_mask: torch.Tensor,
+    past_length: int | torch.Tensor | None,
+) -> None:
+    """Checks that a mask hides padding, and later tokens in causal self-attention, and nothing else.
+
+    Elsewhere the convolution would carry scores from one part of a map to another which the mask keeps apart.
+
+    Raises:
+        ValueError: it hides more or less, or it adds a bias to the scores.
+    """
+    is_bias = attention_mask.is_floating_point()
+    allowed = ~_is_blocked(attention_mask)
+    biased = ((attention_mask != 0) & allowed).any() if is_bias else None
+    if allowed.shape[-2] == 1 or queries == 1:
+        differs = None
+    else:
+        allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
+        is_causal = evolution.is_causal and not evolution.is_cross_attention
+        real = torch.ones((), dtype=torch.bool, device=allowed.device)
+        if not evolution.is_cross_attention:
+            query_index = torch.arange(queries, device=allowed.device)
+            position = query_index + (0 if past_length is None else past_length)
+            real = allowed[..., query_index, position].unsqueeze(
+                -1
+            )  # a query that may not attend to itself is padding
+        expected = (allowed & real).any(dim=-2, keepdim=True)
+        if is_causal:
+            expected = expected & (torch.arange(keys, device=allowed.device) <= position[:, None])
+        differs = (allowed != expected) & real
+        if evolution.is_cross_attention:
+            differs = differs & allowed.any(dim=-1, keepdim=True)
+        differs = differs.any()
+    wrong = [flag for flag in (biased, differs) if flag is not None]
+    if not wrong or not torch.stack(wrong).any():  # an accelerator waits here, once for each mask
+        return
+    if biased is not None and biased:
+        raise ValueError(
+            f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, or above, such as a "
+            "position bias (ALiBi). Evolving attention needs it in the scores, and this model adds it to the mask."
+        )
+    kind = "padding and later tokens" if evolution.is_causal and not evolution.is_cross_attention else "padding"
+    raise ValueError(
+        f"The attention mask of the chain {evolution.chain!r} hides more or less than {kind}. Evolving attention is not "
+        "exact with packed sequences (`position_ids` that start anew within a row, block-diagonal masks), sliding windows, "
+        "chunked or prefix attention; give each sequence a row of its own, with an `attention_mask`."
+    )
+
+
+def _may_be_replayed() -> bool:
+    """Whether a layer may run again in the backward pass: gradient checkpointing hooks into what autograd saves."""
+    return torch.is_grad_enabled() and (is_traced() or saves_through_hooks())
+
+
+def is_replayed() -> bool:
+    """Whether gradient checkpointing runs a layer again, in the backward pass."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and is_in_backward()
+
+
+def is_traced() -> bool:
+    """Whether the operations are recorded (compile, export, trace, function transforms) rather than just run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_function_transform()
+
+
+def _is_blocked(attention_mask: torch.Tensor) -> torch.Tensor:
+    if not (attention_mask.dtype == torch.bool or attention_mask.is_floating_point()):
+        raise ValueError(
+            f"The attention mask {tuple(attention_mask.shape)} is of the type {attention_mask.dtype}, which leaves open whether "
+            "its numbers are flags or added to the scores. For flags of which True may be attended to, use `mask.bool()`."
+        )
+    return ~attention_mask if attention_mask.dtype == torch.bool else attention_mask <= BLOCKED_BIAS
