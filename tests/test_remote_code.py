@@ -32,6 +32,7 @@ SHARED_FILES = {
     "undocumented.py",
     "evolution_fast.py",
     "modeling_evolving.py",
+    "presets.py",
     "remote_code.py",
 }
 # Reads the examples, and compares with what the saved model gave.

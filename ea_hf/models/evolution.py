@@ -24,6 +24,7 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
+import inspect
 import re
 import zlib
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ from transformers.masking_utils import sdpa_mask
 
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
-from .evolution_layer import AttentionEvolution, MapConvolution, per_head
+from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
 from .evolution_state import EvolutionState, is_traced
 from .undocumented import has_hooks, is_plain_tensor, set_attention_function
 
@@ -124,6 +125,7 @@ def _needs_reference(
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
+        or evolution.post_mixing is not None
         or evolution.is_vanilla
     )
 
@@ -167,6 +169,8 @@ def _reference_attention(
             logits = logits + attention_mask
     softmax_dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = nn.functional.softmax(logits, dim=-1, dtype=softmax_dtype).to(value.dtype)
+    if evolution.post_mixing is not None:
+        weights = evolution.post_mixing(weights)
     weights = nn.functional.dropout(weights, p=dropout)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), evolved, weights
 
@@ -181,9 +185,11 @@ def _fast_attention(
         scaling,
         evolution.residual_weight,
         evolution.conv_weight,
-        evolution.kernel_size,
+        evolution.kernel_rows,
+        evolution.kernel_columns,
         evolution.is_causal,
         evolution.mixing,
+        1 if evolution.conv is None else evolution.conv.groups,
     )
     kernel, bias = (None, None) if evolution.conv is None else (evolution.conv.weight, evolution.conv.bias)
     gates = [
@@ -198,7 +204,7 @@ def _fast_attention(
 
 def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensors: Tensors, scaling: float) -> None:
     """Puts the last rows of M_l into an empty cache; the fast paths do not hand them out."""
-    rows_above = evolution.kernel_size - 1
+    rows_above = evolution.kernel_rows - 1
     last = slice(max(0, tensors.query.shape[-2] - rows_above - CROPPABLE_ROWS), None)
     scores = torch.matmul(tensors.query[:, :, last], tensors.key.transpose(-2, -1)) * scaling
     if tensors.position_bias is not None:
@@ -253,20 +259,34 @@ def attach_evolution(
     # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
     attention_config = copy.copy(config)
     set_attention_function(attention_config, ATTENTION_NAME)
+    arguments = evolution_arguments(config)
+    if not is_on:
+        arguments = {"residual_weight": 0.0, "conv_weight": 0.0, "memory_efficient": config.ea_memory_efficient}
+    attentions = list(attentions)
+    if is_on:
+        check_has_convolutions(config, len(attentions))
     for layer_index, attention in enumerate(attentions):
         attention.config = attention_config
-        attention.evolution = AttentionEvolution(
-            config.num_attention_heads,
-            layer_index,
-            residual_weight=config.ea_residual_weight if is_on else 0.0,
-            conv_weight=config.ea_conv_weight if is_on else 0.0,
-            kernel_size=config.ea_kernel_size,
-            activation=config.ea_activation,
-            memory_efficient=config.ea_memory_efficient,
-            mixing=config.ea_mixing if is_on else "convex",
-            **kwargs,
-        )
+        attention.evolution = AttentionEvolution(config.num_attention_heads, layer_index, **arguments, **kwargs)
         attention.evolution.built_with = evolution_fields(config)
+
+
+def evolution_arguments(config: PreTrainedConfig) -> dict[str, Any]:
+    """The arguments of `AttentionEvolution` that a configuration says."""
+    names = inspect.signature(AttentionEvolution).parameters
+    fields = {name.removeprefix("ea_"): value for name, value in evolution_fields(config).items()}
+    return {name: value for name, value in fields.items() if name in names}
+
+
+def check_has_convolutions(config: PreTrainedConfig, layers: int) -> None:
+    """Raises ValueError if so few layers would have no convolution, which is asked for."""
+    every = config.ea_conv_every
+    is_wanted = every is not None and (config.ea_mixing == "learned" or config.ea_conv_weight != 0)
+    if is_wanted and layers > 0 and not any(has_convolution(index, every) for index in range(layers)):
+        raise ValueError(
+            f"`ea_conv_every` is {every}, but a chain has {layers} layers, none of which would have a convolution. Choose at "
+            f"most {max(1, 2 * layers - 1)}."
+        )
 
 
 def evolution_fields(config: PreTrainedConfig) -> dict[str, Any]:

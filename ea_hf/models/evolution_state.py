@@ -92,7 +92,7 @@ class EvolutionState:
                     else "Prefixes of keys and caches are not for attention that is not causal."
                 )
             )
-        looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
+        looks_around = self.check_masks and evolution.looks_around
         if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
             if not is_traced() and has_numbers(attention_mask):
                 check_mask(evolution, queries, keys, attention_mask, past_length)
