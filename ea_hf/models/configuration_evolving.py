@@ -94,7 +94,8 @@ class EvolvingConfig:
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
-        heads = getattr(self, "num_attention_heads", None)
+        # Where only the model tells, its layers may differ.
+        heads = None if self.has_only_causal_maps is None else getattr(self, "num_attention_heads", None)
         check_evolution(
             self.ea_residual_weight,
             self.ea_conv_weight,
