@@ -52,7 +52,7 @@ TASKS = {
     "fashion_mnist": Task(
         IMAGES, "accuracy", False, 800, 32, 1.5e-3, partial(load_images, name="fashion-mnist", patch_size=4)
     ),
-    "letters_in_block": Task(SYNTHETIC, "accuracy", False, 1000, 16, 1e-3, load_letters),
+    "letters_in_block": Task(SYNTHETIC, "accuracy", False, 1500, 32, 1e-3, load_letters),
     "film_sentiment": fine_tuning_task("film_sentiment", "accuracy", ("sentence",), 120, 16),
     "film_rating": fine_tuning_task("film_rating", "pearson", ("sentence",), 120, 16),
     "verse_pairs": fine_tuning_task("verse_pairs", "accuracy", ("sentence1", "sentence2"), 80, 16),

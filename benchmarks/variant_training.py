@@ -107,7 +107,7 @@ def train(task: Task, problem: Problem, model: torch.nn.Module, seed: int, lengt
     """
     steps = round(task.steps * length)
     points = {round(task.steps * point * factor) for factor in {1, length} for point in POINTS}
-    points = {step for step in points if step < steps}
+    points = {step for step in points if 0 < step < steps}
     optimizer = make_optimizer(task, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     torch.manual_seed(seed)  # of dropout

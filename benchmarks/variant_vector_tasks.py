@@ -26,7 +26,7 @@ import series_data
 FASHION_DIRECTORIES = (DATA / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))
 FASHION_EXAMPLES, IMAGE_TESTS = 10_000, 1_000
 MAX_STEPS = 100  # of a series; neighbouring ones are averaged in longer series
-LETTERS, BLOCKS, BLOCK_LENGTH, ASKED = 26, 8, 4, 2
+LETTERS, BLOCKS, BLOCK_LENGTH, ASKED = 12, 4, 3, 2
 
 
 def classification(model: torch.nn.Module, batches: list[Batch]) -> dict[str, float]:
