@@ -312,6 +312,9 @@ def render(lines: list[Line]) -> str:
             for part in (f"### {task} ({TASKS[task].kind})", task_table(results, task))
         ),
         "## Limits",
+        "Variants outside of the head-to-head ran on "
+        + " and ".join(f"`{name}`" for name, task in TASKS.items() if task.ablation)
+        + " alone, so their cells of the top table speak of these. "
         "Small models, short runs, one processor core each; hyperparameters are vanilla's, not searched for each variant. Tasks "
         "are fixed: intervals speak of other seeds, not of other tasks. Mean gains of a kind weigh its tasks equally. "
         "EA-DC-Transformer has no vanilla counterpart, so its vanilla has both weights 0.",
