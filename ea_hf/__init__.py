@@ -66,6 +66,7 @@ from .models.modeling_ea_vit import (
     EAViTModel,
     EAViTPreTrainedModel,
 )
+from .models.presets import PRESETS, Preset, preset_fields
 
 
 __version__ = "0.1.0.dev0"
@@ -81,6 +82,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "PRESETS",
     "AttentionEvolution",
     "EABertConfig",
     "EABertForMaskedLM",
@@ -124,6 +126,8 @@ __all__ = [
     "EAViTModel",
     "EAViTPreTrainedModel",
     "EvolvedConfig",
+    "Preset",
     "evolve",
     "evolving_config_from_pretrained",
+    "preset_fields",
 ]

@@ -591,12 +591,27 @@ EXTENDING_CASES = [case for case in CASES if case.vanilla_class is not None]
 # One for each family, for what does not depend on the head.
 BASE_CASES = [case for case in CASES if case.auto_class is AutoModel]
 
+# Fields of evolving attention's other forms, as many at once as go together.
+VARIANTS = {
+    "own-kernels": {"ea_conv_groups": "heads", "ea_kernel_size": (1, 5), "ea_conv_every": 1},
+    "flat-kernels": {"ea_kernel_size": (5, 3), "ea_conv_every": 2, "ea_mixing": "learned"},
+    "mixed-heads": {
+        "ea_post_mixing": "heads",
+        "ea_activation": "linear",
+        "ea_conv_groups": "heads",
+        "ea_conv_weight": 1.0,
+    },
+    "one-head-groups": {"ea_post_mixing": "heads", "ea_head_kernel_size": 1, "ea_mixing": "additive"},
+}
+
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
 every_extending_model = pytest.mark.parametrize("case", EXTENDING_CASES, ids=str)
 every_extending_family = pytest.mark.parametrize(
     "case", [case for case in BASE_CASES if case in EXTENDING_CASES], ids=str
 )
 every_family = pytest.mark.parametrize("case", BASE_CASES, ids=str)
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def cache_name(model: PreTrainedModel) -> str:

@@ -38,19 +38,21 @@ ACTIVATIONS = {
 def reference_conv(image, weight, bias, is_causal):
     """The convolution of one map, (heads, query, key), with zeros around it."""
     heads, queries, keys = image.shape
-    size = weight.shape[-1]
-    rows_above = size - 1 if is_causal else size // 2
+    rows, columns = weight.shape[-2:]
+    rows_above = rows - 1 if is_causal else rows // 2
+    shares = weight.shape[1] == heads  # otherwise each head has its own kernel
     result = np.zeros((heads, queries, keys))
     for head in range(heads):
         for query in range(queries):
             for key in range(keys):
                 total = bias[head]
-                for i in range(size):
-                    for j in range(size):
-                        row, column = query + i - rows_above, key + j - size // 2
+                for i in range(rows):
+                    for j in range(columns):
+                        row, column = query + i - rows_above, key + j - columns // 2
                         if 0 <= row < queries and 0 <= column < keys:
-                            for channel in range(heads):
-                                total += weight[head, channel, i, j] * image[channel, row, column]
+                            for channel in range(heads) if shares else [head]:
+                                own = channel if shares else 0
+                                total += weight[head, own, i, j] * image[channel, row, column]
                 result[head, query, key] = total
     return result
 
@@ -104,7 +106,7 @@ class Attention(nn.Module):
 class Config:
     """Stands for a model's configuration."""
 
-    def __init__(self, heads, residual_weight=0.3, conv_weight=0.6, kernel_size=3, activation="relu"):
+    def __init__(self, heads, residual_weight=0.3, conv_weight=0.6, kernel_size=3, activation="relu", **fields):
         self.num_attention_heads = heads
         self.ea_residual_weight = residual_weight
         self.ea_conv_weight = conv_weight
@@ -112,6 +114,8 @@ class Config:
         self.ea_activation = activation
         self.ea_memory_efficient = False
         self.ea_mixing = "convex"
+        self.ea_conv_every = None
+        vars(self).update(fields)
 
 
 def make_chain(config, seed=0, layers=LAYERS, **kwargs):
@@ -206,6 +210,8 @@ def self_attention_mask(real, is_causal=False):
 
 
 every_kernel = pytest.mark.parametrize("kernel_size", [1, 3, 5], ids="kernel{}".format)
+# Rows may be even where no later row is seen.
+every_causal_kernel = pytest.mark.parametrize("kernel_size", [1, 3, 5, (4, 3), (1, 3), (2, 1)], ids="kernel{}".format)
 every_length = pytest.mark.parametrize("length", [1, 2, 3, 6], ids="length{}".format)
 
 
@@ -299,10 +305,26 @@ def test_every_activation_follows_the_equations(activation):
     assert_chain_matches_reference(config, chain, projections, results, allowed, real)
 
 
+@pytest.mark.parametrize("groups", [1, "heads", 2], ids="groups-{}".format)
+@pytest.mark.parametrize(
+    ("kernel_size", "is_causal"), [((4, 3), True), ((1, 5), True), ((3, 1), False), ((1, 3), False)], ids=str
+)
+def test_kernels_of_any_shape_and_own_kernels_follow_the_equations(kernel_size, is_causal, groups):
+    config = Config(2, kernel_size=kernel_size, ea_conv_groups=groups, ea_conv_every=2)
+    chain = make_chain(config, layers=4, is_causal=is_causal)
+    assert [module.evolution.conv is None for module in chain] == [True, False, True, False]
+    assert chain[1].evolution.conv.weight.shape == (2, 2 if groups == 1 else 1, *kernel_size)
+    projections = make_projections(2, 5, 5, layers=4)
+    real = real_tokens(5, "left")
+    allowed = self_attention_mask(real, is_causal)
+    results = run_chain(chain, projections, allowed[:, None])
+    assert_chain_matches_reference(config, chain, projections, results, allowed, real)
+
+
 # Causality
 
 
-@every_kernel
+@every_causal_kernel
 @pytest.mark.parametrize("is_cross_attention", [False, True], ids=["self", "cross"])
 def test_later_queries_change_no_earlier_row(is_cross_attention, kernel_size):
     chain = make_chain(Config(2, kernel_size=kernel_size), is_causal=True, is_cross_attention=is_cross_attention)
@@ -335,7 +357,7 @@ def fill(cache, tokens):
     cache.update(*(torch.zeros(2, 1, tokens, 1) for _ in range(2)))
 
 
-@every_kernel
+@every_causal_kernel
 @pytest.mark.parametrize("padding", [None, "left"], ids="padding-{}".format)
 @pytest.mark.parametrize("chunk", [1, 2, 4], ids="rows{}".format)
 @pytest.mark.parametrize("is_cross_attention", [False, True], ids=["self", "cross"])

@@ -13,10 +13,12 @@ from models import (
     BASE_CASES,
     CASES,
     EXTENDING_CASES,
+    VARIANTS,
     every_extending_family,
     every_extending_model,
     every_family,
     every_model,
+    every_variant,
 )
 from torch.testing import assert_close
 from transformers import AutoConfig
@@ -737,3 +739,55 @@ def test_copy_and_pickle_are_bit_equal(case):
         with torch.no_grad():
             next(other.parameters()).add_(1)
     assert_same_outputs(run(model, inputs), expected)
+
+
+# Other forms of the mechanism
+
+
+@every_variant
+@every_family
+def test_padding_changes_nothing_in_another_form(case, variant):
+    model = case.model(**VARIANTS[variant]).double()
+    examples = case.inputs.examples(model.config, [9, 1, 4])
+    batch = case.inputs.batch(model.config, examples, case.inputs.paddings[-1], width=11)
+    assert_rows_equal_alone(case, model, examples, batch, tolerance=1e-10, output_attentions=True)
+    if not case.inputs.takes_mask:
+        return
+    noisy = case.inputs.batch(model.config, [{**example} for example in examples], case.inputs.paddings[0], width=12)
+    assert_rows_equal_alone(case, model, examples, noisy, tolerance=1e-10)
+
+
+@every_variant
+@every_family
+def test_activation_checkpointing_changes_no_gradient_in_another_form(case, variant):
+    model = case.model(**VARIANTS[variant]).double().train()
+    inputs = case.batch().inputs
+    expected = gradients(model, inputs)
+    assert all(name in expected for name, _ in model.named_parameters())  # DistributedDataParallel waits for each
+    model.activation_checkpointing_enable()
+    assert_same_gradients(gradients(model, inputs), expected)
+
+
+@every_variant
+@every_family
+def test_another_form_is_saved_and_loaded_bit_for_bit(case, variant, tmp_path):
+    model = case.model(**VARIANTS[variant])
+    model.save_pretrained(tmp_path)
+    loaded, info = case.model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    for name, value in VARIANTS[variant].items():
+        assert getattr(loaded.config, name) == value
+    inputs = case.batch().inputs
+    assert_same_outputs(run(loaded, inputs), run(model, inputs))
+
+
+@every_family
+def test_another_form_is_compiled_and_exported(case):
+    model = case.model(**VARIANTS["mixed-heads"])
+    inputs = case.batch().inputs
+    expected = run(model, inputs)
+    assert_same_outputs(run(torch.compile(model, fullgraph=True, backend="eager"), inputs), expected, atol=1e-5)
+    torch.compiler.reset()
+    kwargs = {**inputs, **case.inputs.options}
+    exported = torch.export.export(model, (), kwargs=kwargs, strict=False).module()
+    assert_same_outputs(exported(**kwargs), expected, atol=1e-5)

@@ -17,7 +17,7 @@ from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
 class Case:
     heads: int = 3
     queries: int = 7
-    kernel_size: int = 3
+    kernel_size: int | tuple[int, int] = 3
     residual_weight: float = 0.3
     conv_weight: float = 0.6
     is_causal: bool = False
@@ -26,6 +26,8 @@ class Case:
     position_bias: bool = False
     batch: int = 2
     mixing: str = "convex"
+    conv_groups: int | str = 1
+    conv_every: int | None = None
 
     def __str__(self) -> str:
         defaults = Case()
@@ -52,6 +54,14 @@ CASES = [
     Case(mixing="learned", dropout=0.3),
     Case(mixing="learned", is_causal=True, position_bias=True, kernel_size=5),
     Case(mixing="learned", batch=0, padding=False),
+    Case(conv_groups="heads", position_bias=True),
+    Case(kernel_size=(4, 3), is_causal=True, conv_groups="heads"),
+    Case(kernel_size=(2, 5), is_causal=True, padding=False, dropout=0.2),
+    Case(kernel_size=(1, 5), conv_every=1),
+    Case(kernel_size=(5, 1), mixing="additive", conv_weight=-0.7),
+    Case(mixing="learned", kernel_size=(2, 3), is_causal=True, conv_groups="heads"),
+    Case(mixing="learned", conv_every=1, position_bias=True),
+    Case(mixing="learned", conv_every=2),
 ]
 
 
@@ -73,6 +83,8 @@ class Chain:
                 memory_efficient=memory_efficient,
                 is_causal=case.is_causal,
                 mixing=case.mixing,
+                conv_groups=case.conv_groups,
+                conv_every=case.conv_every,
             ).to(dtype)
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.4)

@@ -27,10 +27,12 @@ SHARED_FILES = {
     "configuration_evolving.py",
     "evolution.py",
     "evolution_cache.py",
+    "evolution_layer.py",
     "evolution_state.py",
     "undocumented.py",
     "evolution_fast.py",
     "modeling_evolving.py",
+    "presets.py",
     "remote_code.py",
 }
 # Reads the examples, and compares with what the saved model gave.

@@ -82,10 +82,15 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     mean_mask_length: float | int = 3
     ea_residual_weight: float | int | None = None
     ea_conv_weight: float | int | None = None
-    ea_kernel_size: int = 3
+    ea_kernel_size: int | list[int] | tuple[int, int] = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
     ea_mixing: str = "convex"
+    ea_conv_groups: int | str = 1
+    ea_conv_every: int | None = None
+    ea_conv_init: str = "normal"
+    ea_post_mixing: str = "none"
+    ea_head_kernel_size: int | None = None
 
     @property
     def key_channels(self) -> int:
@@ -96,6 +101,10 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     def value_channels(self) -> int:
         """Channels of all values, which is what attention gives."""
         return int(self.attention_value_ratio * self.d_model)
+
+    @property
+    def has_only_causal_maps(self) -> bool:
+        return self.causal_attention
 
     def dilation(self, block: int) -> int:
         """Steps between those that the convolutions of a block see."""

@@ -49,11 +49,20 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
 
     ea_residual_weight: float | int | None = None
     ea_conv_weight: float | int | None = None
-    ea_kernel_size: int = 3
+    ea_kernel_size: int | list[int] | tuple[int, int] = 3
     ea_activation: str = "relu"
     ea_memory_efficient: bool = False
     ea_mixing: str = "convex"
+    ea_conv_groups: int | str = 1
+    ea_conv_every: int | None = None
+    ea_conv_init: str = "normal"
+    ea_post_mixing: str = "none"
+    ea_head_kernel_size: int | None = None
     vanilla_model_type: str = ""
+
+    @property
+    def has_only_causal_maps(self) -> None:
+        return None  # the model tells
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EvolvedConfig":

@@ -8,27 +8,48 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .evolution import check_evolution
+from .evolution_layer import check_evolution
+from .presets import expand_preset
 from .remote_code import CODE_REFERENCES, save_config_with_code
 
 
 logger = logging.getLogger(__name__)
 
+# Fields that came later, with their defaults.
+LATER_FIELDS = {
+    "ea_conv_groups": 1,
+    "ea_conv_every": None,
+    "ea_conv_init": "normal",
+    "ea_post_mixing": "none",
+    "ea_head_kernel_size": None,
+}
+
 
 class EvolvingConfig:
     """What the configuration of every family has beside its vanilla fields.
 
-    A family lists the six fields itself, as dataclass fields:
+    A family lists the fields itself, as dataclass fields:
         ea_residual_weight (`float`): share of the previous layer's map, equation (1), in [0, 1], and with another
             `ea_mixing` than "convex" its factor, any number. The default is the family's, 0.1 in most, and 0 in "learned".
         ea_conv_weight (`float`): share of the convolution, equation (2); otherwise as `ea_residual_weight`.
-        ea_kernel_size (`int`, default 3): side of the kernel, odd.
+        ea_kernel_size (`int`, or (rows, columns), default 3): side of the kernel, odd. Rows may be even where all chains that
+            evolve are causal: a kernel of R rows sees the current row and the R - 1 above it.
         ea_activation (`str`, default "relu"): activation after the convolution.
         ea_memory_efficient (`bool`, default False): save about one map per layer for the backward pass instead of two
             and a half, and compute the rest again.
         ea_mixing (`str`, default "convex"): "convex", equations (1) and (2); "additive", (1') and (2'), which with (1, 0)
             is RealFormer's residual attention; or "learned", the same with a parameter per layer and head for each weight,
             which starts as `ea_residual_weight` and `ea_conv_weight` say: with (0, 0) a vanilla checkpoint is vanilla at first.
+
+        ea_conv_groups (`int` or "heads", default 1): 1, each head's kernel sees all heads; "heads" or their number, each its own.
+        ea_conv_every (`int`, optional): one layer of so many has a convolution, the middle one: 1 means each, 4 the third, the
+            seventh and so on. By default every layer but the first.
+        ea_conv_init (`str`, default "normal"): how new kernels start, as noise or as the "identity".
+        ea_post_mixing (`str`, default "none"): "heads" mixes the attention weights of the heads after the softmax, cell by
+            cell, in every layer, with a matrix that is learned and starts as the identity.
+        ea_head_kernel_size (`int`, optional): how many neighboring heads are mixed with each other there; by default all.
+
+    `ea_preset`, given to `from_pretrained` or `from_dict`, stands for the fields of one of `ea_hf.PRESETS`.
 
     With both weights 0 a model is its vanilla counterpart; (r, 0) passes scores on without a convolution, (0, c)
     convolves each layer's own scores only.
@@ -50,6 +71,13 @@ class EvolvingConfig:
     family_pipelines: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "ea_preset" in kwargs:
+            raise ValueError(
+                f"`ea_preset` is {kwargs['ea_preset']!r}, which a configuration does not take itself. Give it the fields, "
+                f"`{type(self).__name__}(**ea_hf.preset_fields({kwargs['ea_preset']!r}))`, or call `from_pretrained`."
+            )
+        if isinstance(self.ea_kernel_size, list):  # as JSON has it
+            self.ea_kernel_size = tuple(self.ea_kernel_size)
         defaults = (0.0, 0.0) if self.ea_mixing == "learned" else self.default_weights
         for name, default in zip(("ea_residual_weight", "ea_conv_weight"), defaults, strict=True):
             if getattr(self, name) is None:
@@ -66,13 +94,33 @@ class EvolvingConfig:
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
+        # Where only the model tells, its layers may differ.
+        heads = None if self.has_only_causal_maps is None else getattr(self, "num_attention_heads", None)
         check_evolution(
-            self.ea_residual_weight, self.ea_conv_weight, self.ea_kernel_size, self.ea_activation, self.ea_mixing
+            self.ea_residual_weight,
+            self.ea_conv_weight,
+            self.ea_kernel_size,
+            self.ea_activation,
+            self.ea_mixing,
+            *(getattr(self, name) for name in LATER_FIELDS),
+            num_heads=heads if isinstance(heads, int) else None,
+            is_causal=self.has_only_causal_maps,
         )
+
+    @property
+    def has_only_causal_maps(self) -> bool | None:
+        """Whether all maps that evolve are causal; `None` if only the model tells."""
+        return False
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        # What a checkpoint's file says remains as it was before there were these fields.
+        fields = super().to_diff_dict()
+        return {name: value for name, value in fields.items() if LATER_FIELDS.get(name, ...) != value}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # Transformers sets overriding values only after it has checked the configuration.
+        kwargs = expand_preset(kwargs)
         names = {field.name for field in dataclasses.fields(cls)}
         overrides = {name: value for name, value in kwargs.items() if name in names}
         check_gates_fit(config_dict, overrides)

@@ -25,22 +25,20 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 
 import copy
 import inspect
-import math
 import re
 import zlib
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
 
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
+from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
 from .evolution_state import EvolutionState, is_traced, running_state
 from .undocumented import has_hooks, is_plain_tensor, set_attention_function
 
@@ -71,202 +69,6 @@ FOREIGN_ARGUMENTS = {
     "block_table": "a paged cache",
     "cache": "a paged cache",
 }
-
-MIXINGS = ("convex", "additive", "learned")
-# Of new kernels in "learned": where a convolution's weight starts at 0, its first gradient is what the kernel gives.
-LEARNED_KERNEL_STD = 0.1
-
-
-def check_evolution(
-    residual_weight: float, conv_weight: float, kernel_size: int, activation: str, mixing: str = "convex"
-) -> None:
-    """Checks the values of the mechanism.
-
-    Raises:
-        ValueError: an unknown mixing; a weight that is no number in [0, 1] ("convex") or no finite number (otherwise); a
-            kernel size that is no odd positive integer; an activation that `transformers.activations.ACT2FN` does not know.
-    """
-    if mixing not in MIXINGS:
-        raise ValueError(f"`ea_mixing` is {mixing!r}; choose one of {', '.join(MIXINGS)}.")
-    for name, weight in (("ea_residual_weight", residual_weight), ("ea_conv_weight", conv_weight)):
-        if not (isinstance(weight, Real) and math.isfinite(weight)):
-            raise ValueError(
-                f"`{name}` is {weight!r}; choose a {'number between 0 and 1' if mixing == 'convex' else 'finite number'}."
-            )
-        if mixing == "convex" and not 0.0 <= weight <= 1.0:
-            raise ValueError(
-                f'`{name}` is {weight!r}; choose a number between 0 and 1, or the mixing "additive" (`ea_mixing`).'
-            )
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"`ea_kernel_size` is {kernel_size!r}; choose an odd positive integer such as 3.")
-    if activation not in ACT2FN:
-        raise ValueError(f"`ea_activation` is {activation!r}; choose one of {', '.join(sorted(ACT2FN))}.")
-
-
-class MapConvolution(nn.Conv2d):
-    """The convolution over maps, heads as channels. By its type it is known when weights are initialized."""
-
-    initial_std: float | None = None  # the model's `initializer_range`
-
-
-class AttentionEvolution(nn.Module):
-    """One layer's step of evolving attention: from raw scores S_l to the evolved map A_l, equations (1) and (2).
-
-    Args:
-        num_heads: number of attention heads, the channels of the convolution.
-        layer_index: position in the chain, from 0. Layer 0 passes its scores on as they are and owns no convolution,
-            as in the authors' release; neither does a layer whose `conv_weight` is 0 and stays so. So every parameter
-            gets a gradient, which DistributedDataParallel requires.
-        residual_weight: share of the previous layer's map in M_l, in [0, 1] (called beta in the authors' code). With
-            another mixing its factor, any number; in "learned" the one that `residual_gate` starts with.
-        conv_weight: share of the convolution in A_l, in [0, 1] (called alpha in the authors' code). With another mixing
-            its factor, any number; in "learned" the one that `conv_gate` starts with.
-        kernel_size: side of the square kernel, odd. A kernel of 1 mixes heads only.
-        activation: name of the activation after the convolution.
-        is_causal: whether a query may see earlier query rows only (a decoder's self- and cross-attention). The
-            convolution then has `kernel_size - 1` rows of padding above the map and none below it.
-        is_cross_attention: whether the keys belong to another sequence than the queries.
-        chain: name of the chain, for models that have several; "cross" or "self" if `None`.
-        memory_efficient: whether training saves less and computes more; see `evolution_fast.EvolvingAttention`.
-        mixing: "convex", equations (1) and (2), "additive" or "learned", equations (1') and (2').
-
-    Attributes:
-        may_be_dropped: whether the model may leave the layer out in training (LayerDrop); False, but where `evolve` sets it.
-        residual_gate, conv_gate: (heads,), the weights of "learned", in every layer but the first; otherwise `None`.
-
-    Raises:
-        ValueError: see `check_evolution`.
-    """
-
-    def __init__(
-        self,
-        num_heads: int,
-        layer_index: int,
-        residual_weight: float = 0.1,
-        conv_weight: float = 0.1,
-        kernel_size: int = 3,
-        activation: str = "relu",
-        is_causal: bool = False,
-        is_cross_attention: bool = False,
-        chain: str | None = None,
-        memory_efficient: bool = False,
-        mixing: str = "convex",
-    ):
-        super().__init__()
-        check_evolution(residual_weight, conv_weight, kernel_size, activation, mixing)
-        self.mixing = mixing
-        self.layer_index = layer_index
-        self.residual_weight = residual_weight
-        self.conv_weight = conv_weight
-        self.memory_efficient = memory_efficient
-        self.kernel_size = kernel_size
-        self.is_causal = is_causal
-        self.is_cross_attention = is_cross_attention
-        self.chain = chain or ("cross" if is_cross_attention else "self")
-        self.activation = ACT2FN[activation]
-        self.is_relu = activation == "relu"
-        self.is_first = layer_index == 0
-        self.may_be_dropped = False
-        self.conv = self.residual_gate = self.conv_gate = None
-        is_learned = mixing == "learned"
-        if layer_index > 0 and (is_learned or conv_weight != 0):
-            padding = (0 if is_causal else kernel_size // 2, kernel_size // 2)
-            self.conv = MapConvolution(num_heads, num_heads, kernel_size, padding=padding)
-        if layer_index > 0 and is_learned:
-            self.conv.initial_std = LEARNED_KERNEL_STD
-            self.residual_gate = nn.Parameter(torch.full((num_heads,), float(residual_weight)))
-            self.conv_gate = nn.Parameter(torch.full((num_heads,), float(conv_weight)))
-        self._gates_have_moved = False
-        self._seen_gates: tuple[tuple[int, ...], bool] | None = None
-
-    def forward(
-        self,
-        scores: torch.Tensor,
-        previous: torch.Tensor | None = None,
-        blocked: torch.Tensor | None = None,
-        cache: EvolvingCacheLayer | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            scores: S_l, (batch, heads, query, key).
-            previous: A_{l-1}, same shape; `None` in the first layer, and where the layer takes none.
-            blocked: boolean, broadcastable to (batch, 1, query, key); True where the convolution must see zeros.
-            cache: holds the rows of M_l before this call, where a causal layer decodes step by step.
-
-        Returns:
-            A_l, (batch, heads, query, key).
-        """
-        mixed = self.mix(scores, previous)
-        if self.conv is None:
-            return mixed
-        image = mixed if blocked is None else mixed.masked_fill(blocked, 0.0)
-        if self.is_causal:
-            rows_above = self.kernel_size - 1
-            if cache is None:
-                image = nn.functional.pad(image, (0, 0, rows_above, 0))
-            else:
-                image = cache.prepend_rows(self.chain, image, rows_above)
-        convolved = self.activation(self.conv(image))
-        if self.mixing == "convex":
-            return self.conv_weight * convolved + (1 - self.conv_weight) * mixed
-        return mixed + _per_head(self.conv_weight, self.conv_gate, mixed.dtype) * convolved
-
-    def mix(self, scores: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-        """M_l, equation (1); arguments as for `forward`."""
-        if previous is None:
-            return scores
-        if self.mixing == "convex":
-            return self.residual_weight * previous + (1 - self.residual_weight) * scores
-        return scores + _per_head(self.residual_weight, self.residual_gate, scores.dtype) * previous
-
-    @property
-    def takes_maps(self) -> bool:
-        """Whether a layer of this chain takes the map of the one before it."""
-        return self.mixing == "learned" or self.residual_weight != 0
-
-    @property
-    def is_vanilla(self) -> bool:
-        """Whether the layer's attention is plain, which then is to be so to the last bits."""
-        if self.mixing != "learned":
-            return self.residual_weight == self.conv_weight == 0
-        if self.residual_gate is None:  # the first layer, plain as long as the others are, of which it does not know
-            return True
-        return self._gates_are_zero()
-
-    def _gates_are_zero(self) -> bool:
-        """Looks at the gates only when they may have changed: a look makes an accelerator wait.
-
-        In training not again once they have moved. Inference looks again at parameters that were written to.
-        """
-        gates = (self.residual_gate, self.conv_gate)
-        is_learning = torch.is_grad_enabled() and any(gate.requires_grad for gate in gates)
-        if is_learning and self._gates_have_moved:
-            return False
-        key = None
-        if not is_learning and not any(gate.is_inference() for gate in gates):
-            key = tuple(number for gate in gates for number in (id(gate), gate._version))
-            if self._seen_gates is not None and self._seen_gates[0] == key:
-                return self._seen_gates[1]
-        are_zero = not any(gate.any() for gate in gates)
-        self._gates_have_moved = not are_zero
-        self._seen_gates = None if key is None else (key, are_zero)
-        return are_zero
-
-    @property
-    def needs_cache(self) -> bool:
-        """Whether a step of decoding needs rows of the steps before it."""
-        return self.is_causal and self.conv is not None and self.kernel_size > 1
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.chain}, layer_index={self.layer_index}, mixing={self.mixing}, "
-            f"residual_weight={self.residual_weight}, conv_weight={self.conv_weight}"
-        )
-
-
-def _per_head(weight: float, gate: torch.Tensor | None, dtype: torch.dtype) -> float | torch.Tensor:
-    """A weight that multiplies maps of a type; under autocast parameters have another."""
-    return weight if gate is None else gate.to(dtype).view(-1, 1, 1)
 
 
 def evolving_attention_forward(
@@ -378,6 +180,7 @@ def _needs_reference(
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
+        or evolution.post_mixing is not None
         or evolution.is_vanilla
     )
 
@@ -421,6 +224,8 @@ def _reference_attention(
             logits = logits + attention_mask
     softmax_dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = nn.functional.softmax(logits, dim=-1, dtype=softmax_dtype).to(value.dtype)
+    if evolution.post_mixing is not None:
+        weights = evolution.post_mixing(weights)
     weights = nn.functional.dropout(weights, p=dropout)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), evolved, weights
 
@@ -435,13 +240,15 @@ def _fast_attention(
         scaling,
         evolution.residual_weight,
         evolution.conv_weight,
-        evolution.kernel_size,
+        evolution.kernel_rows,
+        evolution.kernel_columns,
         evolution.is_causal,
         evolution.mixing,
+        1 if evolution.conv is None else evolution.conv.groups,
     )
     kernel, bias = (None, None) if evolution.conv is None else (evolution.conv.weight, evolution.conv.bias)
     gates = [
-        None if gate is None else _per_head(0.0, gate, tensors.query.dtype)
+        None if gate is None else per_head(0.0, gate, tensors.query.dtype)
         for gate in (evolution.residual_gate, evolution.conv_gate)
     ]
     with torch.autocast(tensors.query.device.type, enabled=False):
@@ -452,7 +259,7 @@ def _fast_attention(
 
 def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensors: Tensors, scaling: float) -> None:
     """Puts the last rows of M_l into an empty cache; the fast paths do not hand them out."""
-    rows_above = evolution.kernel_size - 1
+    rows_above = evolution.kernel_rows - 1
     last = slice(max(0, tensors.query.shape[-2] - rows_above - CROPPABLE_ROWS), None)
     scores = torch.matmul(tensors.query[:, :, last], tensors.key.transpose(-2, -1)) * scaling
     if tensors.position_bias is not None:
@@ -508,22 +315,19 @@ def attach_evolution(
         num_heads: `config.num_attention_heads` if `None`.
         kwargs: `is_causal`, `is_cross_attention` and `chain` of `AttentionEvolution`.
     """
+    arguments = evolution_arguments(config)
+    if not is_on:
+        arguments = {"residual_weight": 0.0, "conv_weight": 0.0, "memory_efficient": config.ea_memory_efficient}
+    attentions = list(attentions)
+    if is_on:
+        check_has_convolutions(config, len(attentions))
     for layer_index, attention in enumerate(attentions):
         # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
         # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
         attention.config = copy.copy(getattr(attention, "config", config))
         set_attention_function(attention.config, ATTENTION_NAME)
-        attention.evolution = AttentionEvolution(
-            config.num_attention_heads if num_heads is None else num_heads,
-            layer_index,
-            residual_weight=config.ea_residual_weight if is_on else 0.0,
-            conv_weight=config.ea_conv_weight if is_on else 0.0,
-            kernel_size=config.ea_kernel_size,
-            activation=config.ea_activation,
-            memory_efficient=config.ea_memory_efficient,
-            mixing=config.ea_mixing if is_on else "convex",
-            **kwargs,
-        )
+        heads = config.num_attention_heads if num_heads is None else num_heads
+        attention.evolution = AttentionEvolution(heads, layer_index, **arguments, **kwargs)
         attention.evolution.built_with = evolution_fields(config)
         attention.evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
         attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
@@ -547,6 +351,24 @@ def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     if has_other_keys != module.evolution.is_cross_attention:
         expected = ("cross" if module.evolution.is_cross_attention else "self") + "-attention"
         raise ValueError(f"{type(module).__name__} is used as other than {expected}, which its evolution is for.")
+
+
+def evolution_arguments(config: PreTrainedConfig) -> dict[str, Any]:
+    """The arguments of `AttentionEvolution` that a configuration says."""
+    names = inspect.signature(AttentionEvolution).parameters
+    fields = {name.removeprefix("ea_"): value for name, value in evolution_fields(config).items()}
+    return {name: value for name, value in fields.items() if name in names}
+
+
+def check_has_convolutions(config: PreTrainedConfig, layers: int) -> None:
+    """Raises ValueError if so few layers would have no convolution, which is asked for."""
+    every = config.ea_conv_every
+    is_wanted = every is not None and (config.ea_mixing == "learned" or config.ea_conv_weight != 0)
+    if is_wanted and layers > 0 and not any(has_convolution(index, every) for index in range(layers)):
+        raise ValueError(
+            f"`ea_conv_every` is {every}, but a chain has {layers} layers, none of which would have a convolution. Choose at "
+            f"most {max(1, 2 * layers - 1)}."
+        )
 
 
 def evolution_fields(config: PreTrainedConfig) -> dict[str, Any]:

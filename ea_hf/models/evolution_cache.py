@@ -89,7 +89,7 @@ class EvolvingDynamicLayer(EvolvingCacheLayer, DynamicLayer):
         if held < min(rows_above, past_length):
             raise RuntimeError(
                 f"The cache has {past_length} earlier tokens, but of the attention maps only the last {held} rows, where "
-                f"a kernel of size {rows_above + 1} needs {min(rows_above, past_length)}. Call "
+                f"a kernel of {rows_above + 1} rows needs {min(rows_above, past_length)}. Call "
                 "`past_key_values.activate_past_recording()` before the tokens of which you will crop more than the last "
                 f"call's or more than {CROPPABLE_ROWS}."
             )

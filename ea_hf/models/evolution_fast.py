@@ -26,9 +26,11 @@ class Layer(NamedTuple):
     scaling: float
     residual_weight: float
     conv_weight: float
-    kernel_size: int
+    kernel_rows: int
+    kernel_columns: int
     is_causal: bool
     mixing: str = "convex"
+    groups: int = 1
 
     @property
     def score_share(self) -> float:
@@ -52,7 +54,7 @@ class Layer(NamedTuple):
 
     @property
     def padding(self) -> tuple[int, int]:
-        return (0 if self.is_causal else self.kernel_size // 2, self.kernel_size // 2)
+        return (0 if self.is_causal else self.kernel_rows // 2, self.kernel_columns // 2)
 
 
 class Tensors(NamedTuple):
@@ -109,8 +111,8 @@ def mix(
 def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, layer: Layer) -> torch.Tensor:
     """relu(Conv2d(M_l)) with folded weights, (batch, heads, query, key)."""
     if layer.is_causal:
-        image = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0))
-    return nn.functional.conv2d(image, kernel, bias, padding=layer.padding).relu_()
+        image = nn.functional.pad(image, (0, 0, layer.kernel_rows - 1, 0))
+    return nn.functional.conv2d(image, kernel, bias, padding=layer.padding, groups=layer.groups).relu_()
 
 
 def add_convolved(
@@ -159,10 +161,10 @@ def infer(
     is_cpu = query.device.type == "cpu"
     budget = BLOCK_BYTES_PER_THREAD * torch.get_num_threads() if is_cpu else BLOCK_BYTES_OF_ACCELERATOR
     items = max(1, budget // max(1, bytes_per_row * queries))
-    rows = queries if items > 1 else max(layer.kernel_size, budget // bytes_per_row)
+    rows = queries if items > 1 else max(layer.kernel_rows, budget // bytes_per_row)
     for first in range(0, batch, items):
         part = slice(first, first + items)
-        above = evolved.new_zeros(len(evolved[part]), heads, layer.kernel_size - 1 - layer.padding[0], keys)
+        above = evolved.new_zeros(len(evolved[part]), heads, layer.kernel_rows - 1 - layer.padding[0], keys)
         for start in range(0, queries, rows):
             block = evolved[part, :, start : start + rows]
             if kernel is not None:
@@ -202,7 +204,7 @@ def convolve_block(
     next_above = image[:, :, rows : rows + above.shape[2]]
     missing = layer.padding[0] - (seen.shape[2] - rows)  # below the last row
     image = nn.functional.pad(image, (0, 0, 0, missing)) if missing else image
-    image = nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]))
+    image = nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]), groups=layer.groups)
     if conv_gate is None:
         block.mul_(layer.map_share).add_(image.relu_(), alpha=layer.sign)
     else:
@@ -342,7 +344,7 @@ def convolution_backward(
     """The gradients of M_l, and of the kernel and the bias as they are folded, from that of the convolution before its gate."""
     image = block_cells(mixed, blocked)
     if layer.is_causal:
-        image = nn.functional.pad(image, (0, 0, layer.kernel_size - 1, 0))
+        image = nn.functional.pad(image, (0, 0, layer.kernel_rows - 1, 0))
     grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
         grad,
         image,
@@ -353,11 +355,11 @@ def convolution_backward(
         (1, 1),
         False,
         (0, 0),
-        1,
+        layer.groups,
         (True, needed[0] or needed[2], needed[1] or needed[2]),
     )
     if layer.is_causal:
-        grad_image = grad_image[:, :, layer.kernel_size - 1 :]
+        grad_image = grad_image[:, :, layer.kernel_rows - 1 :]
     return block_cells(grad_image, blocked), grad_kernel, grad_bias
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 from transformers.cache_utils import Cache
 
+from .evolution_layer import AttentionEvolution
 from .undocumented import has_numbers, is_in_backward, is_in_function_transform
 
 
@@ -98,8 +98,8 @@ class EvolutionState:
         """The maps A_l of a chain from its first to its last layer, each (batch, heads, query, key), if they are kept."""
         return self._kept.get(chain, ())
 
-    def previous(self, evolution: nn.Module, device: torch.device) -> torch.Tensor | None:
-        """A_{l-1}, or `None` where the layer, an `AttentionEvolution`, takes nothing from the previous one.
+    def previous(self, evolution: AttentionEvolution, device: torch.device) -> torch.Tensor | None:
+        """A_{l-1}, or `None` where the layer takes nothing from the previous one.
 
         A layer that LayerDrop leaves out hands on the map that it would have got.
 
@@ -129,7 +129,7 @@ class EvolutionState:
         # Where layers are on different devices, the map follows the hidden states.
         return None if previous is None else previous.to(device)
 
-    def store(self, evolution: nn.Module, evolved: torch.Tensor) -> None:
+    def store(self, evolution: AttentionEvolution, evolved: torch.Tensor) -> None:
         """Takes A_l for the next layer."""
         if evolution.takes_maps:
             self._maps[evolution.chain] = evolved
@@ -138,7 +138,7 @@ class EvolutionState:
 
     def where_blocked(
         self,
-        evolution: nn.Module,
+        evolution: AttentionEvolution,
         queries: int,
         keys: int,
         attention_mask: torch.Tensor | None,
@@ -166,7 +166,7 @@ class EvolutionState:
                     else "Prefixes of keys and caches are not for attention that is not causal."
                 )
             )
-        looks_around = self.check_masks and evolution.conv is not None and evolution.kernel_size > 1
+        looks_around = self.check_masks and evolution.looks_around
         if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
             if not is_traced() and has_numbers(attention_mask):
                 check_mask(evolution, queries, keys, attention_mask, past_length)
@@ -210,7 +210,7 @@ class _Replayable:
 
 
 def check_mask(
-    evolution: nn.Module,
+    evolution: AttentionEvolution,
     queries: int,
     keys: int,
     attention_mask: torch.Tensor,

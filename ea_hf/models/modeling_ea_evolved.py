@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,12 +29,14 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
-from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_evolution
+from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_has_convolutions
+from .evolution_layer import check_evolution
 from .modeling_evolving import (
     EvolvingPreTrainedModel,
     carry_state_through_checkpoints,
     check_gradient_checkpointing,
 )
+from .presets import preset_fields
 from .undocumented import forget_renamed_weights, model_mapping, record_outputs, set_attention_function
 
 
@@ -334,10 +337,16 @@ def evolve(
     model: PreTrainedModel,
     residual_weight: float | None = None,
     conv_weight: float | None = None,
-    kernel_size: int = 3,
-    activation: str = "relu",
+    kernel_size: int | tuple[int, int] | None = None,
+    activation: str | None = None,
     memory_efficient: bool = False,
-    mixing: str = "convex",
+    mixing: str | None = None,
+    conv_groups: int | str | None = None,
+    conv_every: int | None = None,
+    conv_init: str | None = None,
+    post_mixing: str | None = None,
+    head_kernel_size: int | None = None,
+    preset: str | None = None,
 ) -> PreTrainedModel:
     """Makes a loaded model evolving, in place: the maps of its attention go from layer to layer.
 
@@ -351,23 +360,40 @@ def evolve(
             `torch.compile` and the like.
         residual_weight: share of the previous layer's map, equation (1), in [0, 1]; default 0.1, and 0 in "learned".
         conv_weight: share of the convolution, equation (2), in [0, 1]; default as for `residual_weight`.
-        kernel_size: side of the kernel, odd.
-        activation: activation after the convolution.
+        kernel_size: side of the kernel, odd, or (rows, columns); default 3.
+        activation: activation after the convolution; default "relu".
         memory_efficient: see `EvolvingConfig`.
-        mixing: "convex", "additive" or "learned"; see `EvolvingConfig`.
+        mixing: "convex", the default, "additive" or "learned"; see `EvolvingConfig`.
+        conv_groups, conv_every, conv_init, post_mixing, head_kernel_size: see `EvolvingConfig`.
+        preset: name of one of `ea_hf.PRESETS`, for what the other arguments leave open.
 
     Returns:
         The same model. New convolutions have the device and the type of the attention's weights.
 
     Raises:
         TypeError: `model` is not a model of Transformers.
-        ValueError: see `check_evolution`; the model is evolving already, or it has what cannot evolve exactly: attention
+        ValueError: see `check_evolution` and `preset_fields`; the model is evolving already, or it has what cannot evolve exactly: attention
             without the interface, sliding windows or chunks, sinks, softcapping, layers that share a module.
     """
-    defaults = (0.0, 0.0) if mixing == "learned" else EvolvedConfig.default_weights
-    residual_weight = defaults[0] if residual_weight is None else residual_weight
-    conv_weight = defaults[1] if conv_weight is None else conv_weight
-    check_evolution(residual_weight, conv_weight, kernel_size, activation, mixing)
+    given = {
+        "ea_residual_weight": residual_weight,
+        "ea_conv_weight": conv_weight,
+        "ea_kernel_size": tuple(kernel_size) if isinstance(kernel_size, list) else kernel_size,
+        "ea_activation": activation,
+        "ea_mixing": mixing,
+        "ea_conv_groups": conv_groups,
+        "ea_conv_every": conv_every,
+        "ea_conv_init": conv_init,
+        "ea_post_mixing": post_mixing,
+        "ea_head_kernel_size": head_kernel_size,
+    }
+    chosen = preset_fields(preset, **{name: value for name, value in given.items() if value is not None})
+    fields = {name: chosen.get(name, getattr(EvolvedConfig, name)) for name in given}
+    defaults = (0.0, 0.0) if fields["ea_mixing"] == "learned" else EvolvedConfig.default_weights
+    for name, default in zip(("ea_residual_weight", "ea_conv_weight"), defaults, strict=True):
+        fields[name] = default if fields[name] is None else fields[name]
+    values = {name.removeprefix("ea_"): value for name, value in fields.items()}
+    check_evolution(**values)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"`evolve` takes a model of Transformers, not a {type(model).__name__}. Call it before the model is wrapped, as "
@@ -382,7 +408,11 @@ def evolve(
         raise ValueError(
             f"{type(model.config).__name__} is not a configuration of Transformers, so the evolving model could not be loaded again."
         )
-    _refuse_what_is_not_exact(model, _find_chains(model))
+    chains = _find_chains(model)
+    _refuse_what_is_not_exact(model, chains)
+    for chain in chains:
+        check_evolution(**values, num_heads=chain.num_heads, is_causal=chain.is_causal)
+        check_has_convolutions(SimpleNamespace(**fields), len(chain.attentions))
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             check_gradient_checkpointing(module._gradient_checkpointing_func)
@@ -391,12 +421,8 @@ def evolve(
     config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
     config.vanilla_model_type = config.vanilla_class.model_type
-    config.ea_residual_weight = residual_weight
-    config.ea_conv_weight = conv_weight
-    config.ea_kernel_size = kernel_size
-    config.ea_activation = activation
-    config.ea_memory_efficient = memory_efficient
-    config.ea_mixing = mixing
+    for name, value in {**fields, "ea_memory_efficient": memory_efficient}.items():
+        setattr(config, name, value)
     _set_configurations(model, copies)
     model.__class__ = evolved_model_class(type(model))
     record_outputs(model)

@@ -25,6 +25,7 @@ from .evolution import (
     evolution_fields,
     is_evolving_name,
 )
+from .evolution_layer import HeadMixing
 from .evolution_state import EvolutionState, is_traced, running_state
 from .undocumented import model_mapping, record_outputs
 
@@ -269,11 +270,18 @@ class EvolvingPreTrainedModel:
         if isinstance(module, MapConvolution):
             # A family's own rule for convolutions is for another purpose (T5's standard deviation would be 1).
             std = module.initial_std or getattr(self.config, "initializer_range", 0.02)
-            init.normal_(module.weight, mean=0.0, std=std)
+            if module.starts_as_identity:
+                init.copy_(module.weight, module.identity())
+            else:
+                init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
-        elif isinstance(module, AttentionEvolution) and module.residual_gate is not None:
-            init.constant_(module.residual_gate, module.residual_weight)
-            init.constant_(module.conv_gate, module.conv_weight)
+        elif isinstance(module, HeadMixing):
+            init.copy_(module.weight, module.identity())
+        elif isinstance(module, AttentionEvolution):
+            if module.residual_gate is not None:
+                init.constant_(module.residual_gate, module.residual_weight)
+            if module.conv_gate is not None:
+                init.constant_(module.conv_gate, module.conv_weight)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """See `PreTrainedModel.save_pretrained`.

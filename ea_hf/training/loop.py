@@ -427,7 +427,7 @@ def describe_model(model: PreTrainedModel) -> str:
         # Transformers marks what it has read from a checkpoint.
         if getattr(parameter, "_is_hf_initialized", False):
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    evolution = {name: value for name, value in model.config.to_dict().items() if name.startswith("ea_")}
+    evolution = {name: value for name, value in model.config.to_diff_dict().items() if name.startswith("ea_")}
     if evolution.get("ea_mixing") == "convex":  # runs begun before there were others can go on
         del evolution["ea_mixing"]
     return f"{type(model).__name__} {evolution} {digest.hexdigest()[:16]}"

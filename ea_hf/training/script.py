@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.evolution import MIXINGS
+from ..models.evolution_layer import CONV_INITS, MIXINGS, POST_MIXINGS
+from ..models.presets import PRESETS, preset_fields
 from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
@@ -30,6 +31,9 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         chains: the family's own fields that switch a chain of maps on and off.
     """
     group.add_argument(
+        "--ea_preset", choices=PRESETS, help="Stands for several of the arguments below; see docs/method.md."
+    )
+    group.add_argument(
         "--ea_mixing",
         choices=MIXINGS,
         help='"learned" learns the two weights, which then start at 0 by default. Default: the checkpoint\'s, or convex.',
@@ -40,7 +44,30 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         help="In [0, 1] if convex, otherwise any number. Default: the checkpoint's, or the family's.",
     )
     group.add_argument("--ea_conv_weight", type=float, help="As --ea_residual_weight.")
-    group.add_argument("--ea_kernel_size", type=int, help="Odd. Default: the checkpoint's, or the family's.")
+    group.add_argument(
+        "--ea_kernel_size",
+        type=int,
+        nargs="+",
+        action=_OneOrTwo,
+        help="Odd, or rows and columns; where all is causal rows may be even. Default: the checkpoint's, or the family's.",
+    )
+    group.add_argument(
+        "--ea_conv_groups",
+        type=_number_or_name,
+        help='1, or "heads": each has its own kernel. Default: the checkpoint\'s, or 1.',
+    )
+    group.add_argument(
+        "--ea_conv_every",
+        type=int,
+        help="One layer of so many has a convolution. Default: the checkpoint's, or all but the first.",
+    )
+    group.add_argument("--ea_conv_init", choices=CONV_INITS, help="How new kernels start. Default: normal.")
+    group.add_argument(
+        "--ea_post_mixing",
+        choices=POST_MIXINGS,
+        help="What mixes heads after the softmax. Default: the checkpoint's, or none.",
+    )
+    group.add_argument("--ea_head_kernel_size", type=int, help="Heads that it mixes with each other. Default: all.")
     group.add_argument("--ea_activation", help="Default: the checkpoint's, or the family's.")
     group.add_argument(
         "--ea_memory_efficient",
@@ -54,11 +81,30 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         )
 
 
+class _OneOrTwo(argparse.Action):
+    """Stores one number as it is, and two as a pair."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option=None
+    ) -> None:
+        if len(values) > 2:
+            parser.error(f"{option} takes one number, or two for rows and columns, not {' '.join(map(str, values))}")
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
+
+
+def _number_or_name(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
 def evolution_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of the configuration that were given as arguments."""
+    """The fields of the configuration that were given as arguments, by themselves or as a preset.
+
+    Raises:
+        ValueError: see `preset_fields`.
+    """
     fields = {name: value for name, value in vars(args).items() if name.startswith("ea_") and value is not None}
     fields.pop("ea_learning_rate", None)  # the optimizer's
-    return fields
+    return preset_fields(fields.pop("ea_preset", None), **fields)
 
 
 def add_streaming_arguments(group: argparse._ArgumentGroup) -> None:

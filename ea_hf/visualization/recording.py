@@ -35,7 +35,8 @@ class LayerMaps:
         previous: A_{l-1}, `None` where r is 0.
         convolved: act(Conv2d(M_l)), `None` where c is 0.
         evolved: A_l.
-        attention: P_l, the probabilities with which a query attends to the keys.
+        attention: P_l, the probabilities with which a query attends to the keys; where heads are mixed after the softmax
+            (`ea_post_mixing`), what that gives.
         blocked: where a query may not attend, boolean, (query, key); `None` where it may attend everywhere.
         vanilla: the same layer in the same model with both weights 0, if that was asked for.
     """
@@ -237,11 +238,14 @@ def _evaluation(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _without_evolution(evolutions: Sequence[AttentionEvolution]) -> Iterator[None]:
     """Both weights are 0 for the time being."""
-    weights = [(evolution.mixing, evolution.residual_weight, evolution.conv_weight) for evolution in evolutions]
+    names = ("mixing", "residual_weight", "conv_weight", "post_mixing")
+    weights = [[getattr(evolution, name) for name in names] for evolution in evolutions]
     try:
         for evolution in evolutions:
             evolution.mixing, evolution.residual_weight, evolution.conv_weight = "convex", 0.0, 0.0
+            evolution.post_mixing = None
         yield
     finally:
         for evolution, values in zip(evolutions, weights, strict=True):
-            evolution.mixing, evolution.residual_weight, evolution.conv_weight = values
+            for name, value in zip(names, values, strict=True):
+                setattr(evolution, name, value)

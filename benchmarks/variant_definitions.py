@@ -1,0 +1,101 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `benchmarks/variants.py` compares: each variant by the configuration fields in which it differs from vanilla."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way of attention.
+
+    Args:
+        about: a few words for the tables.
+        fields: `ea_` fields of a configuration; `None` is the vanilla model, without the mechanism.
+        length: how many times as many steps it is trained.
+        wider: whether the feed-forward layers get as many more parameters as the variant "evolving" has.
+    """
+
+    about: str
+    fields: dict[str, Any] | None = None
+    length: float = 1
+    wider: bool = False
+
+
+def weights(residual: float, conv: float, **fields: Any) -> dict[str, Any]:
+    return {
+        "ea_residual_weight": residual,
+        "ea_conv_weight": conv,
+        **{f"ea_{name}": value for name, value in fields.items()},
+    }
+
+
+VANILLA, EVOLVING, LONGER = "vanilla", "evolving", "vanilla_longer"
+VARIANTS = {
+    VANILLA: Variant("plain attention"),
+    EVOLVING: Variant("the papers' form, weights (0.1, 0.1)", weights(0.1, 0.1)),
+    "learned": Variant("learned gates that start at 0", weights(0.0, 0.0, mixing="learned")),
+    "realformer": Variant("additive (1, 0), which is RealFormer", weights(1.0, 0.0, mixing="additive")),
+    LONGER: Variant("plain attention, twice as many steps", length=2),
+    "evolving_half": Variant("the papers' form, weights (0.5, 0.5)", weights(0.5, 0.5)),
+    "zero_weights": Variant("the papers' form with both weights 0", weights(0.0, 0.0)),
+    "residual_alone": Variant("residual alone (0.1, 0)", weights(0.1, 0.0)),
+    "convolution_alone": Variant("convolution alone (0, 0.1)", weights(0.0, 0.1)),
+    "kernel_1": Variant("(0.1, 0.1), kernel of size 1: heads mixed only", weights(0.1, 0.1, kernel_size=1)),
+    "linear": Variant("(0.1, 0.1), no activation", weights(0.1, 0.1, activation="linear")),
+    "learned_started": Variant("learned gates that start at 0.3", weights(0.3, 0.3, mixing="learned")),
+    "additive": Variant("additive (0.1, 0.1)", weights(0.1, 0.1, mixing="additive")),
+    "vanilla_wider": Variant("plain attention, as many more parameters", wider=True),
+    "encoder_chain": Variant(
+        "(0.1, 0.1) in the encoder alone", weights(0.1, 0.1, decoder=False, cross_attention=False)
+    ),
+    "decoder_chain": Variant(
+        "(0.1, 0.1) in the decoder alone", weights(0.1, 0.1, encoder=False, cross_attention=False)
+    ),
+    "cross_chain": Variant("(0.1, 0.1) in the cross-attention alone", weights(0.1, 0.1, encoder=False, decoder=False)),
+}
+# To come, as soon as the configurations have the fields: `conv_groups` (1 or the number of heads), `kernel_size` of rows
+# and columns, `post_mixing`; each is then a line of `VARIANTS`.
+PLANNED = {
+    "separate_heads": "(0.1, 0.1), each head its own kernel",
+    "separate_heads_linear": "likewise, no activation: attention with convolved queries and keys",
+    "rows_only": "(0.1, 0.1), kernel of 3 rows and 1 column",
+    "columns_only": "(0.1, 0.1), kernel of 1 row and 3 columns",
+    "talking_heads": "talking-heads attention",
+    "multi_token": "multi-token attention",
+}
+# What every task compares; the others are the ablation of a few tasks.
+HEAD_TO_HEAD = (
+    *(VANILLA, EVOLVING, "learned", "realformer"),
+    *("talking_heads", "multi_token", "separate_heads_linear", LONGER),
+)
+TRANSLATION_ONLY = ("encoder_chain", "decoder_chain", "cross_chain")
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def make_model(make: Callable[[dict[str, Any] | None, int], torch.nn.Module], name: str, seed: int) -> torch.nn.Module:
+    """The model of a variant. Whatever a seed and a task share with vanilla starts with the same values.
+
+    Args:
+        make: makes a task's model from `ea_` fields, or a vanilla one from `None`, with so many more feed-forward units
+            per layer.
+    """
+
+    def seeded(fields: dict[str, Any] | None, width: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return make(fields, width)
+
+    variant = VARIANTS[name]
+    if not variant.wider:
+        return seeded(variant.fields, 0)
+    vanilla = parameters(seeded(None, 0))
+    missing = parameters(seeded(VARIANTS[EVOLVING].fields, 0)) - vanilla
+    return seeded(None, math.ceil(missing / (parameters(seeded(None, 1)) - vanilla)))

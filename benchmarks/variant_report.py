@@ -1,0 +1,332 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes docs/results.md and its picture from the lines of `benchmarks/variants.py`, and from nothing else."""
+
+import dataclasses
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from variant_definitions import HEAD_TO_HEAD, LONGER, PLANNED, VANILLA, VARIANTS
+from variant_statistics import Difference, holm, mean_ranks, paired, time_matched
+from variant_tasks import TASKS, runs
+
+
+PICTURE = "results.svg"
+ABOUT = {**{name: variant.about for name, variant in VARIANTS.items()}, **PLANNED}
+MINIMUM_SEEDS = 3  # for a verdict
+Line = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Results:
+    """Finished runs: by task and variant, those of each seed."""
+
+    lines: dict[tuple[str, str], dict[int, Line]]
+
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> "Results":
+        table: dict[tuple[str, str], dict[int, Line]] = defaultdict(dict)
+        for line in lines:
+            if line["task"] in TASKS and line["variant"] in ABOUT:
+                table[line["task"], line["variant"]][line["seed"]] = line
+        return cls(table)
+
+    def seeds(self, task: str, *variants: str) -> list[int]:
+        """Those that all of the variants have finished."""
+        finished = [set(self.lines.get((task, name), {})) for name in (VANILLA, *variants)]
+        return sorted(set.intersection(*finished))
+
+    def value(self, task: str, variant: str, seed: int) -> float:
+        return self.lines[task, variant][seed]["value"]
+
+    def cost(self, task: str, variant: str) -> float | None:
+        """CPU time of a step, as a multiple of vanilla's; the median over seeds."""
+        ratios = [
+            math.prod(
+                (own["cpu_seconds"] / own["steps"]) ** sign
+                for own, sign in ((self.lines[task, variant][seed], 1), (self.lines[task, VANILLA][seed], -1))
+            )
+            for seed in self.seeds(task, variant)
+        ]
+        return statistics.median(ratios) if ratios else None
+
+    def gains(self, task: str, variant: str, matched: bool = False) -> dict[int, float]:
+        """By seed: per cent of a lower loss, or points of a higher score; positive is better than vanilla.
+
+        Args:
+            matched: compare with vanilla trained for the time that the variant takes.
+        """
+        cost, gains = self.cost(task, variant), {}
+        for seed in self.seeds(task, variant, *((LONGER,) if matched else ())):
+            reference = self.value(task, VANILLA, seed)
+            if matched:
+                longer = self.value(task, LONGER, seed)
+                reference = time_matched(reference, longer, VARIANTS[LONGER].length, cost)
+            gains[seed] = gain(task, self.value(task, variant, seed), reference)
+        return gains
+
+    def kind_gains(self, kind: str, variant: str, matched: bool = False) -> tuple[list[float], list[str]]:
+        """Mean over a kind's tasks for each seed, over the seeds that all of its tasks have; and these tasks.
+
+        Tasks that the variant has not begun are left out.
+        """
+        gains = {task: self.gains(task, variant, matched) for task in TASKS if TASKS[task].kind == kind}
+        gains = {task: values for task, values in gains.items() if values}
+        seeds = sorted(set.intersection(*map(set, gains.values()))) if gains else []
+        return [statistics.fmean(values[seed] for values in gains.values()) for seed in seeds], list(gains)
+
+
+def gain(task: str, value: float, reference: float) -> float:
+    return 100 * (1 - value / reference) if TASKS[task].lower_is_better else 100 * (value - reference)
+
+
+def kinds() -> list[str]:
+    return list(dict.fromkeys(task.kind for task in TASKS.values()))
+
+
+def unit(kind: str) -> str:
+    return "% lower loss" if any(t.lower_is_better for t in TASKS.values() if t.kind == kind) else "points"
+
+
+def cell(difference: Difference | None, corrected: float | None = None) -> str:
+    if difference is None:
+        return "-"
+    text = f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
+    return f"**{text}**" if corrected is not None and corrected < 0.05 else text
+
+
+def table(headers: list[str], rows: Iterable[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headers, ["---"] * len(headers), *rows])
+
+
+def compared(results: Results) -> list[str]:
+    """The variants that have runs beside vanilla's, in the order of their definition."""
+    begun = {variant for (_, variant), seeds in results.lines.items() if seeds}
+    return [name for name in ABOUT if name in begun and name != VANILLA]
+
+
+def kind_differences(results: Results, matched: bool = False) -> dict[tuple[str, str], Difference]:
+    pairs = {(v, k): paired(results.kind_gains(k, v, matched)[0]) for v in compared(results) for k in kinds()}
+    return {key: difference for key, difference in pairs.items() if difference is not None}
+
+
+def corrected_p(differences: dict[tuple[str, str], Difference]) -> dict[tuple[str, str], float]:
+    names = {f"{variant}\t{kind}": difference.p for (variant, kind), difference in differences.items()}
+    return {tuple(name.split("\t")): p for name, p in holm(names).items()}
+
+
+def top_table(results: Results, matched: bool = False) -> str:
+    differences = kind_differences(results, matched)
+    corrected = corrected_p(differences)
+    rows = []
+    for variant in compared(results):
+        if matched and variant == LONGER:
+            continue
+        costs = [cost for task in TASKS if (cost := results.cost(task, variant))]
+        cells = [cell(differences.get((variant, kind)), corrected.get((variant, kind))) for kind in kinds()]
+        rows.append(
+            [f"`{variant}`", ABOUT[variant], *cells, f"{statistics.geometric_mean(costs):.2f}" if costs else "-"]
+        )
+    return table(["variant", "what", *(f"{kind}, {unit(kind)}" for kind in kinds()), "CPU time of a step"], rows)
+
+
+def verdicts(results: Results) -> str:
+    """What can be said of each variant, and no more."""
+    differences, matched = kind_differences(results), kind_differences(results, True)
+    corrected, matched_p = corrected_p(differences), corrected_p(matched)
+    lines = []
+    for variant in compared(results):
+        if variant == LONGER:
+            continue
+        use, avoid, unclear, unknown = [], [], [], []
+        for kind in kinds():
+            key = (variant, kind)
+            difference = differences.get(key)
+            if difference is None or difference.seeds < MINIMUM_SEEDS:
+                unknown.append(kind)
+            elif corrected[key] < 0.05 and difference.mean > 0:
+                same_time = matched.get(key)
+                holds = same_time is not None and same_time.mean > 0 and matched_p[key] < 0.05
+                use.append(
+                    f"{kind} ({cell(difference)} {unit(kind)}; {'also' if holds else 'not shown'} at equal time)"
+                )
+            elif corrected[key] < 0.05:
+                avoid.append(f"{kind} ({cell(difference)} {unit(kind)})")
+            else:
+                unclear.append(f"{kind} (would have seen {difference.visible:.2f} {unit(kind)})")
+        parts = (("use it when", use), ("do not use it when", avoid), ("no difference shown", unclear))
+        said = [f"{name}: {', '.join(found)}" for name, found in parts if found]
+        said += [f"fewer than {MINIMUM_SEEDS} common seeds: {', '.join(unknown)}"] if unknown else []
+        lines.append(f"- `{variant}`: {'; '.join(said)}.")
+    return "\n".join(lines) or "Nothing can be said yet."
+
+
+def rank_table(results: Results) -> str:
+    begun = [name for name in HEAD_TO_HEAD if name == VANILLA or name in compared(results)]
+    tasks = [task for task in TASKS if results.seeds(task, *begun)]
+    if len(begun) < 2 or len(tasks) < 2:
+        return "Ranks need two variants that have finished two tasks."
+    signs = {task: -1 if TASKS[task].lower_is_better else 1 for task in tasks}
+    scores = np.array(
+        [
+            [
+                signs[task] * statistics.fmean(results.value(task, name, seed) for seed in results.seeds(task, *begun))
+                for name in begun
+            ]
+            for task in tasks
+        ]
+    )
+    ranks, p, critical = mean_ranks(scores)
+    rows = [[f"`{name}`", f"{rank:.2f}"] for rank, name in sorted(zip(ranks.tolist(), begun, strict=True))]
+    return table(["variant", "mean rank"], rows) + (
+        f"\n\nOver {len(tasks)} tasks. Two mean ranks that differ by less than {critical:.2f} (Nemenyi, 95 %) are not told "
+        f"apart. That all are alike has p = {p:.3f} (Friedman)."
+    )
+
+
+def task_table(results: Results, task: str) -> str:
+    variants = [name for name in compared(results) if results.seeds(task, name)]
+    differences = {name: paired(list(results.gains(task, name).values())) for name in variants}
+    matched = {name: paired(list(results.gains(task, name, True).values())) for name in variants if name != LONGER}
+    corrected = holm({name: found.p for name, found in differences.items() if found})
+    rows = []
+    for name in [VANILLA, *variants]:
+        lines = list(results.lines[task, name].values())
+        values = [line["value"] for line in lines]
+        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        difference = differences.get(name)
+        rows.append(
+            [
+                f"`{name}`",
+                f"{statistics.fmean(values):.4f}{spread}",
+                cell(difference, corrected.get(name)),
+                f"{corrected[name]:.3f}" if name in corrected else "-",
+                cell(matched.get(name)),
+                *early_gains(results, task, name),
+                f"{difference.visible:.2f}" if difference else "-",
+                f"{results.cost(task, name):.2f}",
+                str(lines[0]["parameters"]),
+                str(len(results.seeds(task, name))),
+            ]
+        )
+    headers = ["variant", TASKS[task].metric, "gain", "p (Holm)", "gain at equal time", "gain at 1/8 of the steps"]
+    headers += ["at 1/4", "at 1/2", "visible", "CPU time of a step", "parameters", "seeds"]
+    return table(headers, rows)
+
+
+def early_gains(results: Results, task: str, variant: str) -> list[str]:
+    """Mean gain at points of the curve: what is gone at the end was an early start."""
+    cells = []
+    for share in (0.125, 0.25, 0.5):
+        step, gains = round(TASKS[task].steps * share), []
+        for seed in results.seeds(task, variant):
+            own, vanilla = (dict(results.lines[task, name][seed]["curve"]) for name in (variant, VANILLA))
+            if step in own and step in vanilla:
+                gains.append(gain(task, own[step], vanilla[step]))
+        cells.append(f"{statistics.fmean(gains):+.2f}" if gains else "-")
+    return cells
+
+
+def draw(results: Results) -> str:
+    """Gains with their intervals, a panel for each kind of task; its colours follow the reader's light or dark page."""
+    differences = kind_differences(results)
+    variants = [name for name in compared(results) if any(variant == name for variant, _ in differences)]
+    width, left, row, top = 300, 170, 22, 46
+    height = top + row * max(1, len(variants)) + 30
+    shapes = []
+    for number, kind in enumerate(kinds()):
+        x = left + number * width
+        found = {variant: differences[variant, kind] for variant in variants if (variant, kind) in differences}
+        limit = max((abs(d.mean) + d.half_width for d in found.values()), default=1.0) or 1.0
+        middle, scale = x + width / 2, (width / 2 - 20) / limit
+        shapes.append(f'<text x="{middle:.1f}" y="18" text-anchor="middle">{escape(kind)}</text>')
+        shapes.append(f'<text x="{middle:.1f}" y="34" text-anchor="middle">{unit(kind)}, ±{limit:.2g}</text>')
+        shapes.append(f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{top - 6}" y2="{height - 24}" class="zero"/>')
+        for index, variant in enumerate(variants):
+            y = top + row * index + row / 2
+            if variant in found:
+                difference = found[variant]
+                at, half = middle + scale * difference.mean, scale * difference.half_width
+                shapes.append(f'<line x1="{at - half:.1f}" x2="{at + half:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+                shapes.append(f'<circle cx="{at:.1f}" cy="{y:.1f}" r="4"/>')
+    for index, variant in enumerate(variants):
+        shapes.append(
+            f'<text x="{left - 8}" y="{top + row * index + row / 2 + 4:.1f}" text-anchor="end">{variant}</text>'
+        )
+    total = left + width * len(kinds())
+    shapes.append(f'<text x="{left}" y="{height - 6}">to the right of each line: better than vanilla</text>')
+    style = (
+        "text{font:13px sans-serif;fill:#1f2328}line{stroke:#0969da;stroke-width:2}circle{fill:#0969da}"
+        ".zero{stroke:#8c959f;stroke-width:1}@media(prefers-color-scheme:dark)"
+        "{text{fill:#e6edf3}line{stroke:#58a6ff}circle{fill:#58a6ff}.zero{stroke:#7d8590}}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" role="img" '
+        f'aria-label="Gains over vanilla with 95 % intervals"><style>{style}</style>\n'
+        + "\n".join(shapes)
+        + "\n</svg>\n"
+    )
+
+
+def render(lines: list[Line]) -> str:
+    results = Results.of(lines)
+    planned = runs(planned=True)
+    done = {(line["task"], line["variant"], line["seed"]) for line in lines}
+    missing = [name for name in PLANNED if not any(variant == name for _, variant, _ in done)]
+    hours = sum(line["cpu_seconds"] for line in lines) / 3600
+    commits = sorted({line["commit"][:7] + ("+" if line["commit"].endswith("+") else "") for line in lines})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(line["versions"].items())) for line in lines})
+    parts = [
+        "# Does it help?",
+        f"{len(done & set(planned))} of {len(planned)} planned runs are here: {len(TASKS)} tasks, each variant with the same "
+        "data, steps, hyperparameters and seeds as vanilla. "
+        + (f"Not begun: {', '.join(f'`{name}`' for name in missing)}. " if missing else "")
+        + "Where runs are missing, what is said rests on those that are there.",
+        "Gain over vanilla with its 95 % interval, after the same number of steps; positive is better. Bold: different from 0 "
+        "after Holm's correction for all cells of the table. Time is that of training, vanilla's is 1.",
+        top_table(results),
+        f"![Gains over vanilla with 95 % intervals, by kind of task and variant]({PICTURE})",
+        "## When to use what",
+        f"Said only where at least {MINIMUM_SEEDS} seeds agree beyond chance after the correction.",
+        verdicts(results),
+        "## With the same time instead of the same steps",
+        "Vanilla trained for the time that the variant takes: interpolated between vanilla and `vanilla_longer`, in the "
+        "logarithm of the steps. A step that costs more than twice vanilla's is compared with twice the steps.",
+        top_table(results, True),
+        "## Mean ranks",
+        rank_table(results),
+        "## Task by task",
+        "The gain is in per cent of vanilla's loss, or in points (hundredths) of the score. *Visible* is the smallest true gain "
+        "that as many seeds with this spread would find in 80 of 100 studies, uncorrected: the power of the study. Gains "
+        "early in training that are gone at the end were an early start. All p values are Holm's within the table.",
+        *(
+            part
+            for task in TASKS
+            if results.seeds(task)
+            for part in (f"### {task} ({TASKS[task].kind})", task_table(results, task))
+        ),
+        "## Limits",
+        "Variants outside of the head-to-head ran on "
+        + " and ".join(f"`{name}`" for name, task in TASKS.items() if task.ablation)
+        + " alone, so their cells of the top table speak of these. "
+        "Small models, short runs, one processor core each; hyperparameters are vanilla's, not searched for each variant. Tasks "
+        "are fixed: intervals speak of other seeds, not of other tasks. Mean gains of a kind weigh its tasks equally. "
+        "EA-DC-Transformer has no vanilla counterpart, so its vanilla has both weights 0.",
+        f"Training took {hours:.1f} CPU-hours; versions: {'; '.join(versions) or '-'}; commits: {', '.join(commits) or '-'}. "
+        "Written by `python benchmarks/variants.py --report` from `benchmarks/results/variants.jsonl`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(lines: list[Line], directory: Path) -> None:
+    # The order in which runs ended must not matter.
+    lines = sorted(lines, key=lambda line: (line["task"], line["variant"], line["seed"]))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results.md").write_text(render(lines), encoding="utf-8")
+    (directory / PICTURE).write_text(draw(Results.of(lines)), encoding="utf-8")

@@ -1,0 +1,84 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks of `benchmarks/variants.py`, in the order in which they are run, and which runs are planned."""
+
+from functools import partial
+
+from variant_definitions import HEAD_TO_HEAD, PLANNED, TRANSLATION_ONLY, VARIANTS
+from variant_text_tasks import (
+    help_pairs,
+    load_characters,
+    load_fine_tuning,
+    load_masked,
+    load_translation,
+    verse_pairs,
+)
+from variant_training import Problem, Task
+from variant_vector_tasks import load_images, load_letters, load_mnist1d, load_series
+
+
+LANGUAGE, TRANSLATION, FINE_TUNING = "language modelling", "translation", "fine-tuning"
+IMAGES, SERIES, SYNTHETIC = "images", "time series", "synthetic"
+ABLATION_SEEDS = 3  # of what is not in the head-to-head
+
+
+def load_help(task: Task) -> Problem:
+    return load_translation(task, help_pairs(), "en-de", 4000)
+
+
+def load_verse_translation(task: Task) -> Problem:
+    return load_translation(task, verse_pairs(), "web-kjv", 2000)
+
+
+def series_task(name: str, steps: int = 200) -> Task:
+    return Task(SERIES, "accuracy", False, steps, 16, 3e-3, partial(load_series, name=name))
+
+
+def fine_tuning_task(name: str, metric: str, columns: tuple[str, ...], steps: int, batch_size: int) -> Task:
+    load = partial(load_fine_tuning, name=name, columns=columns, is_regression=metric == "pearson")
+    return Task(FINE_TUNING, metric, False, steps, batch_size, 1e-4, load)
+
+
+TASKS = {
+    "characters": Task(LANGUAGE, "loss", True, 800, 8, 1e-3, load_characters, ablation=True),
+    "digits": Task(IMAGES, "accuracy", False, 800, 64, 1.5e-3, partial(load_images, name="digits", patch_size=2)),
+    "JapaneseVowels": series_task("JapaneseVowels"),
+    "ArrowHead": series_task("ArrowHead"),
+    "BasicMotions": series_task("BasicMotions"),
+    "GunPoint": series_task("GunPoint"),
+    "ItalyPowerDemand": series_task("ItalyPowerDemand"),
+    "OSULeaf": series_task("OSULeaf"),
+    "mnist1d": Task(SERIES, "accuracy", False, 600, 32, 2e-3, load_mnist1d),
+    "masked_verses": Task(LANGUAGE, "loss", True, 1000, 16, 1e-3, load_masked),
+    "fashion_mnist": Task(
+        IMAGES, "accuracy", False, 800, 32, 1.5e-3, partial(load_images, name="fashion-mnist", patch_size=4)
+    ),
+    "letters_in_block": Task(SYNTHETIC, "accuracy", False, 1500, 32, 1e-3, load_letters),
+    "film_sentiment": fine_tuning_task("film_sentiment", "accuracy", ("sentence",), 80, 16),
+    "film_rating": fine_tuning_task("film_rating", "pearson", ("sentence",), 80, 16),
+    "verse_pairs": fine_tuning_task("verse_pairs", "accuracy", ("sentence1", "sentence2"), 60, 16),
+    "translation_web_kjv": Task(TRANSLATION, "loss", True, 300, 16, 0.03, load_verse_translation, "adafactor"),
+    "translation_en_de": Task(
+        TRANSLATION, "loss", True, 400, 32, 0.03, load_help, "adafactor", seeds=3, ablation=True
+    ),
+}
+
+
+def variants_of(task: str, planned: bool = False) -> list[str]:
+    """The variants that a task compares; with `planned` also those that cannot be run yet."""
+    names = [*VARIANTS, *(PLANNED if planned else ())]
+    if not TASKS[task].ablation:
+        names = [name for name in names if name in HEAD_TO_HEAD]
+    return [name for name in names if TASKS[task].kind == TRANSLATION or name not in TRANSLATION_ONLY]
+
+
+def runs(planned: bool = False) -> list[tuple[str, str, int]]:
+    """All runs, those of the first seed of all tasks and variants first."""
+    return [
+        (task, variant, seed)
+        for seed in range(max(task.seeds for task in TASKS.values()))
+        for task, settings in TASKS.items()
+        if seed < settings.seeds
+        for variant in variants_of(task, planned)
+        if seed < ABLATION_SEEDS or variant in HEAD_TO_HEAD
+    ]

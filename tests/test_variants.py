@@ -1,0 +1,202 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""benchmarks/variants.py: its statistics, what a kill leaves, its report, and that a run repeats itself."""
+
+import dataclasses
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+
+pytest.importorskip("aeon")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import variant_report
+import variant_statistics
+import variant_tasks
+import variants
+from variant_definitions import HEAD_TO_HEAD, PLANNED, VARIANTS, make_model, parameters
+from variant_training import evaluated, rate, train
+
+
+def test_the_paired_interval_and_p_are_those_of_scipy():
+    values = np.random.default_rng(0).normal(0.3, 1, size=5)
+    found, expected = variant_statistics.paired(values), stats.ttest_1samp(values, 0)
+    interval = expected.confidence_interval(0.95)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(tuple(interval))
+    assert variant_statistics.paired([1.0]) is None
+    assert variant_statistics.paired([0.0, 0.0]).p == 1 and not variant_statistics.paired([0.0, 0.0]).is_apart
+
+
+def test_the_visible_effect_is_found_in_eighty_of_a_hundred_studies():
+    effect = variant_statistics.visible_effect(2.0, 5)
+    draws = np.random.default_rng(0).normal(effect, 2.0, size=(20_000, 5))
+    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.01)
+    assert variant_statistics.power(1.0, 2.0, 10) == pytest.approx(
+        stats.nct.sf(stats.t.ppf(0.975, 9), 9, math.sqrt(10) / 2)
+        + stats.nct.cdf(-stats.t.ppf(0.975, 9), 9, math.sqrt(10) / 2),
+        abs=1e-3,
+    )
+
+
+def test_holm_corrects_step_by_step():
+    # 0.01 * 3, then 0.02 * 2, then the largest so far.
+    corrected = variant_statistics.holm({"a": 0.02, "b": 0.01, "c": 0.03})
+    assert corrected == pytest.approx({"a": 0.04, "b": 0.03, "c": 0.04})
+
+
+def test_ranks_and_their_critical_difference_are_demsars():
+    scores = np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [2.0, 2.0, 1.0]])
+    ranks, p, critical = variant_statistics.mean_ranks(scores)
+    assert ranks.tolist() == pytest.approx([(1 + 1 + 1.5) / 3, (2 + 3 + 1.5) / 3, (3 + 2 + 3) / 3])
+    assert p == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
+    # Demšar 2006, table 5: q is 2.343 for three classifiers at 0.05.
+    assert critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 3)), abs=2e-3)
+
+
+def test_equal_time_lies_between_vanilla_and_the_longer_run():
+    assert variant_statistics.time_matched(2.0, 1.0, 2, 1.0) == 2.0
+    assert variant_statistics.time_matched(2.0, 1.0, 2, math.sqrt(2)) == pytest.approx(1.5)
+    assert variant_statistics.time_matched(2.0, 1.0, 2, 3.0) == 1.0
+
+
+def made_up_lines(seeds: int = 5) -> list[dict]:
+    """ "evolving" is better by about 5, "learned" as good as vanilla; each step costs a tenth more."""
+    generator = random.Random(0)
+    lines = []
+    for name, task in variant_tasks.TASKS.items():
+        for seed in range(seeds):
+            level = generator.gauss(0, 0.01)
+            for variant, effect in (("vanilla", 0), ("evolving", 0.05), ("learned", 0), ("vanilla_longer", 0.01)):
+                noise = level + generator.gauss(0, 0.003)
+                value = 2 * (1 - effect + noise) if task.lower_is_better else 0.6 + effect + noise
+                steps = task.steps * (2 if variant == "vanilla_longer" else 1)
+                lines.append(
+                    {
+                        **{"task": name, "variant": variant, "seed": seed, "metric": task.metric, "value": value},
+                        **{"steps": steps, "examples": 8 * steps, "parameters": 100, "measures": {}},
+                        "curve": [[round(task.steps / 4), value], [steps, value]],
+                        "seconds": steps / 10,
+                        "cpu_seconds": steps / 10 * (1.0 if "vanilla" in variant else 1.1),
+                        "versions": {"torch": "2"},
+                        "commit": "0123456789",
+                    }
+                )
+    return lines
+
+
+def test_a_planted_effect_is_found_and_none_is_made_up():
+    verdicts = variant_report.verdicts(variant_report.Results.of(made_up_lines())).splitlines()
+    evolving, learned = (next(line for line in verdicts if f"`{name}`" in line) for name in ("evolving", "learned"))
+    assert all(f"{kind} (+" in evolving for kind in variant_report.kinds())
+    assert evolving.count("also at equal time") == len(variant_report.kinds()) and "do not" not in evolving
+    assert "use it when" not in learned and learned.count("would have seen") == len(variant_report.kinds())
+
+
+def test_a_loss_is_reported_as_a_gain_when_it_falls():
+    results = variant_report.Results.of(made_up_lines())
+    for task in ("characters", "digits"):
+        assert np.mean(list(results.gains(task, "evolving").values())) == pytest.approx(5, abs=1)
+
+
+def test_too_few_seeds_give_no_verdict():
+    verdicts = variant_report.verdicts(variant_report.Results.of(made_up_lines(seeds=2)))
+    assert "use it when" not in verdicts and "would have seen" not in verdicts
+
+
+def test_the_report_is_the_same_whatever_the_order_of_its_lines(tmp_path):
+    lines = made_up_lines()
+    for name in ("one", "two"):
+        variant_report.write(lines, tmp_path / name)
+        random.Random(1).shuffle(lines)
+    for file in ("results.md", "results.svg"):
+        one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
+        assert one == two and len(one) > 1000
+
+
+def test_the_report_counts_what_is_missing(tmp_path):
+    lines = made_up_lines()[:3]
+    text = variant_report.render(lines)
+    assert f"3 of {len(variant_tasks.runs(planned=True))} planned runs" in text
+    assert "Not begun: `separate_heads`" in text
+    assert "0 of" in variant_report.render([])
+
+
+def test_what_is_finished_is_not_run_again_after_a_kill(tmp_path, monkeypatch):
+    path, executed = tmp_path / "variants.jsonl", []
+
+    def killed_at(number):
+        def execute(words, **kwargs):
+            if len(executed) == number:
+                raise KeyboardInterrupt
+            task, variant, seed = words[-3:]
+            executed.append((task, variant, int(seed)))
+            assert variants.append(path, {"task": task, "variant": variant, "seed": int(seed), "value": 0.1})
+            return subprocess.CompletedProcess(words, 0)
+
+        return execute
+
+    words = ["--results", str(path), "--tasks", "digits", "--seeds", "0", "1"]
+    monkeypatch.setattr(variants.subprocess, "run", killed_at(3))
+    with pytest.raises(KeyboardInterrupt):
+        variants.main(words)
+    first = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(b'{"task": "digits", "variant": "van')  # a kill within a line
+    monkeypatch.setattr(variants.subprocess, "run", killed_at(-1))
+    assert variants.main(words) == 0
+    assert len(executed) == len(set(executed)) == 2 * len(variant_tasks.variants_of("digits"))
+    assert path.read_bytes().startswith(first)
+    assert {variants.run_of(json.loads(line)) for line in path.read_text().splitlines()} == set(executed)
+
+
+def test_a_run_has_one_line_though_two_processes_end_it(tmp_path):
+    line = {"task": "digits", "variant": "vanilla", "seed": 0}
+    assert variants.append(tmp_path / "lines", line) and not variants.append(tmp_path / "lines", line)
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(variants.subprocess, "run", lambda words, **kwargs: subprocess.CompletedProcess(words, 1))
+    assert variants.main(["--results", str(tmp_path / "lines"), "--tasks", "digits", "--seeds", "0"]) == 1
+    assert capsys.readouterr().err.count("failed") == len(variant_tasks.variants_of("digits"))
+
+
+def test_a_seed_of_all_variants_comes_before_the_next():
+    seeds = [seed for *_, seed in variant_tasks.runs()]
+    assert seeds == sorted(seeds) and len(set(variant_tasks.runs())) == len(seeds)
+    assert variant_tasks.runs()[0] == ("characters", "vanilla", 0)
+    assert set(HEAD_TO_HEAD) <= {*VARIANTS, *PLANNED} and not VARIANTS.keys() & PLANNED.keys()
+
+
+def test_a_run_repeats_itself_and_starts_as_vanilla_does(monkeypatch):
+    task = dataclasses.replace(variant_tasks.TASKS["GunPoint"], steps=2)
+    problem = task.load(task)
+    batch = next(problem.batches(5))
+    problem.evaluate = lambda model: {"accuracy": 0.5, "loss": model(**batch).loss.item()}
+    starts = [evaluated(make_model(problem.make_model, name, 0), problem.evaluate) for name in ("vanilla", "learned")]
+    assert starts[0]["loss"] == pytest.approx(starts[1]["loss"], rel=1e-5)
+    results = [train(task, problem, make_model(problem.make_model, "evolving", 0), 0) for _ in range(2)]
+    assert results[0]["measures"] == results[1]["measures"]
+    other = train(task, problem, make_model(problem.make_model, "evolving", 1), 1)
+    assert other["measures"]["loss"] != results[0]["measures"]["loss"]
+    assert [step for step, _ in results[0]["curve"]] == [1, 2]
+
+
+def test_the_wider_vanilla_has_about_as_many_parameters_as_the_evolving_model():
+    task = variant_tasks.TASKS["digits"]
+    make = task.load(task).make_model
+    sizes = {name: parameters(make_model(make, name, 0)) for name in ("vanilla", "evolving", "vanilla_wider")}
+    assert sizes["evolving"] <= sizes["vanilla_wider"] < sizes["evolving"] + 4 * 200
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    assert [round(rate(step, 10), 2) for step in range(10)] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 0.5]
+    assert rate(0, 100) == pytest.approx(0.1)
