@@ -9,63 +9,18 @@ from importlib import import_module
 from typing import Any
 
 from . import _requirements  # noqa: F401  (first: it says which versions are needed)
-from .models.auto import evolving_config_from_pretrained, register
-from .models.configuration_ea_bert import EABertConfig
-from .models.configuration_ea_dc_transformer import EADCTransformerConfig
+from .models.auto import FAMILIES, evolving_config_from_pretrained, register
 from .models.configuration_ea_evolved import EvolvedConfig
-from .models.configuration_ea_resnet import EAResNetConfig
-from .models.configuration_ea_roberta import EARobertaConfig
-from .models.configuration_ea_t5 import EAT5Config
-from .models.configuration_ea_vit import EAViTConfig
-from .models.evolution import AttentionEvolution
+from .models.evolution_layer import AttentionEvolution
 from .models.feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .models.image_processing_ea import EAImageProcessor
-from .models.modeling_ea_bert import (
-    EABertForMaskedLM,
-    EABertForMultipleChoice,
-    EABertForPreTraining,
-    EABertForQuestionAnswering,
-    EABertForSequenceClassification,
-    EABertForTokenClassification,
-    EABertModel,
-    EABertPreTrainedModel,
-)
-from .models.modeling_ea_dc_transformer import (
-    EADCTransformerForClassification,
-    EADCTransformerForMaskedImputation,
-    EADCTransformerForRegression,
-    EADCTransformerModel,
-    EADCTransformerPreTrainedModel,
-)
+from .models.modeling_ea_bert import *
+from .models.modeling_ea_dc_transformer import *
 from .models.modeling_ea_evolved import evolve
-from .models.modeling_ea_resnet import (
-    EAResNetBackbone,
-    EAResNetForImageClassification,
-    EAResNetModel,
-    EAResNetPreTrainedModel,
-)
-from .models.modeling_ea_roberta import (
-    EARobertaForMaskedLM,
-    EARobertaForMultipleChoice,
-    EARobertaForQuestionAnswering,
-    EARobertaForSequenceClassification,
-    EARobertaForTokenClassification,
-    EARobertaModel,
-    EARobertaPreTrainedModel,
-)
-from .models.modeling_ea_t5 import (
-    EAT5EncoderModel,
-    EAT5ForConditionalGeneration,
-    EAT5ForSequenceClassification,
-    EAT5Model,
-    EAT5PreTrainedModel,
-)
-from .models.modeling_ea_vit import (
-    EAViTForImageClassification,
-    EAViTForMaskedImageModeling,
-    EAViTModel,
-    EAViTPreTrainedModel,
-)
+from .models.modeling_ea_resnet import *
+from .models.modeling_ea_roberta import *
+from .models.modeling_ea_t5 import *
+from .models.modeling_ea_vit import *
 from .models.presets import PRESETS, Preset, preset_fields
 
 
@@ -84,50 +39,12 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "PRESETS",
     "AttentionEvolution",
-    "EABertConfig",
-    "EABertForMaskedLM",
-    "EABertForMultipleChoice",
-    "EABertForPreTraining",
-    "EABertForQuestionAnswering",
-    "EABertForSequenceClassification",
-    "EABertForTokenClassification",
-    "EABertModel",
-    "EABertPreTrainedModel",
-    "EADCTransformerConfig",
     "EADCTransformerFeatureExtractor",
-    "EADCTransformerForClassification",
-    "EADCTransformerForMaskedImputation",
-    "EADCTransformerForRegression",
-    "EADCTransformerModel",
-    "EADCTransformerPreTrainedModel",
     "EAImageProcessor",
-    "EAResNetBackbone",
-    "EAResNetConfig",
-    "EAResNetForImageClassification",
-    "EAResNetModel",
-    "EAResNetPreTrainedModel",
-    "EARobertaConfig",
-    "EARobertaForMaskedLM",
-    "EARobertaForMultipleChoice",
-    "EARobertaForQuestionAnswering",
-    "EARobertaForSequenceClassification",
-    "EARobertaForTokenClassification",
-    "EARobertaModel",
-    "EARobertaPreTrainedModel",
-    "EAT5Config",
-    "EAT5EncoderModel",
-    "EAT5ForConditionalGeneration",
-    "EAT5ForSequenceClassification",
-    "EAT5Model",
-    "EAT5PreTrainedModel",
-    "EAViTConfig",
-    "EAViTForImageClassification",
-    "EAViTForMaskedImageModeling",
-    "EAViTModel",
-    "EAViTPreTrainedModel",
     "EvolvedConfig",
     "Preset",
     "evolve",
     "evolving_config_from_pretrained",
     "preset_fields",
+    *(name for family in FAMILIES for name in family.__all__),
 ]

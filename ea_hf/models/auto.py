@@ -1,7 +1,14 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Registers all families with Transformers' Auto classes, and finds the one of a checkpoint."""
+"""Registers all families with Transformers' Auto classes, and finds the one of a checkpoint.
 
+A family is a file `modeling_ea_<family>.py` beside this one, found by its name. Its classes take the places that their vanilla
+classes have in the Auto classes; those that stand for no vanilla class are named in `OTHER_MODELS`.
+"""
+
+import pkgutil
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -11,19 +18,9 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
-    AutoModelForMaskedImageModeling,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
     AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTextEncoding,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    BertTokenizer,
-    RobertaTokenizer,
-    T5Tokenizer,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
@@ -32,25 +29,11 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import is_vision_available
 
-from .configuration_ea_bert import EABertConfig
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_evolved import EvolvedConfig
-from .configuration_ea_resnet import EAResNetConfig
-from .configuration_ea_roberta import EARobertaConfig
-from .configuration_ea_t5 import EAT5Config
-from .configuration_ea_vit import EAViTConfig
 from .configuration_evolving import EvolvingConfig
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
-from .modeling_ea_bert import (
-    EABertForMaskedLM,
-    EABertForMultipleChoice,
-    EABertForPreTraining,
-    EABertForQuestionAnswering,
-    EABertForSequenceClassification,
-    EABertForTokenClassification,
-    EABertModel,
-)
 from .modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
     EADCTransformerForMaskedImputation,
@@ -58,55 +41,23 @@ from .modeling_ea_dc_transformer import (
     EADCTransformerModel,
 )
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
-from .modeling_ea_roberta import (
-    EARobertaForMaskedLM,
-    EARobertaForMultipleChoice,
-    EARobertaForQuestionAnswering,
-    EARobertaForSequenceClassification,
-    EARobertaForTokenClassification,
-    EARobertaModel,
-)
-from .modeling_ea_t5 import (
-    EAT5EncoderModel,
-    EAT5ForConditionalGeneration,
-    EAT5ForSequenceClassification,
-    EAT5Model,
-)
-from .modeling_ea_vit import EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
+from .modeling_ea_vit import EAViTModel
+from .modeling_evolving import auto_classes_of, register_processors
 from .pipeline_image_classification import EAImageClassificationPipeline
 from .pipeline_translation import TranslationPipeline
 
 
-# Configuration class, tokenizer class.
-TEXT_FAMILIES = ((EABertConfig, BertTokenizer), (EARobertaConfig, RobertaTokenizer), (EAT5Config, T5Tokenizer))
-# Configuration class, image processor class.
-IMAGE_FAMILIES = ((EAViTConfig, EAImageProcessor), (EAResNetConfig, EAImageProcessor))
-CONFIGS = (*(config_class for config_class, _ in TEXT_FAMILIES + IMAGE_FAMILIES), EADCTransformerConfig)
+FAMILIES = tuple(
+    import_module(f"{__package__}.{module.name}")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)])
+    if module.name.startswith("modeling_ea_") and module.name != "modeling_ea_evolved"
+)
+_CLASSES = tuple(getattr(family, name) for family in FAMILIES for name in family.__all__)
+_MODEL_CLASSES = tuple(one for one in _CLASSES if issubclass(one, PreTrainedModel))
+CONFIGS = tuple(dict.fromkeys(model_class.config_class for model_class in _MODEL_CLASSES))
 
 # Auto class, or its table where Transformers has no such class, and model class.
-MODELS = (
-    (AutoModel, EABertModel),
-    (AutoModelForPreTraining, EABertForPreTraining),
-    (AutoModelForMaskedLM, EABertForMaskedLM),
-    (AutoModelForSequenceClassification, EABertForSequenceClassification),
-    (AutoModelForTokenClassification, EABertForTokenClassification),
-    (AutoModelForQuestionAnswering, EABertForQuestionAnswering),
-    (AutoModelForMultipleChoice, EABertForMultipleChoice),
-    (AutoModel, EARobertaModel),
-    (AutoModelForPreTraining, EARobertaForMaskedLM),
-    (AutoModelForMaskedLM, EARobertaForMaskedLM),
-    (AutoModelForSequenceClassification, EARobertaForSequenceClassification),
-    (AutoModelForTokenClassification, EARobertaForTokenClassification),
-    (AutoModelForQuestionAnswering, EARobertaForQuestionAnswering),
-    (AutoModelForMultipleChoice, EARobertaForMultipleChoice),
-    (AutoModel, EAT5Model),
-    (AutoModelForPreTraining, EAT5ForConditionalGeneration),
-    (AutoModelForSeq2SeqLM, EAT5ForConditionalGeneration),
-    (AutoModelForTextEncoding, EAT5EncoderModel),
-    (AutoModelForSequenceClassification, EAT5ForSequenceClassification),
-    (AutoModel, EAViTModel),
-    (AutoModelForImageClassification, EAViTForImageClassification),
-    (AutoModelForMaskedImageModeling, EAViTForMaskedImageModeling),
+OTHER_MODELS = (
     (AutoModel, EAResNetModel),
     (AutoModelForImageClassification, EAResNetForImageClassification),
     (AutoBackbone, EAResNetBackbone),
@@ -115,12 +66,29 @@ MODELS = (
     (MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING, EADCTransformerForClassification),
     (MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING, EADCTransformerForRegression),
 )
+# Families whose image processor is not the vanilla one: a model is served as it was trained.
+IMAGE_FAMILIES = (EAViTModel.config_class, EAResNetModel.config_class)
 
 # Task, pipeline class, Auto class that loads the model, what it takes.
 PIPELINES = (
     ("translation", TranslationPipeline, AutoModelForSeq2SeqLM, "text"),
     ("image-classification", EAImageClassificationPipeline, AutoModelForImageClassification, "image"),
 )
+
+
+def _models() -> tuple[tuple[Any, type[PreTrainedModel]], ...]:
+    """Auto class, or its table, and model class, of all families."""
+    models = [
+        (auto_class, model_class)
+        for model_class in _MODEL_CLASSES
+        for config_class in model_class.config_class.__bases__
+        for auto_class, vanilla_classes in auto_classes_of(config_class)
+        if set(vanilla_classes) & set(model_class.__bases__)
+    ]
+    return (*models, *OTHER_MODELS)
+
+
+MODELS = _models()
 
 
 def register() -> None:
@@ -131,12 +99,12 @@ def register() -> None:
     for config_class in CONFIGS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.family_auto_map, config_class.family_pipelines = _code_references(config_class)
+        for vanilla_class in config_class.__bases__:
+            register_processors(config_class, vanilla_class)
     AutoConfig.register(EvolvedConfig.model_type, EvolvedConfig, exist_ok=True)
-    for config_class, tokenizer_class in TEXT_FAMILIES:
-        AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
-    for config_class, processor_class in IMAGE_FAMILIES if is_vision_available() else ():
-        # The same class for both ways of computing, which differ a little: a model is served as it was trained.
-        classes = {"pil": processor_class, "torchvision": processor_class}
+    for config_class in IMAGE_FAMILIES if is_vision_available() else ():
+        # The same class for both ways of computing, which differ a little.
+        classes = {"pil": EAImageProcessor, "torchvision": EAImageProcessor}
         AutoImageProcessor.register(config_class, image_processor_classes=classes, exist_ok=True)
     AutoFeatureExtractor.register(EADCTransformerConfig, EADCTransformerFeatureExtractor, exist_ok=True)
     for auto_class, model_class in MODELS:

@@ -80,17 +80,6 @@ class EADCTransformerConfig(EvolvingConfig, PreTrainedConfig):
     head_dropout: float | int = 0.1
     random_mask_ratio: float | int = 0.15
     mean_mask_length: float | int = 3
-    ea_residual_weight: float | int | None = None
-    ea_conv_weight: float | int | None = None
-    ea_kernel_size: int | list[int] | tuple[int, int] = 3
-    ea_activation: str = "relu"
-    ea_memory_efficient: bool = False
-    ea_mixing: str = "convex"
-    ea_conv_groups: int | str = 1
-    ea_conv_every: int | None = None
-    ea_conv_init: str = "normal"
-    ea_post_mixing: str = "none"
-    ea_head_kernel_size: int | None = None
 
     @property
     def key_channels(self) -> int:

@@ -57,17 +57,6 @@ class EAResNetConfig(EvolvingConfig, ResNetConfig):
     num_attention_heads: int = 8
     attention_key_ratio: float = 0.25
     attention_value_ratio: float = 0.125
-    ea_residual_weight: float | int | None = None
-    ea_conv_weight: float | int | None = None
-    ea_kernel_size: int | list[int] | tuple[int, int] = 3
-    ea_activation: str = "relu"
-    ea_memory_efficient: bool = False
-    ea_mixing: str = "convex"
-    ea_conv_groups: int | str = 1
-    ea_conv_every: int | None = None
-    ea_conv_init: str = "normal"
-    ea_post_mixing: str = "none"
-    ea_head_kernel_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.depths = list(self.depths)

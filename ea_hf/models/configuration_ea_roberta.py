@@ -21,17 +21,5 @@ class EARobertaConfig(EvolvingEncoderConfig, RobertaConfig):
     model_type = "ea_roberta"
     vanilla_model_types = ("roberta",)
 
-    ea_residual_weight: float | int | None = None
-    ea_conv_weight: float | int | None = None
-    ea_kernel_size: int | list[int] | tuple[int, int] = 3
-    ea_activation: str = "relu"
-    ea_memory_efficient: bool = False
-    ea_mixing: str = "convex"
-    ea_conv_groups: int | str = 1
-    ea_conv_every: int | None = None
-    ea_conv_init: str = "normal"
-    ea_post_mixing: str = "none"
-    ea_head_kernel_size: int | None = None
-
 
 __all__ = ["EARobertaConfig"]

@@ -31,17 +31,6 @@ class EAT5Config(EvolvingConfig, T5Config):
     model_type = "ea_t5"
     vanilla_model_types = ("t5", "mt5")
 
-    ea_residual_weight: float | int | None = None
-    ea_conv_weight: float | int | None = None
-    ea_kernel_size: int | list[int] | tuple[int, int] = 3
-    ea_activation: str = "relu"
-    ea_memory_efficient: bool = False
-    ea_mixing: str = "convex"
-    ea_conv_groups: int | str = 1
-    ea_conv_every: int | None = None
-    ea_conv_init: str = "normal"
-    ea_post_mixing: str = "none"
-    ea_head_kernel_size: int | None = None
     ea_encoder: bool = True
     ea_decoder: bool = True
     ea_cross_attention: bool = True

@@ -25,18 +25,6 @@ class EAViTConfig(EvolvingConfig, ViTConfig):
     model_type = "ea_vit"
     vanilla_model_types = ("vit",)
 
-    ea_residual_weight: float | int | None = None
-    ea_conv_weight: float | int | None = None
-    ea_kernel_size: int | list[int] | tuple[int, int] = 3
-    ea_activation: str = "relu"
-    ea_memory_efficient: bool = False
-    ea_mixing: str = "convex"
-    ea_conv_groups: int | str = 1
-    ea_conv_every: int | None = None
-    ea_conv_init: str = "normal"
-    ea_post_mixing: str = "none"
-    ea_head_kernel_size: int | None = None
-
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .evolution_layer import check_evolution
 from .presets import expand_preset
@@ -25,10 +25,11 @@ LATER_FIELDS = {
 }
 
 
+@dataclasses.dataclass(kw_only=True, repr=False, eq=False)
 class EvolvingConfig:
     """What the configuration of every family has beside its vanilla fields.
 
-    A family lists the fields itself, as dataclass fields:
+    Args:
         ea_residual_weight (`float`): share of the previous layer's map, equation (1), in [0, 1], and with another
             `ea_mixing` than "convex" its factor, any number. The default is the family's, 0.1 in most, and 0 in "learned".
         ea_conv_weight (`float`): share of the convolution, equation (2); otherwise as `ea_residual_weight`.
@@ -58,8 +59,20 @@ class EvolvingConfig:
         ValueError: see `check_evolution`.
     """
 
+    ea_residual_weight: float | int | None = None
+    ea_conv_weight: float | int | None = None
+    ea_kernel_size: int | list[int] | tuple[int, int] = 3
+    ea_activation: str = "relu"
+    ea_memory_efficient: bool = False
+    ea_mixing: str = "convex"
+    ea_conv_groups: int | str = 1
+    ea_conv_every: int | None = None
+    ea_conv_init: str = "normal"
+    ea_post_mixing: str = "none"
+    ea_head_kernel_size: int | None = None
+
     # Model types whose checkpoints have the same layout but for the evolution modules.
-    vanilla_model_types: tuple[str, ...] = ()
+    vanilla_model_types: ClassVar[tuple[str, ...]] = ()
 
     # Of `ea_residual_weight` and `ea_conv_weight` where nothing else is said.
     default_weights = (0.1, 0.1)
@@ -67,8 +80,8 @@ class EvolvingConfig:
     # In which file that travels with a checkpoint Auto classes and pipelines find their classes, for `auto_map` and
     # `custom_pipelines` of the configuration's file. Set where the family is registered. In remote code they are empty, and
     # the configuration has `auto_map` and `custom_pipelines` as attributes, read from its file.
-    family_auto_map: dict[str, str] = {}
-    family_pipelines: dict[str, dict[str, Any]] = {}
+    family_auto_map: ClassVar[dict[str, str]] = {}
+    family_pipelines: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         if "ea_preset" in kwargs:

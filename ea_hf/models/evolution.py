@@ -158,9 +158,9 @@ def _check_arguments(
         raise ValueError(
             f"{type(module).__name__} is causal without an attention mask, which evolving attention needs to see."
         )
-    if evolution.conv is not None and evolution.conv.in_channels != query.shape[1]:
+    if evolution.num_heads != query.shape[1]:
         raise ValueError(
-            f"{type(module).__name__} attends with {query.shape[1]} heads, but says that it has {evolution.conv.in_channels}."
+            f"{type(module).__name__} attends with {query.shape[1]} heads, but says that it has {evolution.num_heads}."
         )
 
 

@@ -233,6 +233,7 @@ class AttentionEvolution(nn.Module):
         self.chain = chain or ("cross" if is_cross_attention else "self")
         self.activation = ACT2FN[activation]
         self.is_relu = activation == "relu"
+        self.num_heads = num_heads
         self.is_first = layer_index == 0
         self.may_be_dropped = False
         self.conv = self.residual_gate = self.conv_gate = self.post_mixing = None

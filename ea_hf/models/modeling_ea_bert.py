@@ -62,6 +62,7 @@ class EABertForMultipleChoice(EABertPreTrainedModel, BertForMultipleChoice):
 
 
 __all__ = [
+    "EABertConfig",
     "EABertForMaskedLM",
     "EABertForMultipleChoice",
     "EABertForPreTraining",

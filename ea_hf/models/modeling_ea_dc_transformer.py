@@ -586,6 +586,7 @@ class EADCTransformerForMaskedImputation(EADCTransformerPreTrainedModel):
 
 
 __all__ = [
+    "EADCTransformerConfig",
     "EADCTransformerForClassification",
     "EADCTransformerForMaskedImputation",
     "EADCTransformerForRegression",

@@ -19,22 +19,19 @@ import transformers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
-    FEATURE_EXTRACTOR_MAPPING,
-    IMAGE_PROCESSOR_MAPPING,
-    PROCESSOR_MAPPING,
-    TOKENIZER_MAPPING,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto import modeling_auto
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
 from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_has_convolutions
 from .evolution_layer import check_evolution
 from .modeling_evolving import (
     EvolvingPreTrainedModel,
+    auto_classes_of,
     carry_state_through_checkpoints,
     check_gradient_checkpointing,
+    register_processors,
 )
 from .presets import preset_fields
 from .undocumented import forget_renamed_weights, model_mapping, record_outputs, set_attention_function
@@ -85,20 +82,12 @@ def register_models(config_class: type[EvolvedConfig]) -> None:
     """Makes every Auto class that knows models of the vanilla configuration know their evolving classes."""
     config_class.family_auto_map = {"AutoConfig": f"configuration_ea_evolved.{config_class.__name__}"}
     vanilla_class = config_class.vanilla_class
-    for mapping in (TOKENIZER_MAPPING, IMAGE_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING, PROCESSOR_MAPPING):
-        if vanilla_class in mapping:
-            mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
-    for name, auto_class in vars(modeling_auto).items():
-        mapping = model_mapping(auto_class)
-        if not name.startswith("Auto") or mapping is None or vanilla_class not in mapping:
-            continue
-        vanilla = mapping[vanilla_class]
-        evolved = tuple(
-            evolved_model_class(model) for model in (vanilla if isinstance(vanilla, tuple) else (vanilla,))
-        )
-        mapping.register(config_class, evolved if len(evolved) > 1 else evolved[0], exist_ok=True)
+    register_processors(config_class, vanilla_class)
+    for auto_class, vanilla_models in auto_classes_of(vanilla_class):
+        evolved = tuple(evolved_model_class(model) for model in vanilla_models)
+        model_mapping(auto_class).register(config_class, evolved if len(evolved) > 1 else evolved[0], exist_ok=True)
         if len(evolved) == 1:
-            config_class.family_auto_map[name] = f"{__name__.split('.')[-1]}.{evolved[0].__name__}"
+            config_class.family_auto_map[auto_class.__name__] = f"{__name__.split('.')[-1]}.{evolved[0].__name__}"
 
 
 def __getattr__(name: str) -> type[EvolvedPreTrainedModel]:

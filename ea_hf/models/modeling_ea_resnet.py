@@ -374,6 +374,7 @@ class EAResNetBackbone(BackboneMixin, EAResNetPreTrainedModel):
 
 __all__ = [
     "EAResNetBackbone",
+    "EAResNetConfig",
     "EAResNetForImageClassification",
     "EAResNetModel",
     "EAResNetPreTrainedModel",

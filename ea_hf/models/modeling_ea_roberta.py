@@ -57,6 +57,7 @@ class EARobertaForMultipleChoice(EARobertaPreTrainedModel, RobertaForMultipleCho
 
 
 __all__ = [
+    "EARobertaConfig",
     "EARobertaForMaskedLM",
     "EARobertaForMultipleChoice",
     "EARobertaForQuestionAnswering",

@@ -73,6 +73,7 @@ class EAT5ForSequenceClassification(EAT5PreTrainedModel, T5ForSequenceClassifica
 
 
 __all__ = [
+    "EAT5Config",
     "EAT5EncoderModel",
     "EAT5ForConditionalGeneration",
     "EAT5ForSequenceClassification",

@@ -73,6 +73,7 @@ class EAViTForMaskedImageModeling(EAViTPreTrainedModel, ViTForMaskedImageModelin
 
 
 __all__ = [
+    "EAViTConfig",
     "EAViTForImageClassification",
     "EAViTForMaskedImageModeling",
     "EAViTModel",

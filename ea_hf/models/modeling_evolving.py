@@ -6,15 +6,23 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    FEATURE_EXTRACTOR_MAPPING,
+    IMAGE_PROCESSOR_MAPPING,
+    PROCESSOR_MAPPING,
+    TOKENIZER_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
+from transformers.models.auto import modeling_auto
 
 from .configuration_evolving import EvolvingConfig, check_gates_fit
 from .evolution import (
@@ -162,6 +170,22 @@ def _name_to_pipelines(config: EvolvingConfig) -> None:
         mapping = model_mapping(getattr(transformers, auto_name))
         if mapping is not None:
             mapping._model_mapping[config.model_type] = reference.split(".")[-1]
+
+
+def auto_classes_of(vanilla_class: type[PreTrainedConfig]) -> Iterator[tuple[type, tuple[type[PreTrainedModel], ...]]]:
+    """The Auto classes that know models of a vanilla configuration, each with those models' classes."""
+    for name, auto_class in vars(modeling_auto).items():
+        mapping = model_mapping(auto_class) if name.startswith("Auto") else None
+        if mapping is not None and vanilla_class in mapping:
+            models = mapping[vanilla_class]
+            yield auto_class, models if isinstance(models, tuple) else (models,)
+
+
+def register_processors(config_class: type[EvolvingConfig], vanilla_class: type[PreTrainedConfig]) -> None:
+    """Makes the Auto classes of tokenizers and the like give an evolving configuration what they give the vanilla one."""
+    for mapping in (TOKENIZER_MAPPING, IMAGE_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING, PROCESSOR_MAPPING):
+        if vanilla_class in mapping:
+            mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
 
 
 def check_gradient_checkpointing(function: Callable | None) -> None:
