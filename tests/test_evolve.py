@@ -617,6 +617,22 @@ def test_threads_do_not_meet():
     assert not failures
 
 
+def test_generate_returns_the_maps_of_each_step():
+    family = next(family for family in FAMILIES if family.model_class is LlamaForCausalLM)
+    model, prompt = family.evolving(), family.inputs()["input_ids"][:1, :4]
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
+    outputs = model.generate(prompt, output_attention_maps=True, **options)
+    whole = model(outputs.sequences[:, :-1], output_attention_maps=True).attention_maps
+    assert len(outputs.attention_maps) == 3
+    for step, maps in enumerate(outputs.attention_maps):
+        keys = prompt.shape[1] + step
+        for layer, actual in enumerate(maps):
+            assert_close(actual[:, :, -1], whole[layer][:, :, keys - 1, :keys], atol=1e-5, rtol=1e-5)
+    assert "attention_maps" not in model.generate(prompt, **options)
+    with pytest.raises(ValueError, match="return_dict_in_generate=True"):
+        model.generate(prompt, output_attention_maps=True, max_new_tokens=2)
+
+
 def test_an_error_within_a_forward_pass_leaves_no_trace():
     model, inputs = FAMILIES[0].evolving(), FAMILIES[0].inputs()
     expected = run(model, inputs)
