@@ -228,15 +228,16 @@ class Admission:
                 yield from pieces(text)
 
 
-def pieces(text: str) -> Iterator[str]:
-    """A text in pieces of at most `LONGEST_DOCUMENT` characters, cut before white space where there is some."""
-    while len(text) > LONGEST_DOCUMENT:
-        cut = max(text.rfind(space, LONGEST_DOCUMENT // 2, LONGEST_DOCUMENT) for space in " \n\t")
-        cut = cut if cut > 0 else LONGEST_DOCUMENT
-        yield text[:cut]
-        text = text[cut:]
-    if text.strip():
-        yield text
+def pieces(text: str, longest: int = LONGEST_DOCUMENT) -> Iterator[str]:
+    """A text in pieces of at most so many characters, cut before white space where there is some."""
+    start = 0
+    while len(text) - start > longest:
+        cut = max(text.rfind(space, start + longest // 2, start + longest) for space in " \n\t")
+        cut = cut if cut > 0 else start + longest
+        yield text[start:cut]
+        start = cut
+    if text[start:].strip():
+        yield text[start:]
 
 
 def tell_counts(counts: Counter, place: str) -> None:
