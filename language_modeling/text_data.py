@@ -48,6 +48,7 @@ UNITS = ("line", "paragraph", "file")
 LONGEST_DOCUMENT = 100_000
 DOCUMENT = Features({"text": Value("string")})
 BLOCK = Features({"input_ids": ListOf(Value("int32")), "words": ListOf(Value("int32"))})
+_told_long: set[str] = set()
 # Of `--validation_split_percentage`: what is held out is one of so many kinds of content.
 KINDS_OF_CONTENT = 10_000
 
@@ -145,7 +146,18 @@ def _read_text(path: str, unit: str) -> Iterator[str]:
 def _rows(paths: Sequence[str], column: str | None, unit: str) -> Iterator[dict[str, str]]:
     for path in paths:
         for text in read_documents(path, column, unit):
-            yield {"text": text}
+            if len(text) <= LONGEST_DOCUMENT:
+                yield {"text": text}
+                continue
+            # Here already, so that the pieces can be shared, and are never all tokens in memory.
+            if path not in _told_long:
+                _told_long.add(path)
+                logger.warning(
+                    f"{path}: a document of {len(text)} characters, and any others of more than {LONGEST_DOCUMENT}, are read in "
+                    "pieces, each as a document."
+                )
+            for piece in pieces(text):
+                yield {"text": piece}
 
 
 def file_source(patterns: Sequence[str], column: str | None, unit: str) -> Source:

@@ -139,6 +139,17 @@ def test_a_huge_document_comes_in_pieces_and_nothing_of_it_is_lost():
     assert all(part.startswith(" ") for part in parts[1:8])
 
 
+def test_one_huge_line_is_shared_as_pieces_and_told(tmp_path, tokenizer, caplog):
+    text = " ".join(documents(1200)) * 20
+    file = write_text(tmp_path / "huge.txt", [text, "Avoid."])
+    with caplog.at_level(logging.WARNING):
+        rows = [row["text"] for row in file_source([str(file)], None, "line").rows]
+    assert "".join(rows[:-1]) == text and max(map(len, rows)) <= text_data.LONGEST_DOCUMENT
+    assert f"a document of {len(text)} characters" in caplog.text
+    batches = ShardedBatches(stream_of([file], tokenizer), 8)
+    assert len(steps_of(batches, 1)[0][0]) == 8 and len(rows) > batches.num_lanes
+
+
 # Blocks
 
 
