@@ -48,6 +48,8 @@ UNITS = ("line", "paragraph", "file")
 LONGEST_DOCUMENT = 100_000
 DOCUMENT = Features({"text": Value("string")})
 BLOCK = Features({"input_ids": ListOf(Value("int32")), "words": ListOf(Value("int32"))})
+# Of each text that is looked at to see whether a tokenizer knows it.
+CHARACTERS_SAMPLED = 1000
 _told_long: set[str] = set()
 # Of `--validation_split_percentage`: what is held out is one of so many kinds of content.
 KINDS_OF_CONTENT = 10_000
@@ -461,5 +463,5 @@ def check_tokens(splits: Splits, tokenizer: PreTrainedTokenizerBase, name: str) 
     for place, source in (("train", splits.train), ("validation", splits.validation)):
         if source is not None:
             source.rows.load_state_dict(None)
-            texts = [(row["text"] or "")[:LONGEST_DOCUMENT] for row in islice(source.rows, TEXTS_SAMPLED)]
+            texts = [(row["text"] or "")[:CHARACTERS_SAMPLED] for row in islice(source.rows, TEXTS_SAMPLED)]
             check_known(tokenizer, name, texts, place)

@@ -32,7 +32,7 @@ MOST_LANES = 8
 # With fewer shards than this for each lane, lanes that get whole shards would be of very different lengths.
 SHARDS_PER_LANE = 4
 # Read before they are encoded together.
-ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1_000_000
+ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 200_000
 
 
 @dataclass
