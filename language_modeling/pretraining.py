@@ -215,6 +215,8 @@ def load_data(
 def pretrain(args: argparse.Namespace, objective: Objective) -> dict[str, Any]:
     """The main function of a script."""
     accelerator = create_accelerator(args)
+    for name in ("text_data", "language_models", __name__):
+        logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
     # Bad data and a bad model are told before the output directory is touched.
     with accelerator.local_main_process_first():
         splits = load_sources(args)
