@@ -6,6 +6,7 @@ Importing this package registers its configurations and models with Transformers
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from . import _requirements  # noqa: F401  (first: it says which versions are needed)
@@ -24,16 +25,22 @@ from .models.modeling_ea_vit import *
 from .models.presets import PRESETS, Preset, preset_fields
 
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 register()
 
 
+ESTIMATORS = ("EADCTransformerClassifier", "EADCTransformerRegressor")
+
+
 def __getattr__(name: str) -> Any:
     """The estimators come when they are asked for, since they need aeon."""
-    if name in ("EADCTransformerClassifier", "EADCTransformerRegressor"):
+    if name not in ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         return getattr(import_module(".estimators", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{name} needs {error.name}: pip install 'ea_hf[time_series]'") from error
 
 
 __all__ = [
@@ -48,3 +55,5 @@ __all__ = [
     "preset_fields",
     *(name for family in FAMILIES for name in family.__all__),
 ]
+if find_spec("aeon") is not None:
+    __all__ += ESTIMATORS

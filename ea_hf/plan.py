@@ -32,7 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TIME_SERIES_CLASSIF
 from .models.auto import CONFIGS, MODELS, evolving_config_from_pretrained
 from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
-from .training.command_line import ArgumentParser, run_main
+from .training.command_line import ArgumentParser, program_name, run_main
 from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
 
 
@@ -462,7 +462,7 @@ def _format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
-        prog="python -m ea_hf.plan",
+        prog=program_name("ea_hf.plan"),
         description=__doc__.split("\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

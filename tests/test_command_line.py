@@ -17,7 +17,7 @@ from ea_hf.training.interruptions import Interrupted
 REPOSITORY = Path(__file__).parents[1]
 PROGRAMS = sorted(
     path
-    for folder in ("ea_hf", "glue", "image_classification", "time_series", "translation")
+    for folder in ("ea_hf", "glue", "image_classification", "language_modeling", "time_series", "translation")
     for path in (REPOSITORY / folder).rglob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 )

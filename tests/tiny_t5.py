@@ -78,10 +78,10 @@ def write_pairs(path: Path, rows: list[dict[str, Any]], nested: bool = False) ->
 
 @cache
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    import train_tokenizer
+    from ea_hf.training.tokenizer_training import make_tokenizer, train_sentencepiece
 
     texts = [row[name] for row in help_rows() for name in ("en", "de")]
-    return train_tokenizer.make_tokenizer(train_tokenizer.train_sentencepiece(texts, vocab_size=300), extra_ids=0)
+    return make_tokenizer(train_sentencepiece(texts, vocab_size=300), extra_ids=0)
 
 
 def write_checkpoint(directory: Path, **config_values: Any) -> str:

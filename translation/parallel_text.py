@@ -10,16 +10,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
+from datasets import DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from datasets.fingerprint import Hasher
 
-from ea_hf.training.local_files import FILE_TYPES, read_lines, read_rows
+from ea_hf.training.local_files import (
+    FILE_TYPES,
+    file_versions,
+    name_without_compression,
+    read_lines,
+    read_rows,
+)
+from ea_hf.training.mapped_rows import mapped_dataset
 
 
 FILES_HELP = (
     "A jsonl, json, csv, tsv or parquet file with a `translation` column ({language: text}) or a column per language; "
-    "or two text files, the source language's first. All but parquet may be gzipped."
+    "or two text files, the source language's first. All but parquet may be compressed (.gz, .zst)."
 )
 FEATURES = Features({"source": Value("string"), "target": Value("string")})
 
@@ -28,7 +34,7 @@ def read_pairs(paths: Sequence[str], source_lang: str, target_lang: str) -> Iter
     """Yields (source, target) of one file with both languages, or of two text files whose lines correspond.
 
     Args:
-        paths: one file of `FILE_TYPES`, or the source's text file and the target's; ".gz" may follow.
+        paths: one file of `FILE_TYPES`, or the source's text file and the target's; ".gz" or ".zst" may follow.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed, with its row or line (counted from 1, without a
@@ -56,7 +62,7 @@ def check_paths(paths: Sequence[str]) -> None:
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist or is not a file.")
-    tables = [path for path in paths if path.removesuffix(".gz").endswith(FILE_TYPES)]
+    tables = [path for path in paths if name_without_compression(path).endswith(FILE_TYPES)]
     if len(paths) == 1 and not tables:
         raise ValueError(
             f"{paths[0]} is none of {', '.join(FILE_TYPES)}, so it is taken for the text of one language; pass two text "
@@ -96,23 +102,9 @@ def load_files(files: dict[str, Sequence[str]], source_lang: str, target_lang: s
     """
     splits = DatasetDict()
     for split, paths in files.items():
-        versions = [(stat.st_size, stat.st_mtime_ns) for path in paths if (stat := _stat(path))]
-        try:
-            splits[split] = Dataset.from_generator(
-                _generate,
-                features=FEATURES,
-                gen_kwargs={"paths": tuple(paths), "source_lang": source_lang, "target_lang": target_lang},
-                fingerprint=Hasher.hash(
-                    [*map(str, map(Path.resolve, map(Path, paths))), versions, source_lang, target_lang]
-                ),
-            )
-        except Exception as error:  # the library wraps what the generator raises
-            cause = error
-            while cause.__cause__ is not None and not isinstance(cause, ValueError | OSError):
-                cause = cause.__cause__
-            if isinstance(cause, ValueError | OSError):
-                raise cause from None
-            raise
+        arguments = {"paths": tuple(paths), "source_lang": source_lang, "target_lang": target_lang}
+        identity = [arguments, file_versions(paths)]
+        splits[split] = mapped_dataset(_generate, FEATURES, arguments, identity)
     return splits
 
 
@@ -179,10 +171,6 @@ def _to_pair(row: dict[str, Any], source_lang: str, target_lang: str, place: str
         "source": check_text(texts.get(source_lang), source_lang, f"A row of {place}", texts),
         "target": check_text(texts.get(target_lang), target_lang, f"A row of {place}", texts),
     }
-
-
-def _stat(path: str) -> Any:
-    return Path(path).stat() if Path(path).exists() else None
 
 
 def _generate(paths: Sequence[str], source_lang: str, target_lang: str) -> Iterator[dict[str, str]]:

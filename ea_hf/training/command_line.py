@@ -56,6 +56,11 @@ class ArgumentParser(argparse.ArgumentParser):
         _end(self.prog, f"{message}; see --help")
 
 
+def program_name(module: str) -> str:
+    """How a module was called that is also a command of `ea-hf`."""
+    return sys.argv[0] if sys.argv[0].startswith("ea-hf ") else f"python -m {module}"
+
+
 def run_main(main: Callable[[], Result]) -> Result:
     """Runs a program's `main`; a user's mistake ends it with one line on stderr and exit status 2, a `RunError` with 1.
 

@@ -8,6 +8,7 @@ Nothing is held in memory but the row at hand; only a .json file that is one lar
 import csv
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -17,11 +18,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow
 import pyarrow.parquet
 
 
 SEPARATORS = (",", ";", "\t", "|")
 FILE_TYPES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSIONS = (".gz", ".zst")
+
+
+def name_without_compression(path: str) -> str:
+    """A file's name without the ".gz" or ".zst" at its end."""
+    return next((path.removesuffix(ending) for ending in COMPRESSIONS if path.endswith(ending)), path)
+
+
+def file_versions(paths: Sequence[str]) -> list[tuple[str, int, int]]:
+    """What tells versions of files apart without reading them; a file that is missing is left out."""
+    existing = [Path(path).resolve() for path in paths if Path(path).exists()]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in existing]
 
 
 def describe_files(paths: Sequence[str]) -> str:
@@ -67,16 +81,28 @@ def written_whole(path: Path, **options: Any) -> Iterator[IO[str]]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, maybe gzipped, with their ends.
+    """The lines of a UTF-8 file, maybe compressed (`COMPRESSIONS`), with their ends.
 
     Raises:
-        ValueError: a line is not UTF-8, or the gzip file is damaged.
+        ValueError: a line is not UTF-8, or the compressed file is damaged.
     """
-    with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
+    with _open(path) as file:
         try:
             yield from decode_lines(file, path)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, pyarrow.ArrowException) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+        except OSError as error:
+            if not path.endswith(".zst"):
+                raise
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _open(path: str) -> Any:
+    if path.endswith(".gz"):
+        return gzip.open(path, "rb")
+    if path.endswith(".zst"):
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
+    return open(path, "rb")
 
 
 def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
@@ -96,14 +122,14 @@ def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def read_rows(path: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of one file of `FILE_TYPES`; ".gz" may follow all but parquet's. Values of csv and tsv are text.
+    """Yields the rows of one file of `FILE_TYPES`; ".gz" or ".zst" may follow all but parquet's. Values of csv and tsv are text.
 
     Raises:
         ValueError: the file is of another type or malformed, with its row or line (counted from 1, without a header).
     """
-    kind = Path(path.removesuffix(".gz")).suffix
-    if kind not in FILE_TYPES or (kind == ".parquet" and path.endswith(".gz")):
-        raise ValueError(f"{path} is none of {', '.join(FILE_TYPES)}, all but parquet maybe with .gz.")
+    kind = Path(name_without_compression(path)).suffix
+    if kind not in FILE_TYPES or (kind == ".parquet" and path.endswith(COMPRESSIONS)):
+        raise ValueError(f"{path} is none of {', '.join(FILE_TYPES)}, all but parquet maybe with .gz or .zst.")
     if kind == ".parquet":
         try:
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):

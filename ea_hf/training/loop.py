@@ -59,7 +59,7 @@ from .interruptions import Interrupted, raise_if_any, received
 from .launch import check_launch, configure_engine, is_cpu_run
 from .optimizers import OPTIMIZERS, create_optimizer, parse_values
 from .sharding import prepare
-from .streaming import Stream, StreamedBatches
+from .streaming import Stream
 from .training_state import describe_engine, load_training_state, save_training_state
 
 
@@ -488,11 +488,11 @@ def train(
         accelerator.process_index,
         args.seed,
     )
-    batches: TrainingBatches | StreamedBatches
+    batches: Any
     if isinstance(train_dataset, Stream):
         if args.max_train_steps is None:
             raise ValueError("A stream has no known end: say with --max_train_steps how long to train.")
-        batches, size = StreamedBatches(train_dataset, *share), "a stream of"
+        batches, size = train_dataset.batches(*share), "a stream of"
         max_train_steps = args.max_train_steps
     else:
         if len(train_dataset) == 0:
@@ -541,6 +541,8 @@ def train(
         return state.epoch + (state.step_in_epoch / batches.steps_per_epoch if batches.steps_per_epoch else 0)
 
     def save() -> Path:
+        if isinstance(train_dataset, Stream):
+            state.position = batches.gather_position(state.position)
         return save_checkpoint(
             accelerator,
             args.output_dir,

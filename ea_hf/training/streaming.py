@@ -39,6 +39,10 @@ class Stream:
     description: str
     keep: Callable[[dict[str, Any]], bool] | None = None
 
+    def batches(self, *share: Any) -> "StreamedBatches":
+        """The batches of one process, whose share of a step `StreamedBatches` describes."""
+        return StreamedBatches(self, *share)
+
 
 @dataclass
 class StreamedBatches:
@@ -91,6 +95,10 @@ class StreamedBatches:
             yield step
         if empty:
             raise ValueError(f"The stream is empty: {self.stream.description}.")
+
+    def gather_position(self, position: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Where the whole run stands; every process reads the same."""
+        return position
 
     def rows(self, epoch: int, position: dict[str, Any] | None) -> Iterator[tuple[tuple[int, dict], dict[str, Any]]]:
         """Yields ((number, row), position after it), in the order of the epoch; numbers count the rows that are kept."""

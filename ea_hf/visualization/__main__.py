@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 import ea_hf
 
 from ..models.image_processing_ea import to_plain_image
-from ..training.command_line import ArgumentParser, Mistake, run_main
+from ..training.command_line import ArgumentParser, Mistake, program_name, run_main
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
 from .page import heads_that_fit, write_page
@@ -29,7 +29,7 @@ from .recording import evolutions_of
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     description, examples = __doc__.split("\n", 1)
     parser = ArgumentParser(
-        prog="python -m ea_hf.visualization",
+        prog=program_name("ea_hf.visualization"),
         description=description,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
