@@ -140,8 +140,10 @@ def test_offloaded_models_compute_the_same(make, kind, tmp_path):
 def test_checkpoint_dispatched_to_disk_computes_the_same(tmp_path):
     model = make_bert()
     model.save_pretrained(tmp_path / "model")
+    # Accelerate 1.10 takes no whole model on disk.
+    device_map = {"embeddings": "cpu", "encoder": "disk", "pooler": "disk"}
     offloaded = EABertModel.from_pretrained(
-        tmp_path / "model", device_map={"": "disk"}, offload_folder=str(tmp_path / "offload")
+        tmp_path / "model", device_map=device_map, offload_folder=str(tmp_path / "offload")
     )
     ids = tokens(2, 7)
     assert_close(hidden(offloaded.eval(), ids), hidden(model, ids), atol=1e-5, rtol=0)
