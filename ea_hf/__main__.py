@@ -6,11 +6,10 @@ ea-hf plan --model_name_or_path google-bert/bert-base-uncased --batch_size 32 --
 ea-hf maps output/film_sentiment "A film that never quite finds its feet." --output maps.html
 """
 
-import argparse
 import sys
 from importlib import import_module
 
-from .training.command_line import run_main
+from .training.command_line import ArgumentParser, run_main
 
 
 # Command, the module whose `main` takes its arguments, and what it does.
@@ -23,7 +22,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="ea-hf",
         description="Evolving attention for Hugging Face Transformers.",
         epilog="`ea-hf COMMAND --help` lists the arguments of a command.",

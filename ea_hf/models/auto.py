@@ -99,7 +99,7 @@ def register() -> None:
     for config_class in CONFIGS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.family_auto_map, config_class.family_pipelines = _code_references(config_class)
-        for vanilla_class in config_class.__bases__:
+        for vanilla_class in () if config_class in IMAGE_FAMILIES else config_class.__bases__:
             register_processors(config_class, vanilla_class)
     AutoConfig.register(EvolvedConfig.model_type, EvolvedConfig, exist_ok=True)
     for config_class in IMAGE_FAMILIES if is_vision_available() else ():

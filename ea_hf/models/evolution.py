@@ -48,6 +48,7 @@ HARMLESS_ARGUMENTS = {
     "cache_position",
     "deterministic",
     "is_causal",
+    "labels",  # Seq2SeqTrainer gives them to `generate`, which hands them to the encoder
     "num_items_in_batch",
     "output_attentions",
     "output_hidden_states",
