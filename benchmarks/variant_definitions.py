@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ea_hf import PRESETS
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -58,16 +60,18 @@ VARIANTS = {
         "(0.1, 0.1) in the decoder alone", weights(0.1, 0.1, encoder=False, cross_attention=False)
     ),
     "cross_chain": Variant("(0.1, 0.1) in the cross-attention alone", weights(0.1, 0.1, encoder=False, decoder=False)),
-}
-# To come, as soon as the configurations have the fields: `conv_groups` (1 or the number of heads), `kernel_size` of rows
-# and columns, `post_mixing`; each is then a line of `VARIANTS`.
-PLANNED = {
-    "separate_heads": "(0.1, 0.1), each head its own kernel",
-    "separate_heads_linear": "likewise, no activation: attention with convolved queries and keys",
-    "rows_only": "(0.1, 0.1), kernel of 3 rows and 1 column",
-    "columns_only": "(0.1, 0.1), kernel of 1 row and 3 columns",
-    "talking_heads": "talking-heads attention",
-    "multi_token": "multi-token attention",
+    "separate_heads": Variant("(0.1, 0.1), each head its own kernel", weights(0.1, 0.1, conv_groups="heads")),
+    "separate_heads_linear": Variant(
+        "likewise, no activation: attention with convolved queries and keys",
+        weights(0.1, 0.1, conv_groups="heads", activation="linear"),
+    ),
+    "rows_only": Variant("(0.1, 0.1), kernel of 3 rows and 1 column", weights(0.1, 0.1, kernel_size=(3, 1))),
+    "columns_only": Variant("(0.1, 0.1), kernel of 1 row and 3 columns", weights(0.1, 0.1, kernel_size=(1, 3))),
+    "talking_heads": Variant("talking-heads attention", dict(PRESETS["talking_heads"])),
+    # An even number of rows, as the paper has it, is for causal attention alone.
+    "multi_token": Variant(
+        "multi-token attention, 5 rows instead of 6", {**PRESETS["multi_token"], "ea_kernel_size": (5, 11)}
+    ),
 }
 # What every task compares; the others are the ablation of a few tasks.
 HEAD_TO_HEAD = (

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from variant_definitions import HEAD_TO_HEAD, LONGER, PLANNED, VANILLA, VARIANTS
+from variant_definitions import HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
 from variant_statistics import Difference, holm, mean_ranks, paired, time_matched
 from variant_tasks import TASKS, runs
 
 
 PICTURE = "results.svg"
-ABOUT = {**{name: variant.about for name, variant in VARIANTS.items()}, **PLANNED}
+ABOUT = {name: variant.about for name, variant in VARIANTS.items()}
 MINIMUM_SEEDS = 3  # for a verdict
 Line = dict[str, Any]
 
@@ -276,9 +276,9 @@ def draw(results: Results) -> str:
 
 def render(lines: list[Line]) -> str:
     results = Results.of(lines)
-    planned = runs(planned=True)
+    planned = runs()
     done = {(line["task"], line["variant"], line["seed"]) for line in lines}
-    missing = [name for name in PLANNED if not any(variant == name for _, variant, _ in done)]
+    missing = [name for name in VARIANTS if not any(variant == name for _, variant, _ in done)]
     hours = sum(line["cpu_seconds"] for line in lines) / 3600
     commits = sorted({line["commit"][:7] + ("+" if line["commit"].endswith("+") else "") for line in lines})
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(line["versions"].items())) for line in lines})

@@ -4,7 +4,7 @@
 
 from functools import partial
 
-from variant_definitions import HEAD_TO_HEAD, PLANNED, TRANSLATION_ONLY, VARIANTS
+from variant_definitions import HEAD_TO_HEAD, LONGER, TRANSLATION_ONLY, VARIANTS
 from variant_text_tasks import (
     help_pairs,
     load_characters,
@@ -64,21 +64,23 @@ TASKS = {
 }
 
 
-def variants_of(task: str, planned: bool = False) -> list[str]:
-    """The variants that a task compares; with `planned` also those that cannot be run yet."""
-    names = [*VARIANTS, *(PLANNED if planned else ())]
-    if not TASKS[task].ablation:
-        names = [name for name in names if name in HEAD_TO_HEAD]
-    return [name for name in names if TASKS[task].kind == TRANSLATION or name not in TRANSLATION_ONLY]
+def variants_of(name: str) -> list[str]:
+    """The variants that a task compares."""
+    task = TASKS[name]
+    left_out = set() if task.kind == TRANSLATION else set(TRANSLATION_ONLY)
+    if task.kind == FINE_TUNING:
+        left_out.add(LONGER)  # its steps are few beside those of the pretraining
+    return [variant for variant in VARIANTS if (task.ablation or variant in HEAD_TO_HEAD) and variant not in left_out]
 
 
-def runs(planned: bool = False) -> list[tuple[str, str, int]]:
-    """All runs, those of the first seed of all tasks and variants first."""
-    return [
-        (task, variant, seed)
+def runs() -> list[tuple[str, str, int]]:
+    """All runs, those of the first seed of all tasks and variants first, of a seed the head-to-head first."""
+    planned = [
+        (name, variant, seed)
         for seed in range(max(task.seeds for task in TASKS.values()))
-        for task, settings in TASKS.items()
-        if seed < settings.seeds
-        for variant in variants_of(task, planned)
+        for name, task in TASKS.items()
+        if seed < task.seeds
+        for variant in variants_of(name)
         if seed < ABLATION_SEEDS or variant in HEAD_TO_HEAD
     ]
+    return sorted(planned, key=lambda run: (run[2], run[1] not in HEAD_TO_HEAD))
