@@ -21,7 +21,7 @@ from datasets import load_dataset
 from task_data import KNOWN_COLUMNS
 
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import RESULTS_FILE
+from ea_hf.training.output_dir import RESULTS_FILE
 
 
 # What suits all three tasks with MiniLM; later arguments override earlier ones.

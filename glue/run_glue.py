@@ -33,15 +33,12 @@ from transformers import (
 )
 
 from ea_hf import EARobertaConfig, evolving_config_from_pretrained
+from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.local_files import check_not_an_input, written_whole
-from ea_hf.training.loop import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    prepare_output_dir,
-)
+from ea_hf.training.loop import copy_weights_from_file, create_accelerator
+from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,

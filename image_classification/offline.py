@@ -30,7 +30,7 @@ from sklearn.metrics import confusion_matrix
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import RESULTS_FILE
+from ea_hf.training.output_dir import RESULTS_FILE
 from ea_hf.training.script import has_bfloat16
 from ea_hf.visualization import draw_map, image_maps
 

@@ -48,15 +48,12 @@ from transformers import (
 
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import TrainingBatches, predict
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    parse_values,
-    prepare_output_dir,
-)
+from ea_hf.training.loop import copy_weights_from_file, create_accelerator
+from ea_hf.training.optimizers import parse_values
+from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import add_evolution_arguments, check_arguments, evolution_overrides, run
 
 

@@ -6,8 +6,9 @@ import argparse
 
 from text_data import FILES_HELP, UNITS
 
+from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.command_line import ArgumentParser
-from ea_hf.training.loop import add_training_arguments, parse_values
+from ea_hf.training.optimizers import parse_values
 from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,

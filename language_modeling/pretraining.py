@@ -34,7 +34,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf.training.batching import predict
-from ea_hf.training.loop import create_accelerator, describe_dataset, prepare_output_dir
+from ea_hf.training.loop import create_accelerator
+from ea_hf.training.output_dir import prepare_output_dir
+from ea_hf.training.run_state import describe_dataset
 from ea_hf.training.script import run
 from ea_hf.training.sharded_streaming import ShardedStream
 

@@ -118,11 +118,11 @@ def terminate_twice() -> None:
 
 
 MOMENTS = [
-    (Moment("ea_hf.training.loop", "_optimizer_step", 4), terminate, 4),
-    (Moment("ea_hf.training.loop", "_optimizer_step", 7, after=True), interrupt, 8),
+    (Moment("ea_hf.training.loop", "take_step", 4), terminate, 4),
+    (Moment("ea_hf.training.loop", "take_step", 7, after=True), interrupt, 8),
     (Moment("run_glue", "predict_logits", 2), terminate, 4),  # in the middle of an evaluation
     (Moment("ea_hf.training.loop", "save_training_state", 2), interrupt, 7),
-    (Moment("ea_hf.training.loop", "_optimizer_step", 15), terminate, 15),  # the last one
+    (Moment("ea_hf.training.loop", "take_step", 15), terminate, 15),  # the last one
 ]
 
 
@@ -148,7 +148,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(moment, action, step, option
 
 def test_a_second_signal_ends_at_once(options, tmp_path):
     words = arguments(**options, output_dir=tmp_path / "output")
-    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "_optimizer_step", 4), terminate_twice)
+    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "take_step", 4), terminate_twice)
     process.join()
     assert process.exitcode == -signal.SIGTERM
     assert checkpoint_steps(tmp_path / "output") == [2]  # the best one so far
@@ -186,7 +186,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(room, options, small_
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     output_dir, log = small_disk / "output", tmp_path / "log"
     words = arguments(**options, output_dir=output_dir, resume_from_checkpoint="latest")
-    process = start_run(words, log, Moment("ea_hf.training.loop", "_optimizer_step", 10))
+    process = start_run(words, log, Moment("ea_hf.training.loop", "take_step", 10))
     process.join()
     filler = fill(small_disk, room)
     process = start_run(words, log)
@@ -330,9 +330,7 @@ def test_two_processes_and_one_take_turns(options, tmp_path):
     assert run.wait() != 0
     assert "Stopped by SIGTERM" in run.output and "exitcode  : 143" in run.output
     stopped = checkpoint_steps(tmp_path / "moved")
-    process = start_run(
-        arguments(**one), tmp_path / "log", Moment("ea_hf.training.loop", "_optimizer_step", 6), interrupt
-    )
+    process = start_run(arguments(**one), tmp_path / "log", Moment("ea_hf.training.loop", "take_step", 6), interrupt)
     process.join()
     assert process.exitcode == 130, (tmp_path / "log").read_text()
     assert checkpoint_steps(tmp_path / "moved") == [*stopped, stopped[0] + 6]

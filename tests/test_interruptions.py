@@ -79,14 +79,14 @@ def assert_same_end(actual: Path, expected: Path) -> None:
 
 # In the order of a run, which goes on from one to the next.
 BY_STEPS = (
-    Moment("ea_hf.training.loop", "_optimizer_step", 2),  # before there is a checkpoint
+    Moment("ea_hf.training.loop", "take_step", 2),  # before there is a checkpoint
     Moment("ea_hf.training.checkpoints", "_sync", 1),
     Moment("accelerate:Accelerator", "save", 1, after=True),
     Moment("ea_hf.training.checkpoints", "_fingerprint", 3),
     Moment("pathlib:Path", "rename", 1),
     Moment("pathlib:Path", "rename", 1, after=True),  # from now on, there is a checkpoint
     Moment("run_glue", "predict_logits", 1),
-    Moment("ea_hf.training.loop", "_optimizer_step", 5, after=True),
+    Moment("ea_hf.training.loop", "take_step", 5, after=True),
     Moment("ea_hf.training.checkpoints", "_delete_oldest", 2),
     Moment("shutil", "rmtree", 2),
     Moment("ea_hf.training.checkpoints", "write_json", 1),
@@ -95,7 +95,7 @@ BY_STEPS = (
     Moment("ea_hf.training.script", "write_json", 1),
 )
 BY_EPOCHS = (
-    Moment("ea_hf.training.loop", "_optimizer_step", 7),  # after the first epoch
+    Moment("ea_hf.training.loop", "take_step", 7),  # after the first epoch
     Moment("ea_hf.training.loop", "save_training_state", 1, after=True),
     Moment("pathlib:Path", "rename", 2),
     Moment("run_glue", "predict_logits", 2, after=True),
@@ -144,7 +144,7 @@ def test_two_runs_do_not_share_a_directory(options, tmp_path):
     """The lock goes with its run, also if a worker that loads data survives it for a while."""
     options |= {"dataloader_num_workers": 1, "output_dir": tmp_path / "output", "resume_from_checkpoint": "latest"}
     words, log = arguments(**options), tmp_path / "first.log"
-    first = start_run(words, log, Moment("ea_hf.training.loop", "_optimizer_step", 5), wait_for_ever)
+    first = start_run(words, log, Moment("ea_hf.training.loop", "take_step", 5), wait_for_ever)
     try:
         while "waiting" not in (log.read_text() if log.exists() else ""):
             assert first.is_alive(), log.read_text()

@@ -14,7 +14,9 @@ import pytest
 from filelock import FileLock
 from tiny_bert import reset_accelerator
 
-from ea_hf.training.loop import add_training_arguments, create_accelerator, output_dir_fault, prepare_output_dir
+from ea_hf.training.arguments import add_training_arguments
+from ea_hf.training.loop import create_accelerator
+from ea_hf.training.output_dir import output_dir_fault, prepare_output_dir
 
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("glue", "time_series")]

@@ -21,7 +21,7 @@ from ea_hf import (
     plan,
 )
 from ea_hf.models.evolution_state import EvolutionState
-from ea_hf.training.loop import create_optimizer
+from ea_hf.training.optimizers import create_optimizer
 
 
 # Small models of the usual proportions, whose activations are the bulk.

@@ -29,7 +29,7 @@ from tiny_images import (
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 import ea_hf
-from ea_hf.training.loop import create_optimizer
+from ea_hf.training.optimizers import create_optimizer
 
 
 # isort: split

@@ -18,6 +18,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLan
 
 import ea_hf
 from ea_hf.training import loop
+from ea_hf.training.optimizer_step import NonFiniteLossError
 
 
 # isort: split
@@ -200,7 +201,7 @@ def test_without_validation_data_documents_are_held_out_by_content(vanilla, tmp_
 
 def interrupted(script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_file: Any, **settings: Any) -> None:
     """Ends a run in the middle of a step, as a kill does."""
-    plain, calls = loop._optimizer_step, 0
+    plain, calls = loop.take_step, 0
 
     def step(*args):
         nonlocal calls
@@ -210,7 +211,7 @@ def interrupted(script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_
         return plain(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_optimizer_step", step)
+        patch.setattr(loop, "take_step", step)
         with pytest.raises(KeyboardInterrupt):
             run_main(script, train_file, **settings)
 
@@ -328,5 +329,5 @@ def test_a_tokenizer_without_mask_token_is_told(vanilla, tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run(vanilla, tmp_path):
     train = write_text(tmp_path / "train.txt", documents(12))
     settings = options(vanilla, tmp_path / "output", learning_rate=1e38, validation_split_percentage=0)
-    with pytest.raises(loop.NonFiniteLossError):
+    with pytest.raises(NonFiniteLossError):
         run_main(run_mlm, train, **settings)

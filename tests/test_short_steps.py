@@ -14,8 +14,10 @@ from torch import nn
 
 import ea_hf
 from ea_hf.models.modeling_ea_dc_transformer import EADCTransformerBatchNorm, ObservedSteps
+from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import TrainingBatches, share_step, stand_in
-from ea_hf.training.loop import add_training_arguments, create_accelerator, prepare_output_dir, train
+from ea_hf.training.loop import create_accelerator, train
+from ea_hf.training.output_dir import prepare_output_dir
 
 
 RESNET = {

@@ -165,7 +165,7 @@ def test_a_killed_run_on_a_stream_ends_as_an_undisturbed_one(moment, tmp_path):
     options = glue_options(tmp_path, dataloader_num_workers=1 if moment == 7 else None)
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     words = arguments(**options, output_dir=tmp_path / "killed", resume_from_checkpoint="latest")
-    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "_optimizer_step", moment))
+    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "take_step", moment))
     process.join()
     assert process.exitcode == -9
     reset_accelerator()
@@ -180,7 +180,7 @@ def test_two_processes_take_a_stream_over_from_one(tmp_path):
     options = glue_options(tmp_path, gradient_accumulation_steps=2, max_train_steps=7, checkpointing_steps=3)
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     words = arguments(**options, output_dir=tmp_path / "moved", resume_from_checkpoint="latest")
-    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "_optimizer_step", 4))
+    process = start_run(words, tmp_path / "log", Moment("ea_hf.training.loop", "take_step", 4))
     process.join()
     options |= {"gradient_accumulation_steps": 1, "resume_from_checkpoint": "latest"}
     status, printed = run_script(arguments(**options, output_dir=tmp_path / "moved"), processes=2)

@@ -24,22 +24,14 @@ from transformers import get_scheduler
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import ea_hf
+from ea_hf.training.arguments import SCHEDULES, add_training_arguments
 from ea_hf.training.batching import TrainingBatches
 from ea_hf.training.checkpoints import checkpoint_steps, find_fault
-from ea_hf.training.loop import (
-    SCHEDULES,
-    NonFiniteLossError,
-    TrainingResult,
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    create_optimizer,
-    describe_dataset,
-    describe_model,
-    prepare_output_dir,
-    save_model,
-    train,
-)
+from ea_hf.training.loop import TrainingResult, copy_weights_from_file, create_accelerator, save_model, train
+from ea_hf.training.optimizer_step import NonFiniteLossError
+from ea_hf.training.optimizers import create_optimizer
+from ea_hf.training.output_dir import prepare_output_dir
+from ea_hf.training.run_state import describe_dataset, describe_model
 
 
 @pytest.fixture(autouse=True)

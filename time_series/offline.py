@@ -25,7 +25,7 @@ from series_data import CLASSIFICATION, dataset_files, load_files
 
 from ea_hf import EADCTransformerFeatureExtractor, EADCTransformerForClassification
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import RESULTS_FILE
+from ea_hf.training.output_dir import RESULTS_FILE
 
 
 # Later arguments override earlier ones.

@@ -52,20 +52,17 @@ from ea_hf import (
     EADCTransformerForMaskedImputation,
     EADCTransformerForRegression,
 )
+from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
 from ea_hf.training.checkpoints import write_json
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import (
+from ea_hf.training.loop import copy_weights_from_file, create_accelerator, end_training, format_metrics
+from ea_hf.training.optimizers import parse_values
+from ea_hf.training.output_dir import (
     ARGUMENTS_FILE,
     RESULTS_FILE,
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    end_training,
-    format_metrics,
     lock_output_dir,
     output_dir_fault,
-    parse_values,
     prepare_output_dir,
 )
 from ea_hf.training.script import add_evolution_arguments, check_arguments, evolution_overrides, run

@@ -19,7 +19,7 @@ import run_translation
 import train_tokenizer
 
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import RESULTS_FILE
+from ea_hf.training.output_dir import RESULTS_FILE
 from ea_hf.training.script import has_bfloat16
 
 

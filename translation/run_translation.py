@@ -32,18 +32,14 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
+from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.local_files import check_not_an_input, written_whole
-from ea_hf.training.loop import (
-    add_training_arguments,
-    copy_weights_from_file,
-    create_accelerator,
-    format_metrics,
-    parse_values,
-    prepare_output_dir,
-)
+from ea_hf.training.loop import copy_weights_from_file, create_accelerator, format_metrics
+from ea_hf.training.optimizers import parse_values
+from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,

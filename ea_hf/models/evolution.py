@@ -39,7 +39,7 @@ from transformers.masking_utils import sdpa_mask
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
-from .evolution_state import EvolutionState, is_traced, running_state
+from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
 from .undocumented import has_hooks, is_plain_tensor, set_attention_function
 
 
@@ -275,9 +275,11 @@ def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """The mask function under `ATTENTION_NAME`: boolean, (batch, 1, query, key), True where a query may attend.
 
     Always written out for causal attention, since the convolution must know what is masked; `None` for a
-    bidirectional batch without padding.
+    bidirectional batch without padding, unless nobody is to wait for an accelerator to find that out.
     """
     kwargs["allow_is_causal_skip"] = False
+    if mask_checks_are_deferred():
+        kwargs["allow_is_bidirectional_skip"] = False
     return sdpa_mask(*args, **kwargs)
 
 

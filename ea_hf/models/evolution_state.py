@@ -8,9 +8,11 @@ model and its attention finds it there: compiled, compiled layer by layer, and w
 gradient checkpointing runs again, perhaps in another thread, finds its own forward pass; see `EvolutionState.replayable`.
 """
 
+import functools
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -27,6 +29,7 @@ BLOCKED_BIAS = -1e4
 class _Running(threading.local):  # torch.compile traces it, and guards on it by thread; a ContextVar it does not
     def __init__(self):  # once for each thread; a compiler would not know what to make of a missing attribute
         self.state: EvolutionState | None = None
+        self.deferred: DeferredMaskChecks | None = None
 
 
 _running = _Running()
@@ -35,6 +38,45 @@ _running = _Running()
 def running_state() -> "EvolutionState | None":
     """The state of the model call that this thread is in; the innermost one's, if a model calls another."""
     return _running.state
+
+
+class DeferredMaskChecks:
+    """What was found out about masks, but not yet looked at; see `deferred_mask_checks`."""
+
+    def __init__(self) -> None:
+        self._checks: list[tuple[torch.Tensor, Callable[[], None]]] = []
+
+    def add(self, wrong: torch.Tensor, refuse: Callable[[], None]) -> None:
+        self._checks.append((wrong, refuse))
+
+    def found(self, like: torch.Tensor) -> torch.Tensor:
+        """How many masks are wrong: a number of the type and on the device of another tensor, which nobody waits for."""
+        return sum((wrong.to(like) for wrong, _ in self._checks), torch.zeros_like(like))
+
+    def raise_if_any(self) -> None:
+        """Raises what the first wrong mask would have raised."""
+        for wrong, refuse in self._checks:
+            if wrong:
+                refuse()
+
+
+@contextmanager
+def deferred_mask_checks() -> Iterator[DeferredMaskChecks]:
+    """While it is open, models of this thread check masks without looking at the result.
+
+    Looking makes the program wait for an accelerator, at each mask. The caller looks later, before it uses what the models
+    have computed, as the training loop does before it updates weights.
+    """
+    before = _running.deferred
+    checks = _running.deferred = DeferredMaskChecks()
+    try:
+        yield checks
+    finally:
+        _running.deferred = before
+
+
+def mask_checks_are_deferred() -> bool:
+    return _running.deferred is not None
 
 
 class EvolutionState:
@@ -245,9 +287,18 @@ def check_mask(
         if evolution.is_cross_attention:
             differs = differs & allowed.any(dim=-1, keepdim=True)
         differs = differs.any()
-    wrong = [flag for flag in (biased, differs) if flag is not None]
-    if not wrong or not torch.stack(wrong).any():  # an accelerator waits here, once for each mask
+    found = [flag for flag in (biased, differs) if flag is not None]
+    if not found:
         return
+    wrong = torch.stack(found).any()
+    refuse = functools.partial(_refuse_mask, evolution, biased)
+    if _running.deferred is not None:
+        _running.deferred.add(wrong, refuse)
+    elif wrong:  # an accelerator is waited for, once for each mask
+        refuse()
+
+
+def _refuse_mask(evolution: AttentionEvolution, biased: torch.Tensor | None) -> NoReturn:
     if biased is not None and biased:
         raise ValueError(
             f"The attention mask of the chain {evolution.chain!r} has values between {BLOCKED_BIAS} and 0, or above, such as a "

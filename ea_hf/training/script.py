@@ -17,7 +17,8 @@ from ..models.presets import PRESETS, preset_fields
 from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
-from .loop import RESULTS_FILE, end_training, format_metrics, save_model, train
+from .loop import end_training, format_metrics, save_model, train
+from .output_dir import RESULTS_FILE
 from .publishing import push_to_hub, save_model_card
 
 
