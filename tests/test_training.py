@@ -18,6 +18,7 @@ import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_bert import arguments, isolated_runs, reset_accelerator
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_scheduler
@@ -206,6 +207,21 @@ def test_optimizer_and_its_arguments():
         optimizer("--optim", "sgd", "--optim_args", "betas=1")
     with pytest.raises(SystemExit):
         optimizer("--optim_args", "momentum")
+
+
+def test_trackers_get_a_summary_of_the_maps_at_each_evaluation_and_training_is_the_same(tmp_path):
+    runs = {}
+    for tracking in (True, False):
+        options = {"with_tracking": True} if tracking else {}
+        runs[tracking] = run(tmp_path / str(tracking), per_device_train_batch_size=4, num_train_epochs=2, **options)
+        model = tiny_model(ea_mixing="learned", ea_residual_weight=0.3)
+        runs[tracking](model, classes(8), lambda model: {"accuracy": 0.5})
+    assert_equal(runs[True].weights(), runs[False].weights())
+    events = EventAccumulator(str(tmp_path / "True" / "logs")).Reload()
+    for name in ("distance", "residual", "convolution", "residual_gate"):
+        assert [event.step for event in events.Scalars(f"evolution/self/layer_2/{name}")] == [2, 4]
+    assert events.Scalars("evolution/self/layer_2/residual_gate")[0].value == pytest.approx(0.3, abs=1e-2)
+    assert events.Scalars("evolution/self/layer_2/distance")[0].value > 0
 
 
 def test_evolution_has_its_own_learning_rate_and_its_weights_no_decay():

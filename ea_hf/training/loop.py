@@ -41,6 +41,8 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, get_scheduler
 from transformers.utils import CONFIG_NAME
 
+from ..map_summary import summary
+from ..models.evolution import AttentionEvolution
 from .batching import Step, TrainingBatches, count_labels, progress_bar, stand_in
 from .checkpoints import (
     CHECKPOINT,
@@ -552,12 +554,14 @@ def train(
             args.save_total_limit,
         )
 
-    def finish_step() -> None:
-        """Evaluates and saves, if it is time."""
+    def finish_step(batch: dict[str, torch.Tensor] | None = None) -> None:
+        """Evaluates and saves, if it is time; of the maps of a training batch the trackers get a summary."""
         last, end_of_epoch, improved = state.global_step == max_train_steps, state.step_in_epoch == 0, False
         if evaluate is not None and _is_due(args.eval_steps, state.global_step, end_of_epoch, last):
             metrics = evaluate(model)
             _report(accelerator, args, state, "eval", metrics)
+            if args.with_tracking and batch is not None:
+                _track_maps(accelerator, model, batch, state.global_step)
             improved = _note_best(state, metrics, metric_for_best_model, greater_is_better)
         state.unfinished = False
         keeps_best = args.load_best_model_at_end or args.checkpointing_steps != "no"
@@ -605,7 +609,7 @@ def train(
                     _report(accelerator, args, state, "train", report)
                 state.unfinished = True
                 raise_if_any(signals)
-                finish_step()
+                finish_step(step.inputs[0])
     except Interrupted as interruption:
         checkpoint = save()
         logger.warning(
@@ -697,6 +701,25 @@ def _report(
     logger.info(f"step {state.global_step}: {format_metrics(values)}")
     if args.with_tracking:
         accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, state.global_step)
+
+
+def _track_maps(
+    accelerator: Accelerator, model: torch.nn.Module, batch: dict[str, torch.Tensor], global_step: int
+) -> None:
+    """Tells the trackers what evolving attention does in the model; every process takes part, the first one's batch counts."""
+    if not any(isinstance(module, AttentionEvolution) for module in model.modules()):
+        return
+    if any(hasattr(parameter, "ds_shape") for parameter in model.parameters()):
+        logger.info(
+            "Trackers get no summary of the maps: with DeepSpeed's ZeRO-3 the learned weights are never whole."
+        )
+        return
+    try:
+        scalars = summary(accelerator.unwrap_model(model), batch).scalars()
+    except ValueError as error:  # no reason to end a training
+        logger.warning(f"Trackers get no summary of the maps at step {global_step}: {error}")
+        return
+    accelerator.log({f"evolution/{name}": value for name, value in scalars.items()}, global_step)
 
 
 def _note_best(
