@@ -24,6 +24,7 @@ from .models.modeling_ea_roberta import *
 from .models.modeling_ea_t5 import *
 from .models.modeling_ea_vit import *
 from .models.presets import PRESETS, Preset, preset_fields
+from .training.optimizers import names_without_decay
 
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ __all__ = [
     "Summary",
     "evolve",
     "evolving_config_from_pretrained",
+    "names_without_decay",
     "preset_fields",
     "summary",
     *(name for family in FAMILIES for name in family.__all__),

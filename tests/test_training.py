@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_bert import arguments, isolated_runs, reset_accelerator
 from torch.nn.utils import clip_grad_norm_
-from transformers import get_scheduler
+from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import ea_hf
@@ -320,6 +320,36 @@ def test_biases_and_normalization_do_not_decay(tmp_path):
         excluded = name.endswith("bias") or "LayerNorm" in name or "t5_norm" in name
         assert value == (0.0 if excluded else 0.1), name
     assert decay["bert.encoder.layer.1.attention.self.evolution.conv.weight"] == 0.1
+
+
+@pytest.mark.parametrize("preset", ["learned", "talking_heads", "multi_token", "evolving"])
+def test_weight_decay_leaves_gates_and_what_starts_as_the_identity(preset, tmp_path):
+    config = LlamaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+    model = ea_hf.evolve(LlamaForCausalLM(config), preset=preset)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    create_optimizer(run(tmp_path, weight_decay=0.1, learning_rate=0.5).args, model).step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    kernels = {name for name in before if name.endswith("evolution.conv.weight")}
+    own = {name for name in before if ".evolution." in name}
+    assert moved & own == (kernels if preset in ("learned", "evolving") else set()) and kernels < own
+    assert own - kernels <= ea_hf.names_without_decay(model) and moved.isdisjoint(ea_hf.names_without_decay(model))
+    # The recipe for `Trainer`.
+    trainer = EvolvingTrainer(model, transformers.TrainingArguments(str(tmp_path / "trainer"), report_to=[]))
+    assert {*trainer.get_decay_parameter_names(model)} & own == moved & own
+
+
+class EvolvingTrainer(transformers.Trainer):
+    def get_decay_parameter_names(self, model):
+        return sorted({*super().get_decay_parameter_names(model)} - ea_hf.names_without_decay(model))
 
 
 def test_bfloat16_trains_float32_weights(tmp_path):
