@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from . import _requirements  # noqa: F401  (first: it says which versions are needed)
+from .map_summary import LayerSummary, Summary, summary
 from .models.auto import FAMILIES, evolving_config_from_pretrained, register
 from .models.configuration_ea_evolved import EvolvedConfig
 from .models.evolution_layer import AttentionEvolution
@@ -23,6 +24,7 @@ from .models.modeling_ea_roberta import *
 from .models.modeling_ea_t5 import *
 from .models.modeling_ea_vit import *
 from .models.presets import PRESETS, Preset, preset_fields
+from .training.optimizers import names_without_decay
 
 
 __version__ = "0.1.0"
@@ -49,10 +51,14 @@ __all__ = [
     "EADCTransformerFeatureExtractor",
     "EAImageProcessor",
     "EvolvedConfig",
+    "LayerSummary",
     "Preset",
+    "Summary",
     "evolve",
     "evolving_config_from_pretrained",
+    "names_without_decay",
     "preset_fields",
+    "summary",
     *(name for family in FAMILIES for name in family.__all__),
 ]
 if find_spec("aeon") is not None:

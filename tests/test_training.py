@@ -18,9 +18,10 @@ import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_bert import arguments, isolated_runs, reset_accelerator
 from torch.nn.utils import clip_grad_norm_
-from transformers import get_scheduler
+from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import ea_hf
@@ -200,6 +201,21 @@ def test_optimizer_and_its_arguments():
         optimizer("--optim_args", "momentum")
 
 
+def test_trackers_get_a_summary_of_the_maps_at_each_evaluation_and_training_is_the_same(tmp_path):
+    runs = {}
+    for tracking in (True, False):
+        options = {"with_tracking": True} if tracking else {}
+        runs[tracking] = run(tmp_path / str(tracking), per_device_train_batch_size=4, num_train_epochs=2, **options)
+        model = tiny_model(ea_mixing="learned", ea_residual_weight=0.3)
+        runs[tracking](model, classes(8), lambda model: {"accuracy": 0.5})
+    assert_equal(runs[True].weights(), runs[False].weights())
+    events = EventAccumulator(str(tmp_path / "True" / "logs")).Reload()
+    for name in ("distance", "residual", "convolution", "residual_gate"):
+        assert [event.step for event in events.Scalars(f"evolution/self/layer_2/{name}")] == [2, 4]
+    assert events.Scalars("evolution/self/layer_2/residual_gate")[0].value == pytest.approx(0.3, abs=1e-2)
+    assert events.Scalars("evolution/self/layer_2/distance")[0].value > 0
+
+
 def test_evolution_has_its_own_learning_rate_and_its_weights_no_decay():
     model = tiny_model(ea_mixing="learned")
     parser = argparse.ArgumentParser()
@@ -296,6 +312,36 @@ def test_biases_and_normalization_do_not_decay(tmp_path):
         excluded = name.endswith("bias") or "LayerNorm" in name or "t5_norm" in name
         assert value == (0.0 if excluded else 0.1), name
     assert decay["bert.encoder.layer.1.attention.self.evolution.conv.weight"] == 0.1
+
+
+@pytest.mark.parametrize("preset", ["learned", "talking_heads", "multi_token", "evolving"])
+def test_weight_decay_leaves_gates_and_what_starts_as_the_identity(preset, tmp_path):
+    config = LlamaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+    model = ea_hf.evolve(LlamaForCausalLM(config), preset=preset)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    create_optimizer(run(tmp_path, weight_decay=0.1, learning_rate=0.5).args, model).step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    kernels = {name for name in before if name.endswith("evolution.conv.weight")}
+    own = {name for name in before if ".evolution." in name}
+    assert moved & own == (kernels if preset in ("learned", "evolving") else set()) and kernels < own
+    assert own - kernels <= ea_hf.names_without_decay(model) and moved.isdisjoint(ea_hf.names_without_decay(model))
+    # The recipe for `Trainer`.
+    trainer = EvolvingTrainer(model, transformers.TrainingArguments(str(tmp_path / "trainer"), report_to=[]))
+    assert {*trainer.get_decay_parameter_names(model)} & own == moved & own
+
+
+class EvolvingTrainer(transformers.Trainer):
+    def get_decay_parameter_names(self, model):
+        return sorted({*super().get_decay_parameter_names(model)} - ea_hf.names_without_decay(model))
 
 
 def test_bfloat16_trains_float32_weights(tmp_path):

@@ -23,6 +23,8 @@ LATER_FIELDS = {
     "ea_post_mixing": "none",
     "ea_head_kernel_size": None,
 }
+# Names under which configurations say the number of heads.
+HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 
 
 @dataclasses.dataclass(kw_only=True, repr=False, eq=False)
@@ -136,7 +138,7 @@ class EvolvingConfig:
         kwargs = expand_preset(kwargs)
         names = {field.name for field in dataclasses.fields(cls)}
         overrides = {name: value for name, value in kwargs.items() if name in names}
-        check_gates_fit(config_dict, overrides)
+        check_evolution_fits(config_dict, overrides)
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
@@ -200,15 +202,16 @@ class EvolvingConfig:
         pass
 
 
-def check_gates_fit(saved: dict[str, Any], fields: dict[str, Any]) -> None:
-    """Checks that a checkpoint is not loaded with other gates than it has.
+def check_evolution_fits(saved: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Checks that the weights of a checkpoint's evolving attention are those that a configuration asks for.
 
     Args:
         saved: the checkpoint's configuration.
         fields: those of the model to be, or some of them.
 
     Raises:
-        ValueError: one mixing is "learned" and the other is not, or gates that the checkpoint has are to start anew.
+        ValueError: one mixing is "learned" and the other is not, gates that the checkpoint has are to start anew, or its
+            kernels or head mixing have another shape, or are in other layers.
     """
     if "ea_residual_weight" not in saved:  # a vanilla checkpoint
         return
@@ -225,6 +228,35 @@ def check_gates_fit(saved: dict[str, Any], fields: dict[str, Any]) -> None:
                 f"`{name}` is {fields[name]!r}, but it only says where gates start, and the checkpoint's have started from "
                 f"{saved[name]!r}. Leave it out."
             )
+    names = ["ea_post_mixing", "ea_head_kernel_size"]
+    if has_kernels(saved) and has_kernels({**saved, **fields}):
+        names += ["ea_kernel_size", "ea_conv_groups", "ea_conv_every"]
+    for name in names:
+        default = {"ea_kernel_size": 3, **LATER_FIELDS}[name]
+        before = saved.get(name, default)
+        value = fields.get(name, before)
+        if _shape_of(name, value, saved) != _shape_of(name, before, saved):
+            raise ValueError(
+                f"`{name}` is {value!r}, but the checkpoint's is {before!r}, and its kernels or head mixing would be dropped or "
+                "made up. Leave it out, or start from the vanilla checkpoint."
+            )
+
+
+def has_kernels(fields: dict[str, Any]) -> bool:
+    """Whether a model of a configuration with these fields has kernels at all."""
+    return fields.get("ea_mixing") == "learned" or fields["ea_conv_weight"] != 0
+
+
+def _shape_of(name: str, value: Any, saved: dict[str, Any]) -> Any:
+    """A field's value as it compares: several values mean the same."""
+    heads = next((saved[key] for key in HEAD_COUNTS if isinstance(saved.get(key), int)), None)
+    if name == "ea_kernel_size":
+        return (value, value) if isinstance(value, int) else tuple(value)
+    if name == "ea_conv_groups" and value == "heads":
+        return heads or value
+    if name == "ea_head_kernel_size" and value is None:
+        return heads
+    return value
 
 
 class EvolvingEncoderConfig(EvolvingConfig):

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
+from .configuration_evolving import HEAD_COUNTS
 from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_has_convolutions
 from .evolution_layer import check_evolution
 from .modeling_evolving import (
@@ -38,7 +39,6 @@ from .undocumented import forget_renamed_weights, model_mapping, record_outputs,
 
 
 CROSS_ATTENTION_NAMES = re.compile(r"enc(oder|dec)_?att|cross_?att", re.IGNORECASE)
-HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 
 
 class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):

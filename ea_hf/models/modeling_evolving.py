@@ -24,7 +24,7 @@ from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
 from transformers.models.auto import modeling_auto
 
-from .configuration_evolving import EvolvingConfig, check_gates_fit
+from .configuration_evolving import EvolvingConfig, check_evolution_fits, has_kernels
 from .evolution import (
     ATTENTION_NAME,
     AttentionEvolution,
@@ -322,16 +322,24 @@ class EvolvingPreTrainedModel:
 
         Raises:
             ValueError: the configuration's number of heads is not the checkpoint's. The weights alone would not show
-                it: the shapes of the projections do not depend on it. Or see `check_gates_fit`.
+                it: the shapes of the projections do not depend on it. Or see `check_evolution_fits`; or an evolving checkpoint
+                has fewer or more weights of evolving attention than the model.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        checkpoint: dict[str, Any] = {}
         if pretrained_model_name_or_path is not None:
             hub_arguments = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
             checkpoint, _ = PreTrainedConfig.get_config_dict(
                 pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_arguments if name in kwargs}
             )
-            check_gates_fit(checkpoint, evolution_fields(model.config))
+            if isinstance(config, EvolvingConfig):  # before weights of another shape are found
+                check_evolution_fits(checkpoint, evolution_fields(config))
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
+        )
+        if pretrained_model_name_or_path is not None:
+            check_evolution_fits(checkpoint, evolution_fields(model.config))
+            _check_evolution_is_whole(model, checkpoint, info)
             name = model.config.attribute_map.get("num_attention_heads", "num_attention_heads")
             heads = getattr(model.config, name, None)
             if checkpoint.get(name, heads) != heads:
@@ -340,7 +348,7 @@ class EvolvingPreTrainedModel:
                     f"{pretrained_model_name_or_path} was trained with {checkpoint[name]}. Load the configuration "
                     f"with `{type(model.config).__name__}.from_pretrained({str(pretrained_model_name_or_path)!r})`."
                 )
-        return loaded
+        return (model, info) if wants_info else model
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -360,3 +368,35 @@ class EvolvingPreTrainedModel:
         super()._set_gradient_checkpointing(enable, **kwargs)
         if enable:
             carry_state_through_checkpoints(self)
+
+
+def _check_evolution_is_whole(model: PreTrainedModel, checkpoint: dict[str, Any], info: dict[str, Any]) -> None:
+    """Checks that an attention module of an evolving checkpoint has the weights of evolving attention that the model's has.
+
+    Layers that only one of them has may be new or left out, and so may kernels that `ea_conv_weight` brings or takes away.
+
+    Raises:
+        ValueError: weights are missing, or left over.
+    """
+    if "ea_residual_weight" not in checkpoint:
+        return
+    keeps_kernels = has_kernels(checkpoint) == has_kernels(evolution_fields(model.config))
+    missing, left_over = set(info["missing_keys"]), set(info["unexpected_keys"])
+    prefix = f"{model.base_model_prefix}."
+    # Modules with a weight of the checkpoint.
+    loaded = {name.rpartition(".")[0] for name, _ in model.named_parameters() if name not in missing}
+    wrong = []
+    for name in sorted(missing | left_over):
+        owner, found, own = name.partition(".evolution.")
+        if not found or (own.startswith("conv.") and not keeps_kernels):
+            continue
+        owners = (owner, owner.removeprefix(prefix), prefix + owner)
+        if any(
+            f"{module}.".startswith(f"{one}.") and ".evolution" not in module for one in owners for module in loaded
+        ):
+            wrong.append(name)
+    if wrong:
+        raise ValueError(
+            f"The checkpoint {model.name_or_path} is of an evolving model, but {len(wrong)} of the weights of its evolving attention are "
+            f"missing or left over, such as {wrong[0]!r}. Its weights and its configuration are not of one model; load it as it was saved."
+        )

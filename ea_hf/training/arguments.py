@@ -51,7 +51,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="Peak learning rate of the kernels and learned weights of evolving attention. Default: --learning_rate.",
     )
-    group.add_argument("--weight_decay", type=float, default=0.0, help="Not applied to biases and normalization.")
+    group.add_argument(
+        "--weight_decay",
+        type=float,
+        default=0.0,
+        help="Not for biases, normalization, gates, and what starts as the identity.",
+    )
     group.add_argument("--max_grad_norm", type=float, default=1.0, help="Gradient clipping; 0 switches it off.")
     group.add_argument("--num_train_epochs", type=int, default=3)
     group.add_argument("--max_train_steps", type=int, help="Optimizer steps; overrides --num_train_epochs.")

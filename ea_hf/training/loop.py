@@ -43,6 +43,7 @@ from .checkpoints import (
 )
 from .interruptions import Interrupted, raise_if_any
 from .launch import check_launch, configure_engine, is_cpu_run
+from .map_tracking import track_maps
 from .optimizer_step import model_loss, take_step
 from .optimizers import create_optimizer
 from .output_dir import output_dir_fault
@@ -254,7 +255,7 @@ class _Run:
                     signals = self.step(step, compute_loss)
                     progress.update()
                     raise_if_any(signals)
-                    self.finish_step()
+                    self.finish_step(step.inputs[0])
         except Interrupted as interruption:
             checkpoint = self.save()
             logger.warning(
@@ -289,13 +290,15 @@ class _Run:
         state.unfinished = True
         return signals
 
-    def finish_step(self) -> None:
-        """Evaluates and saves, if it is time."""
+    def finish_step(self, batch: dict[str, torch.Tensor] | None = None) -> None:
+        """Evaluates and saves, if it is time; of the maps of a training batch the trackers get a summary."""
         args, state = self.args, self.state
         last, end_of_epoch, improved = state.global_step == self.max_train_steps, state.step_in_epoch == 0, False
         if self.evaluate is not None and _is_due(args.eval_steps, state.global_step, end_of_epoch, last):
             metrics = self.evaluate(self.model)
             self.report("eval", metrics)
+            if args.with_tracking and batch is not None:
+                track_maps(self.accelerator, self.model, batch, state.global_step)
             improved = _note_best(state, metrics, self.metric_for_best_model, self.greater_is_better)
         state.unfinished = False
         keeps_best = args.load_best_model_at_end or args.checkpointing_steps != "no"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import Adafactor
 
-from ..models.evolution import AttentionEvolution
+from ..models.evolution_layer import AttentionEvolution, HeadMixing, MapConvolution
 
 
 # Name and, for Transformers' ones, the arguments that `Trainer` gives them.
@@ -36,11 +36,27 @@ def parse_values(text: str) -> dict[str, Any]:
     return values
 
 
+def names_without_decay(model: torch.nn.Module) -> set[str]:
+    """The parameters of evolving attention that weight decay must leave alone, by their names in the model.
+
+    Decay pulls towards 0. Kernels and head mixing that start as the identity are nothing there but attention that is lost,
+    and gates that start elsewhere than at 0 would be undone. Kernels that start as noise decay like other matrices.
+    """
+    names = set()
+    for path, module in model.named_modules():
+        is_kernel = isinstance(module, MapConvolution)
+        if isinstance(module, (AttentionEvolution, HeadMixing, MapConvolution)):
+            for name, _ in module.named_parameters(recurse=False):
+                if not is_kernel or module.starts_as_identity or name == "bias":
+                    names.add(f"{path}.{name}" if path else name)
+    return names
+
+
 def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of `--optim`.
 
-    Weight decay is for matrices and kernels only: not for biases, not for the weights of normalization, not for those that
-    evolving attention has learned.
+    Weight decay is for matrices and kernels only: not for biases, not for the weights of normalization, not for those of
+    `names_without_decay`.
 
     Raises:
         ValueError: the optimizer does not know one of `--optim_args`, or nothing has the `--ea_learning_rate`.
@@ -48,9 +64,11 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # ZeRO-3 leaves a parameter without elements, and notes its shape.
     dimensions = {p: len(getattr(p, "ds_shape", p.shape)) for p in parameters}
+    spared_names = names_without_decay(model)
+    spared = {p for name, p in model.named_parameters() if name in spared_names or dimensions.get(p, 0) < 2}
     groups = [
-        {"params": [p for p in parameters if dimensions[p] >= 2], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if dimensions[p] < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p not in spared], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if p in spared], "weight_decay": 0.0},
     ]
     ea_learning_rate = getattr(args, "ea_learning_rate", None)
     if ea_learning_rate is not None:

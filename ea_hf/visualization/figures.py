@@ -126,7 +126,7 @@ def draw_layers(maps: ExampleMaps, chain: str | None = None, head: int | None = 
                 image = draw_map(axis, values, part, limit, *names)
                 if drawn.grid:
                     _hide_ticks(axis)
-                axis.set_title(_title(part, layer, is_vanilla, maps.activation), fontsize=8, parse_math=False)
+                axis.set_title(_title(part, layer, is_vanilla, maps.activation, index), fontsize=8, parse_math=False)
             colors = figure.colorbar(image, ax=list(row[first + start : first + stop]), aspect=25, pad=0.01)
             colors.set_label(unit, fontsize=8)
             colors.ax.tick_params(labelsize=7)
@@ -180,10 +180,10 @@ def _values(chain: Chain, layer: LayerMaps, part: Part, is_vanilla: bool, head: 
     return values
 
 
-def _title(part: Part, layer: LayerMaps, is_vanilla: bool, activation: str) -> str:
+def _title(part: Part, layer: LayerMaps, is_vanilla: bool, activation: str, head: int) -> str:
     if is_vanilla:
         return f"vanilla {'attention' if part.is_probability else 'scores'}\n{vanilla_formula(part, layer)}"
-    return f"{part.title}\n{formula(part, layer, activation)}"
+    return f"{part.title}\n{formula(part, layer, activation, head)}"
 
 
 def _draw_image(axis: "Axes", maps: ExampleMaps, chain: Chain, query: int) -> None:

@@ -358,7 +358,7 @@ let shownMaps = [];
 function drawMaps() {
   const [chain, layer, part] = [currentChain(), currentLayer(), partNamed(state.part)];
   const where = `${chain.title}, layer ${layer.number}, head ${data.heads[state.head]}`;
-  const maps = [{ title: part.title, formula: layer.formulas[part.name], name: part.name }];
+  const maps = [{ title: part.title, formula: layer.formulas[part.name][state.head], name: part.name }];
   if (data.hasVanilla) {
     const title = `vanilla ${part.isProbability ? "attention" : "scores"}, same weights`;
     maps.push({ title, formula: layer.vanillaFormulas[part.name], name: vanillaName(part) });
@@ -427,7 +427,7 @@ function drawParts() {
     const { canvas, formula, range } = thumbnails.get(part.name);
     paintCells(canvas, part, valuesNow(part.name), limitOf(part, part.name));
     canvas.style.imageRendering = currentChain().keys.length > 84 ? "auto" : "pixelated";
-    formula.textContent = currentLayer().formulas[part.name];
+    formula.textContent = currentLayer().formulas[part.name][state.head];
     const most = format(Number(largest(currentLayer(), part.name, state.head).toPrecision(3)));
     range.textContent = part.isProbability ? `up to ${most}` : `up to ±${most}`;
   }
@@ -442,9 +442,9 @@ function showPair() {
   const isMasked = isBlocked(chain, state.query, state.key);
   const value = (name) => valuesNow(name)(state.query, state.key);
   const columns = data.parts.map((part) => {
-    const weight = layer.weights[part.name];
+    const weight = layer.weights[part.name][state.head];
     const how = weight && weight !== 1 ? `${format(weight)} × ${format(value(part.name) / weight)}` : "";
-    return { name: part.name, title: part.title, formula: layer.formulas[part.name], how };
+    return { name: part.name, title: part.title, formula: layer.formulas[part.name][state.head], how };
   });
   for (const part of data.hasVanilla ? [partNamed("evolved"), partNamed("attention")] : []) {
     const title = `vanilla ${part.isProbability ? "attention" : "scores"}`;

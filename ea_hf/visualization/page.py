@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .examples import Chain, ExampleMaps
-from .parts import ATTENTION, CONVOLUTION, EVOLVED, PARTS, PREVIOUS, formula, vanilla_formula
+from .parts import ATTENTION, CONVOLUTION, EVOLVED, PARTS, PREVIOUS, formula, vanilla_formula, weight_of
 from .recording import LayerMaps
 
 
@@ -98,12 +98,14 @@ def _chain_data(chain: Chain, activation: str) -> dict[str, Any]:
         "layers": [
             {
                 "number": layer.number,
+                # One for each head, whose weights may be learned.
                 "weights": {
-                    "scores": layer.score_weight,
-                    "previous": layer.previous_weight,
-                    "convolution": layer.conv_weight,
+                    part.name: [weight_of(part, layer, head) for head in range(len(layer.scores))] for part in PARTS
                 },
-                "formulas": {part.name: formula(part, layer, activation) for part in PARTS},
+                "formulas": {
+                    part.name: [formula(part, layer, activation, head) for head in range(len(layer.scores))]
+                    for part in PARTS
+                },
                 "vanillaFormulas": {part.name: vanilla_formula(part, layer) for part in PARTS},
                 "maps": {name: _packed(values, layer.blocked) for name, values in _shown(layer).items()},
             }

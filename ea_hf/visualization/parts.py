@@ -59,17 +59,28 @@ def subscript(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
-def formula(part: Part, layer: LayerMaps, activation: str) -> str:
-    """What a part is in this layer, such as "0.81 × S₄"."""
+def weight_of(part: Part, layer: LayerMaps, head: int) -> float | None:
+    """How much of its source a part is for one of a layer's heads, by its place; `None` of what is no part of the sum."""
+    weights = {
+        SCORES.name: layer.score_weight,
+        PREVIOUS.name: layer.previous_weight,
+        CONVOLUTION.name: layer.conv_weight,
+    }
+    weight = weights.get(part.name)
+    return weight[head].item() if isinstance(weight, torch.Tensor) else weight
+
+
+def formula(part: Part, layer: LayerMaps, activation: str, head: int = 0) -> str:
+    """What a part is in this layer, for one of its heads, by its place; such as "0.81 × S₄"."""
     here = subscript(layer.number)
     sources = {
-        SCORES.name: (layer.score_weight, f"S{here}"),
-        PREVIOUS.name: (layer.previous_weight, f"A{subscript(layer.number - 1)}"),
-        CONVOLUTION.name: (layer.conv_weight, f"{activation}(Conv2d(M{here}))"),
+        SCORES.name: f"S{here}",
+        PREVIOUS.name: f"A{subscript(layer.number - 1)}",
+        CONVOLUTION.name: f"{activation}(Conv2d(M{here}))",
     }
     if part.name not in sources:
         return f"A{here}" if part is EVOLVED else f"P{here} = softmax(A{here})"
-    weight, source = sources[part.name]
+    weight, source = weight_of(part, layer, head), sources[part.name]
     if weight == 0:
         return "nothing: the first layer" if layer.number == 1 and part is not SCORES else "nothing: weight 0"
     return source if weight == 1 else f"{weight:.4g} × {source}"

@@ -7,18 +7,24 @@ of three parts, r being the residual weight and c the convolution's:
 
     A_l = (1 - c) (1 - r) S_l  +  (1 - c) r A_{l-1}  +  c act(Conv2d(M_l))
 
+With another mixing than "convex" nothing is taken away from what is there already, and the sum is, with r and c one number
+for each head where they are learned,
+
+    A_l = S_l  +  r A_{l-1}  +  c act(Conv2d(M_l)),   M_l = S_l + r A_{l-1}
+
 In the first layer of a chain, and where the layer has no convolution, r or c is 0 here, as it acts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from ..models.evolution import AttentionEvolution
+from ..models.evolution_layer import AttentionEvolution
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,8 @@ class LayerMaps:
 
     Attributes:
         number: of the layer within its chain, from 1 as in the equations.
-        residual_weight: r as it acts in this layer.
-        conv_weight: c as it acts in this layer.
+        residual_weight: r as it acts in this layer; (heads,) where it is learned.
+        conv_weight: c as it acts in this layer; (heads,) where it is learned.
         scores: S_l.
         previous: A_{l-1}, `None` where r is 0.
         convolved: act(Conv2d(M_l)), `None` where c is 0.
@@ -39,11 +45,12 @@ class LayerMaps:
             (`ea_post_mixing`), what that gives.
         blocked: where a query may not attend, boolean, (query, key); `None` where it may attend everywhere.
         vanilla: the same layer in the same model with both weights 0, if that was asked for.
+        mixing: how the parts are put together, as `ea_mixing`.
     """
 
     number: int
-    residual_weight: float
-    conv_weight: float
+    residual_weight: float | torch.Tensor
+    conv_weight: float | torch.Tensor
     scores: torch.Tensor
     previous: torch.Tensor | None
     convolved: torch.Tensor | None
@@ -51,22 +58,23 @@ class LayerMaps:
     attention: torch.Tensor
     blocked: torch.Tensor | None = None
     vanilla: "LayerMaps | None" = None
+    mixing: str = "convex"
 
     @property
     def score_weight(self) -> float:
         """How much of S_l is in A_l."""
-        return (1 - self.conv_weight) * (1 - self.residual_weight)
+        return (1 - self.conv_weight) * (1 - self.residual_weight) if self.mixing == "convex" else 1.0
 
     @property
-    def previous_weight(self) -> float:
+    def previous_weight(self) -> float | torch.Tensor:
         """How much of A_{l-1} is in A_l."""
-        return (1 - self.conv_weight) * self.residual_weight
+        return (1 - self.conv_weight) * self.residual_weight if self.mixing == "convex" else self.residual_weight
 
     @property
     def mixed(self) -> torch.Tensor:
         """M_l."""
-        mixed = (1 - self.residual_weight) * self.scores
-        return mixed if self.previous is None else mixed + self.residual_weight * self.previous
+        mixed = (1 - self.residual_weight) * self.scores if self.mixing == "convex" else self.scores
+        return mixed + _times(self.residual_weight, self.previous, self.scores)
 
     @property
     def from_scores(self) -> torch.Tensor:
@@ -76,12 +84,30 @@ class LayerMaps:
     @property
     def from_previous(self) -> torch.Tensor:
         """The part of A_l that comes from the previous layer's map."""
-        return torch.zeros_like(self.scores) if self.previous is None else self.previous_weight * self.previous
+        return _times(self.previous_weight, self.previous, self.scores)
 
     @property
     def from_convolution(self) -> torch.Tensor:
         """The part of A_l that comes from the convolution."""
-        return torch.zeros_like(self.scores) if self.convolved is None else self.conv_weight * self.convolved
+        return _times(self.conv_weight, self.convolved, self.scores)
+
+    @property
+    def attention_change(self) -> torch.Tensor:
+        """The attention minus that of the vanilla model; its rows add up to 0 unless heads are mixed after the softmax.
+
+        Raises:
+            ValueError: the vanilla model was not recorded.
+        """
+        if self.vanilla is None:
+            raise ValueError("The vanilla maps were not recorded; record with `vanilla=True`.")
+        return self.attention - self.vanilla.attention
+
+
+def _times(weight: float | torch.Tensor, maps: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """A weight, of all heads or of each, times maps, (..., heads, query, key); where there are none, zeros."""
+    if maps is None:
+        return torch.zeros_like(like)
+    return (weight.view(-1, 1, 1) if isinstance(weight, torch.Tensor) else weight) * maps
 
 
 def evolutions_of(model: PreTrainedModel) -> list[AttentionEvolution]:
@@ -96,11 +122,6 @@ def evolutions_of(model: PreTrainedModel) -> list[AttentionEvolution]:
             f"{type(model).__name__} has no attention maps that evolve. Load a checkpoint of an evolving class, such as "
             "`ea_hf.EABertModel`; `EABertModel.from_pretrained(...)` of a vanilla checkpoint, fine-tuned and saved, makes "
             "one."
-        )
-    other = {evolution.mixing for evolution in evolutions} - {"convex"}
-    if other:
-        raise ValueError(
-            f'The mixing (`ea_mixing`) is {other.pop()!r}, but pictures so far show the parts of a map for "convex" only.'
         )
     return evolutions
 
@@ -133,13 +154,10 @@ def record_maps(
     _check_numbers("layer", layers, 1 + max(evolution.layer_index for evolution in evolutions))
     recorded = _record(model, evolutions, inputs, layers, heads)
     if vanilla:
-        with _without_evolution(evolutions):
+        with without_evolution(evolutions):
             plain = _record(model, evolutions, inputs, layers, heads)
         recorded = {
-            chain: [
-                LayerMaps(**{**vars(layer), "vanilla": other})
-                for layer, other in zip(chain_layers, plain[chain], strict=True)
-            ]
+            chain: [replace(layer, vanilla=other) for layer, other in zip(chain_layers, plain[chain], strict=True)]
             for chain, chain_layers in recorded.items()
         }
     return recorded
@@ -161,60 +179,106 @@ def _record(
     heads: Sequence[int] | None,
 ) -> dict[str, list[LayerMaps]]:
     channels = slice(None) if heads is None else [head - 1 for head in heads]
+
+    def see(evolution: AttentionEvolution, maps: LayerMaps) -> LayerMaps:
+        _check_numbers("head", heads, maps.scores.shape[1])
+        return _one_example(maps, channels)
+
+    chains: dict[str, list[LayerMaps]] = {}
+    for evolution, maps, attention in run_seen(model, evolutions, inputs, see):
+        if layers is None or maps.number in layers:
+            seen = replace(maps, attention=attention[0, channels].float().cpu())
+            chains.setdefault(evolution.chain, []).append(seen)
+    return chains
+
+
+def _one_example(maps: LayerMaps, channels: slice | list[int]) -> LayerMaps:
+    """The chosen heads of the first example, in float32, on the CPU."""
+    names = ("scores", "previous", "convolved", "evolved")
+    picked = {name: getattr(maps, name) for name in names}
+    picked = {name: None if value is None else value[0, channels].float().cpu() for name, value in picked.items()}
+    weights = {name: getattr(maps, name) for name in ("residual_weight", "conv_weight")}
+    weights = {
+        name: value[channels].cpu() if isinstance(value, torch.Tensor) else value for name, value in weights.items()
+    }
+    is_open = maps.blocked is None or not maps.blocked.any()
+    return replace(maps, **picked, **weights, blocked=None if is_open else maps.blocked[0, 0].cpu())
+
+
+def run_seen(
+    model: PreTrainedModel,
+    evolutions: Sequence[AttentionEvolution],
+    inputs: dict[str, Any],
+    see: Callable[[AttentionEvolution, LayerMaps], Any],
+) -> list[tuple[AttentionEvolution, Any, torch.Tensor]]:
+    """Runs a model without dropout, and shows each layer's maps as soon as they are there.
+
+    Args:
+        see: takes a layer's step and its maps of the whole batch, (batch, heads, query, key), still without attention, and
+            returns what is to be kept of them.
+
+    Returns:
+        For each layer in the order of the calls its step, what `see` returned, and the attention, (batch, heads, query, key).
+
+    Raises:
+        ValueError: maps with infinite or undefined values, or attention weights that a module does not return.
+    """
     convolved: dict[AttentionEvolution, torch.Tensor] = {}
-    calls: list[tuple[AttentionEvolution, dict[str, Any]]] = []
+    calls: list[tuple[AttentionEvolution, Any, torch.Size]] = []
+    seen: list[tuple[AttentionEvolution, Any, torch.Tensor]] = []
 
-    def pick(maps: torch.Tensor | None) -> torch.Tensor | None:
-        return None if maps is None else maps[0, channels].float().cpu()
-
-    def record(evolution, args, evolved):
+    def record(evolution: AttentionEvolution, args: tuple, evolved: torch.Tensor) -> None:
         scores, previous, blocked = args[:3]
-        _check_numbers("head", heads, scores.shape[1])
-        maps = {
-            "scores": pick(scores),
-            "previous": pick(previous),
-            "convolved": pick(convolved.pop(evolution, None)),
-            "evolved": pick(evolved),
-            "blocked": None if blocked is None or not blocked.any() else blocked[0, 0].cpu(),
-        }
-        calls.append((evolution, maps))
+        if not evolved.isfinite().all():
+            raise ValueError(
+                f"The map of layer {evolution.layer_index + 1} has infinite or undefined values. Load the model in float32, "
+                "and look at its weights if that does not help."
+            )
+        after_convolution = convolved.pop(evolution, None)
+        # Copied here, as sharded parameters are whole only while their layer runs.
+        gates = [
+            None if gate is None else gate.detach().float().clone()
+            for gate in (evolution.residual_gate, evolution.conv_gate)
+        ]
+        is_learned = evolution.mixing == "learned"
+        maps = LayerMaps(
+            number=evolution.layer_index + 1,
+            residual_weight=0.0 if previous is None else gates[0] if is_learned else evolution.residual_weight,
+            conv_weight=0.0 if after_convolution is None else gates[1] if is_learned else evolution.conv_weight,
+            scores=scores,
+            previous=previous,
+            convolved=after_convolution,
+            evolved=evolved,
+            attention=None,
+            blocked=blocked,
+            mixing=evolution.mixing,
+        )
+        calls.append((evolution, see(evolution, maps), evolved.shape))
 
+    def take_attention(module: nn.Module, args: tuple, output: Any) -> None:
+        evolution, kept, shape = calls[-1]
+        # T5 returns its position bias as well, before the weights.
+        found = [value for value in output if isinstance(value, torch.Tensor) and value.shape == shape]
+        if evolution is not module.evolution or not found:
+            raise ValueError(
+                f"{type(module).__name__} returns no attention weights, so that its maps cannot be recorded."
+            )
+        seen.append((evolution, kept, found[-1]))
+
+    own = set(evolutions)
     with ExitStack() as stack:
+        for module in model.modules():
+            if getattr(module, "evolution", None) in own:
+                stack.callback(module.register_forward_hook(take_attention).remove)
         for evolution in evolutions:
             stack.callback(evolution.register_forward_hook(record).remove)
             if evolution.conv is not None:
                 keep = _keep_convolved(evolution, convolved)
                 stack.callback(evolution.conv.register_forward_hook(keep).remove)
         stack.enter_context(_evaluation(model))
-        # Asked for maps, a model calls its evolution modules, which faster paths go around.
-        outputs = model(**inputs, output_attention_maps=True, output_attentions=True)
-
-    names = getattr(model, "attention_map_names", {})
-    # The attention weights of the chains that share an output stand there in the order of the calls.
-    weights = {
-        name: iter(outputs[f"{name.removesuffix('_maps')}s"])
-        for name in {names.get(evolution.chain, "attention_maps") for evolution, _ in calls}
-    }
-    chains: dict[str, list[LayerMaps]] = {}
-    for evolution, maps in calls:
-        attention = pick(next(weights[names.get(evolution.chain, "attention_maps")]))
-        if not maps["evolved"].isfinite().all():
-            raise ValueError(
-                f"The map of layer {evolution.layer_index + 1} has infinite or undefined values. Load the model in float32, "
-                "and look at its weights if that does not help."
-            )
-        number = evolution.layer_index + 1
-        if layers is None or number in layers:
-            chains.setdefault(evolution.chain, []).append(
-                LayerMaps(
-                    number=number,
-                    residual_weight=0.0 if maps["previous"] is None else evolution.residual_weight,
-                    conv_weight=0.0 if maps["convolved"] is None else evolution.conv_weight,
-                    attention=attention,
-                    **maps,
-                )
-            )
-    return chains
+        # Asked for attention weights, a model calls its evolution modules, which faster paths go around.
+        model(**inputs, output_attentions=True)
+    return seen
 
 
 def _keep_convolved(evolution: AttentionEvolution, convolved: dict[AttentionEvolution, torch.Tensor]):
@@ -226,18 +290,19 @@ def _keep_convolved(evolution: AttentionEvolution, convolved: dict[AttentionEvol
 
 @contextmanager
 def _evaluation(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes:  # frozen parts may be in another mode than the whole
+            module.training = was_training
 
 
 @contextmanager
-def _without_evolution(evolutions: Sequence[AttentionEvolution]) -> Iterator[None]:
-    """Both weights are 0 for the time being."""
+def without_evolution(evolutions: Sequence[AttentionEvolution]) -> Iterator[None]:
+    """For the time being both weights are 0, and no heads are mixed after the softmax."""
     names = ("mixing", "residual_weight", "conv_weight", "post_mixing")
     weights = [[getattr(evolution, name) for name in names] for evolution in evolutions]
     try:
