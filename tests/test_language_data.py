@@ -111,6 +111,8 @@ def test_units_of_a_text_file(unit, expected, tmp_path):
         ("a.txt", b"\xff\xfea\x00\n\x00", "a.txt, line 1 is not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b \\ud800"}\n', "a.jsonl, line 3 has half of a surrogate pair"),
         ("a.txt.zst", b"no zstandard", "a.txt.zst cannot be read"),
+        ("a.txt.gz", gzip.compress(b"text that ends early\n" * 1000)[:-20], "a.txt.gz cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000)[:-20], "a.jsonl.gz cannot be read"),
         ("a.jsonl", b'{"title": "a", "body": "b"}\n', "has the columns 'title', 'body'; name the one"),
         ("a.jsonl", b'{"text": 3}\n', "a.jsonl, row 1, column 'text': 3 is int"),
     ],
