@@ -214,8 +214,16 @@ def load_data(
     return train and MappedBlocks(train, "epoch"), validation and MappedBlocks(validation, "evaluation")
 
 
-def pretrain(args: argparse.Namespace, objective: Objective) -> dict[str, Any]:
-    """The main function of a script."""
+def pretrain(
+    args: argparse.Namespace,
+    objective: Objective,
+    note_evaluations: Callable[[dict[int, dict[str, float]]], None] | None = None,
+) -> dict[str, Any]:
+    """The main function of a script.
+
+    Args:
+        note_evaluations: see `run`.
+    """
     accelerator = create_accelerator(args)
     for name in ("text_data", "language_models", __name__):
         logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
@@ -256,6 +264,7 @@ def pretrain(args: argparse.Namespace, objective: Objective) -> dict[str, Any]:
         greater_is_better=best_metric == "accuracy",
         lengths=train.lengths() if isinstance(train, MappedBlocks) and args.group_by_length else None,
         compute_loss=counter,
+        note_evaluations=note_evaluations,
     )
     if lock is not None:
         lock.close()

@@ -28,7 +28,7 @@ from ea_hf.training.local_files import (
     describe_files,
     file_versions,
     name_without_compression,
-    read_lines,
+    read_line_parts,
     read_rows,
 )
 from ea_hf.training.mapped_rows import mapped_dataset
@@ -131,18 +131,39 @@ def _find_column(row: dict[str, Any], path: str) -> str:
 
 
 def _read_text(path: str, unit: str) -> Iterator[str]:
-    document: list[str] = []
-    for number, line in enumerate(read_lines(path), 1):
-        if "\0" in line:
+    """Documents; a long one comes in the pieces that `pieces` makes, and is never whole in memory."""
+    document, cut, line_so_far = "", False, ""
+    for number, part in read_line_parts(path, LONGEST_DOCUMENT):
+        if "\0" in part:
             raise ValueError(f"{path}, line {number} has a null character: it is a binary file, not text.")
-        if unit == "line":
-            yield line.rstrip("\r\n")
-        elif unit == "paragraph" and not line.strip():
-            yield from ["".join(document)] if document else []
-            document = []
-        else:
-            document.append(line)
-    yield from ["".join(document)] if document else []
+        line_so_far = line_so_far or part.strip()[:1]
+        ends_line = part.endswith("\n")
+        ends = ends_line and (unit == "line" or (unit == "paragraph" and not line_so_far))
+        document += part
+        if ends:
+            # Of an empty line between paragraphs nothing belongs to a document.
+            document = document.rstrip("\r\n") if unit == "line" else document.removesuffix(part)
+        while len(document) > LONGEST_DOCUMENT:
+            end = end_of_piece(document)
+            yield document[:end]
+            document, cut = document[end:], True
+            _tell_long(path)
+        if ends:
+            if document.strip() or (unit == "line" and not cut):
+                yield document
+            document, cut = "", False
+        if ends_line:
+            line_so_far = ""
+    if document.strip() or (document and not cut):
+        yield document
+
+
+def _tell_long(path: str) -> None:
+    if path not in _told_long:
+        _told_long.add(path)
+        logger.warning(
+            f"{path}: documents of more than {LONGEST_DOCUMENT} characters are read in pieces, each as a document."
+        )
 
 
 def _rows(paths: Sequence[str], column: str | None, unit: str) -> Iterator[dict[str, str]]:
@@ -152,12 +173,7 @@ def _rows(paths: Sequence[str], column: str | None, unit: str) -> Iterator[dict[
                 yield {"text": text}
                 continue
             # Here already, so that the pieces can be shared, and are never all tokens in memory.
-            if path not in _told_long:
-                _told_long.add(path)
-                logger.warning(
-                    f"{path}: a document of {len(text)} characters, and any others of more than {LONGEST_DOCUMENT}, are read in "
-                    "pieces, each as a document."
-                )
+            _tell_long(path)
             for piece in pieces(text):
                 yield {"text": piece}
 
@@ -246,12 +262,17 @@ def pieces(text: str, longest: int = LONGEST_DOCUMENT) -> Iterator[str]:
     """A text in pieces of at most so many characters, cut before white space where there is some."""
     start = 0
     while len(text) - start > longest:
-        cut = max(text.rfind(space, start + longest // 2, start + longest) for space in " \n\t")
-        cut = cut if cut > 0 else start + longest
+        cut = end_of_piece(text, start, longest)
         yield text[start:cut]
         start = cut
     if text[start:].strip():
         yield text[start:]
+
+
+def end_of_piece(text: str, start: int = 0, longest: int = LONGEST_DOCUMENT) -> int:
+    """Where a piece that begins at `start` ends: before the last white space of its second half, if there is some."""
+    end = max(text.rfind(space, start + longest // 2, start + longest) for space in " \n\t")
+    return end if end > 0 else start + longest
 
 
 def tell_counts(counts: Counter, place: str) -> None:

@@ -779,6 +779,7 @@ def test_checkpointing_that_was_on_goes_on():
             },
             "sinks",
         ),
+        (MistralForCausalLM, {"sliding_window": 8, "layer_types": ["full_attention"] * 4}, "sliding_window=None"),
         (DebertaV2Model, {}, "does not call Transformers' attention interface"),
         (AlbertModel, {"embedding_size": 8}, "share a module, as in ALBERT"),
     ],

@@ -3,8 +3,10 @@
 """Documents of all kinds of files as blocks of tokens, on disk and as a stream that processes share."""
 
 import gzip
+import itertools
 import json
 import logging
+import tracemalloc
 from argparse import Namespace
 from collections import Counter
 from itertools import chain, islice
@@ -103,7 +105,14 @@ def test_units_of_a_text_file(unit, expected, tmp_path):
     [
         ("a.txt", b"\x7fELF\x00\x01\n", "a.txt, line 1 has a null character: it is a binary file"),
         ("a.txt", b"text\n\xff\xfe\n", "a.txt, line 2 is not UTF-8"),
+        ("a.txt", b"text\nhalf: \xed\xa0\x80\n", "a.txt, line 2 is not UTF-8: it has half of a surrogate pair"),
+        ("a.txt", b"text\n" + b"y" * 250_000 + b"\xe4 rest", "a.txt, line 2 is not UTF-8"),
+        ("a.txt", b"text\ncut off: \xe2\x82", "a.txt, line 2 is not UTF-8"),
+        ("a.txt", b"\xff\xfea\x00\n\x00", "a.txt, line 1 is not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "b \\ud800"}\n', "a.jsonl, line 3 has half of a surrogate pair"),
         ("a.txt.zst", b"no zstandard", "a.txt.zst cannot be read"),
+        ("a.txt.gz", gzip.compress(b"text that ends early\n" * 1000)[:-20], "a.txt.gz cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000)[:-20], "a.jsonl.gz cannot be read"),
         ("a.jsonl", b'{"title": "a", "body": "b"}\n', "has the columns 'title', 'body'; name the one"),
         ("a.jsonl", b'{"text": 3}\n', "a.jsonl, row 1, column 'text': 3 is int"),
     ],
@@ -145,9 +154,42 @@ def test_one_huge_line_is_shared_as_pieces_and_told(tmp_path, tokenizer, caplog)
     with caplog.at_level(logging.WARNING):
         rows = [row["text"] for row in file_source([str(file)], None, "line").rows]
     assert "".join(rows[:-1]) == text and max(map(len, rows)) <= text_data.LONGEST_DOCUMENT
-    assert f"a document of {len(text)} characters" in caplog.text
+    assert "documents of more than 100000 characters are read in pieces" in caplog.text
     batches = ShardedBatches(stream_of([file], tokenizer), 8)
     assert len(steps_of(batches, 1)[0][0]) == 8 and len(rows) > batches.num_lanes
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+def test_text_files_come_in_the_pieces_that_their_whole_documents_have(unit, tmp_path, monkeypatch):
+    """Whatever the place where a part of a line ends: within a character, before the line's end, in white space."""
+    text = "\ufeffgrüße €𝄞 end\n  \nxxxxxxxxxxxxxxxxxxxxxx\r\n\n\na b c d e f g h i j k\nlast\r\n\nno end €"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    text = text[1:]
+    lines = [line.rstrip("\r\n") for line in text.split("\n")]
+    paragraphs = ["".join(group) for blank, group in itertools.groupby(text.splitlines(True), lambda line: not line.strip())
+                  if not blank]  # fmt: skip
+    for longest in range(4, 40):
+        monkeypatch.setattr(text_data, "LONGEST_DOCUMENT", longest)
+        monkeypatch.setattr(text_data.end_of_piece, "__defaults__", (0, longest))
+        wholes = {"line": lines, "paragraph": paragraphs, "file": [text]}[unit]
+        expected = [
+            piece for whole in wholes for piece in (text_data.pieces(whole, longest) if whole.strip() else [whole])
+        ]
+        assert list(read_documents(str(tmp_path / "a.txt"), unit=unit)) == expected, longest
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+def test_memory_is_flat_on_one_huge_line(unit, tmp_path):
+    with (tmp_path / "huge.txt").open("w") as file:
+        for _ in range(200):
+            file.write("A word or two. " * 10_000)  # 30 million characters in all
+    tracemalloc.start()
+    try:
+        count = sum(len(text) for text in read_documents(str(tmp_path / "huge.txt"), unit=unit))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 29_999_000 < count <= 30_000_000 and peak < 3_000_000
 
 
 # Blocks

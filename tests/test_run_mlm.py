@@ -12,9 +12,16 @@ import pytest
 import tiny_roberta
 import torch
 from safetensors.torch import load_file
+from stranger import run_stranger
 from tiny_bert import arguments, isolated_runs, run_script, sentences, write_checkpoint, write_rows
 from tiny_language import LANGUAGE_MODELING, TEXTS, TINY, documents, run_main, write_text
-from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling, pipeline
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    ModernBertConfig,
+    pipeline,
+)
 
 import ea_hf
 from ea_hf.training import loop
@@ -255,7 +262,13 @@ def test_two_processes_train_as_one(streaming, vanilla, tmp_path):
 
 @pytest.mark.parametrize(
     ("model_type", "expected"),
-    [("ea_bert", "EABertForMaskedLM"), ("roberta", "EARobertaForMaskedLM"), ("electra", "EvolvedElectraForMaskedLM")],
+    [
+        ("ea_bert", "EABertForMaskedLM"),
+        ("roberta", "EARobertaForMaskedLM"),
+        ("electra", "EvolvedElectraForMaskedLM"),
+        ("distilbert", "EvolvedDistilBertForMaskedLM"),
+        ("modernbert", "EvolvedModernBertForMaskedLM"),
+    ],
 )
 def test_models_from_scratch_and_onwards(model_type, expected, vanilla, tmp_path):
     tokenizer = vanilla
@@ -263,15 +276,57 @@ def test_models_from_scratch_and_onwards(model_type, expected, vanilla, tmp_path
         tokenizer = tiny_roberta.write_checkpoint(tmp_path / "roberta")
     train = write_text(tmp_path / "train.txt", documents(20))
     settings = options(tokenizer, tmp_path / "first", model_type=model_type, ea_conv_weight=0.2)
+    if model_type == "distilbert":
+        settings["config_overrides"] = "dim=32,n_layers=2,n_heads=4,hidden_dim=48"
+    if model_type == "modernbert":
+        del settings["model_type"]
+        settings |= {"config_name": write_modern_bert(tmp_path / "configuration"), "config_overrides": None}
     run_main(run_mlm, train, **settings, validation_split_percentage=0)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "first")
     assert type(model).__name__ == expected and model.config.ea_conv_weight == 0.2
-    for name in ("model_type", "tokenizer_name", "config_overrides"):
-        del settings[name]
+    for name in ("model_type", "config_name", "tokenizer_name", "config_overrides"):
+        settings.pop(name, None)
     settings |= {"model_name_or_path": tmp_path / "first", "output_dir": tmp_path / "second"}
     run_main(run_mlm, train, **settings | {"ea_conv_weight": None}, validation_split_percentage=0)
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "second")
     assert type(again).__name__ == expected and again.config.ea_conv_weight == 0.2
+
+
+def write_modern_bert(directory: Path, **values: Any) -> Path:
+    """A tiny configuration whose layers all have full attention."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    ModernBertConfig(**sizes, **{"layer_types": ["full_attention"] * 2} | values).save_pretrained(directory)
+    return directory
+
+
+def test_windows_of_modern_bert_are_refused_with_what_to_do(vanilla, tmp_path):
+    settings = options(vanilla, tmp_path / "output", config_overrides=None)
+    del settings["model_type"]
+    settings["config_name"] = write_modern_bert(tmp_path, layer_types=["full_attention", "sliding_attention"])
+    with pytest.raises(ValueError, match=r"sliding window.*load the model with `layer_types=\[\"full_attention"):
+        run_main(run_mlm, write_text(tmp_path / "train.txt", documents(12)), **settings)
+
+
+def test_what_was_pretrained_loads_with_its_code_alone_and_embeds_sentences(vanilla, tmp_path):
+    train = write_text(tmp_path / "train.txt", documents(20))
+    run_main(run_mlm, train, **options(vanilla, tmp_path / "pretrained"), validation_split_percentage=0)
+    code = """
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(DIRECTORY)
+model = AutoModelForMaskedLM.from_pretrained(DIRECTORY, trust_remote_code=True).eval()
+with torch.no_grad():
+    print(model(**tokenizer("A small [MASK].", return_tensors="pt")).logits.double().abs().sum().item())
+""".replace("DIRECTORY", repr(str(tmp_path / "pretrained")))
+    printed = run_stranger(code, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pretrained")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "pretrained").eval()
+    with torch.no_grad():
+        expected = model(**tokenizer("A small [MASK].", return_tensors="pt")).logits.double().abs().sum().item()
+    assert float(printed.split()[-1]) == pytest.approx(expected, rel=1e-6)
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    embedded = sentence_transformers.SentenceTransformer(str(tmp_path / "pretrained")).encode(["A small film."])
+    assert embedded.shape == (1, 32)
 
 
 def test_what_was_pretrained_fills_masks_and_is_fine_tuned(vanilla, tmp_path):

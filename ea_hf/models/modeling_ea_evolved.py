@@ -207,12 +207,19 @@ def _refuse_what_is_not_exact(model: PreTrainedModel, chains: list[Chain]) -> No
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     for config in configs.values():
         window = getattr(config, "sliding_window", None)
-        if window is not None and getattr(config, "use_sliding_window", True):
+        types = set(getattr(config, "layer_types", None) or ())
+        kinds = types - {"full_attention", "attention"}
+        # A configuration that declares the kinds of its layers uses the window in those that have one.
+        declared = "layer_types" in getattr(type(config), "__dataclass_fields__", ())
+        windowed = bool(kinds) or not types or not declared
+        if window is not None and windowed and getattr(config, "use_sliding_window", True):
+            advice = (
+                '`layer_types=["full_attention", ...]`, one for each layer' if declared else "`sliding_window=None`"
+            )
             raise ValueError(
                 f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact. If your "
-                "sequences are shorter, load the model with `sliding_window=None`."
+                f"sequences are shorter, load the model with {advice}."
             )
-        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "attention"}
         if kinds:
             raise ValueError(
                 f"{name} has layers of the kinds {', '.join(sorted(kinds))} (`layer_types`), with which evolving attention is not "

@@ -5,6 +5,7 @@
 Nothing is held in memory but the row at hand; only a .json file that is one large array is read as a whole.
 """
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -86,15 +87,52 @@ def read_lines(path: str) -> Iterator[str]:
     Raises:
         ValueError: a line is not UTF-8, or the compressed file is damaged.
     """
+    with _opened(path) as file:
+        yield from decode_lines(file, path)
+
+
+def read_line_parts(path: str, size: int) -> Iterator[tuple[int, str]]:
+    """As `read_lines`, but long lines come in parts of at most `size` bytes, so that a huge one is never in memory.
+
+    Yields:
+        The line's number, counted from 1, and a part of it; the last one has its end.
+    """
+    with _opened(path) as file:
+        number, decoder, before = 1, codecs.getincrementaldecoder("utf-8")(), b""
+        while part := file.readline(size):
+            ends = part.endswith(b"\n")
+            try:
+                text = decoder.decode(part, final=ends)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, number, error) from None
+            yield number, text.removeprefix("\ufeff") if number == 1 and not before else text
+            number, before = (number + 1, b"") if ends else (number, part)
+        try:
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, number, error) from None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A file to read bytes from; what is wrong with a compressed one is told as ValueError."""
     with _open(path) as file:
         try:
-            yield from decode_lines(file, path)
+            yield file
         except (EOFError, gzip.BadGzipFile, zlib.error, pyarrow.ArrowException) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         except OSError as error:
             if not path.endswith(".zst"):
                 raise
             raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _not_utf8(name: str, number: int, error: UnicodeDecodeError) -> ValueError:
+    line, start = error.object, error.start
+    # UTF-8 cannot write half of a surrogate pair; programs that do so all the same write ED A0 to ED BF.
+    half = line[start] == 0xED and 0xA0 <= line[start + 1 : start + 2].ljust(1)[0] <= 0xBF
+    kind = ": it has half of a surrogate pair, which is no character" if half else ""
+    return ValueError(f"{name}, line {number} is not UTF-8{kind}: {line[max(0, start - 20) :][:40]!r}")
 
 
 def _open(path: str) -> Any:
@@ -115,9 +153,7 @@ def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name}, line {number} is not UTF-8: {line[max(0, error.start - 20) :][:40]!r}"
-            ) from None
+            raise _not_utf8(name, number, error) from None
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
@@ -143,15 +179,14 @@ def read_rows(path: str) -> Iterator[dict[str, Any]]:
         first = next(lines, "")
         lines = itertools.chain([first], lines)
         if first.lstrip().startswith("["):
-            rows = _parse_json("".join(lines), path)
+            rows = ((f"{path}, row {number}", row) for number, row in enumerate(_parse_json("".join(lines), path), 1))
         else:
-            rows = (
-                _parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
-            )
-        for number, row in enumerate(rows, 1):
+            places = ((f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
+            rows = ((place, _parse_json(line, place)) for place, line in places)
+        for place, row in rows:
             if not isinstance(row, dict):
-                raise ValueError(f"{path}, row {number} is {row!r}, not an object with a name for each value.")
-            _check_characters(row, f"{path}, row {number}")
+                raise ValueError(f"{place} is {row!r}, not an object with a name for each value.")
+            _check_characters(row, place)
             yield row
 
 
