@@ -26,6 +26,12 @@ def test_a_row_with_one_common_seed_is_left_out():
     assert len(comparison_table(("task",), list(scores), {("mrpc",): scores}).splitlines()) == 2
 
 
+def test_each_of_several_variants_is_compared_with_the_vanilla_one():
+    scores = {"evolving": {1: 0.9, 2: 0.8}, "learned": {1: 0.7, 2: 0.6, 3: 0.1}, VANILLA: {1: 0.8, 2: 0.7}}
+    row = comparison_table(("task",), list(scores), {("mrpc",): scores}, digits=1).splitlines()[-1]
+    assert row.endswith("| +0.1 ± 0.0 | -0.1 ± 0.0 | 2 |")
+
+
 def test_shards_share_all_runs():
     parser = create_parser("A comparison.", seeds=[1])
     runs = [(number,) for number in range(7)]
