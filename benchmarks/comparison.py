@@ -45,24 +45,27 @@ def comparison_table(
     rows: Mapping[tuple[str, ...], Mapping[str, Mapping[int, float]]],
     digits: int = 4,
 ) -> str:
-    """Mean and standard deviation of two variants, and of their differences, which are taken seed by seed.
+    """Mean and standard deviation of each variant, and of its difference to the last one, which are taken seed by seed.
 
     Args:
         headers: of the first columns.
-        variants: names of the two variants, the vanilla one last.
+        variants: names of the variants, the vanilla one last.
         rows: by the cells of the first columns, the score of each variant and seed. A row with fewer than two seeds
-            that both variants have finished is left out.
+            that all variants have finished is left out.
         digits: after the point.
     """
-    columns = [*headers, *variants, "difference", "seeds"]
+    others, vanilla = variants[:-1], variants[-1]
+    differences = ["difference"] if len(others) == 1 else [f"{name}: difference" for name in others]
+    columns = [*headers, *variants, *differences, "seeds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for labels, scores in rows.items():
-        evolving, vanilla = (scores[variant] for variant in variants)
-        seeds = sorted(evolving.keys() & vanilla.keys())
+        seeds = sorted(set.intersection(*(set(scores[name]) for name in variants)))
         if len(seeds) < 2:
             continue
-        cells = [mean_and_spread([values[seed] for seed in seeds], digits) for values in (evolving, vanilla)]
-        cells.append(mean_and_spread([evolving[seed] - vanilla[seed] for seed in seeds], digits, "+"))
+        cells = [mean_and_spread([scores[name][seed] for seed in seeds], digits) for name in variants]
+        for name in others:
+            changes = [scores[name][seed] - scores[vanilla][seed] for seed in seeds]
+            cells.append(mean_and_spread(changes, digits, "+"))
         lines.append(f"| {' | '.join([*labels, *cells, str(len(seeds))])} |")
     return "\n".join(lines)
 

@@ -1,11 +1,11 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compares EA-BERT with the same model with both weights 0, which is BERT, on the three offline tasks.
+"""Compares EA-BERT with the same model with learned weights, and with both weights 0, which is BERT, on the three offline tasks.
 
     python benchmarks/glue.py                   # the table of the README
     python benchmarks/glue.py --report_only     # the table of the runs that are finished
 
-Both get the same data, budget, hyperparameters and seeds. Nothing is chosen by the test sets. A run that is finished
+All get the same data, budget, hyperparameters and seeds. Nothing is chosen by the test sets. A run that is finished
 is not repeated, so several processes can share the work (--shard).
 """
 
@@ -23,7 +23,13 @@ import offline
 import prepare_data
 
 
-VARIANTS = {"EA-BERT (0.1, 0.1)": (0.1, 0.1), VANILLA: (0.0, 0.0)}
+# Mixing, residual weight and convolution's weight; gates of "learned" start at them, and learn at a rate of their own.
+VARIANTS = {
+    "EA-BERT (0.1, 0.1)": ("convex", 0.1, 0.1),
+    "EA-BERT learned": ("learned", 0.0, 0.0),
+    VANILLA: ("convex", 0.0, 0.0),
+}
+LEARNED_RATE = 0.01
 METRICS = {"film_sentiment": "accuracy", "film_rating": "pearson", "verse_pairs": "accuracy"}
 
 
@@ -31,8 +37,10 @@ def run(args: argparse.Namespace, task: str, variant: str, seed: int) -> None:
     file = result_file(args, task, variant, seed)
     if file.exists():
         return
-    residual, conv = VARIANTS[variant]
+    mixing, residual, conv = VARIANTS[variant]
     extra = ["--ea_residual_weight", str(residual), "--ea_conv_weight", str(conv), "--seed", str(seed)]
+    if mixing == "learned":
+        extra += ["--ea_mixing", mixing, "--ea_learning_rate", str(LEARNED_RATE)]
     extra += ["--max_train_samples", str(args.max_train_samples), "--checkpointing_steps", "no", "--eval_steps", "no"]
     _, test = offline.fine_tune(args.data_dir, task, file.parent, extra)
     file.write_text(json.dumps(test))
@@ -40,8 +48,9 @@ def run(args: argparse.Namespace, task: str, variant: str, seed: int) -> None:
 
 
 def result_file(args: argparse.Namespace, task: str, variant: str, seed: int) -> Path:
-    residual, conv = VARIANTS[variant]
-    return args.output_dir / f"{task}-{residual:g}-{conv:g}-{seed}" / "test_metrics.json"
+    mixing, residual, conv = VARIANTS[variant]
+    name = "" if mixing == "convex" else f"{mixing}-"
+    return args.output_dir / f"{task}-{name}{residual:g}-{conv:g}-{seed}" / "test_metrics.json"
 
 
 def scores(args: argparse.Namespace, task: str, variant: str) -> dict[int, float]:

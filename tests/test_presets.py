@@ -156,6 +156,46 @@ def test_a_preset_equals_a_transcription_of_its_paper(name):
         assert (actual - tiny_llama()(tokens, use_cache=False).logits).abs().max() > 0.1
 
 
+def test_realformer_is_the_residual_attention_of_x_transformers_itself():
+    """Needs x-transformers, which the extra "dev" installs."""
+    x_transformers = pytest.importorskip("x_transformers")
+    torch.manual_seed(0)
+    sizes = {**TINY_BERT, "intermediate_size": 48, "layer_norm_eps": 1e-5}
+    model = ea_hf.EABertModel(ea_hf.EABertConfig(**sizes, **ea_hf.preset_fields("realformer"))).double().eval()
+    # Norms come after each block; the projections of attention and the norms of x-transformers have no biases, and it adds 1
+    # to the weights of norms.
+    other = x_transformers.Encoder(
+        dim=24, depth=3, heads=4, attn_dim_head=6, residual_attn=True, pre_norm=False, ff_mult=2
+    ).double()
+    weights = {}
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_parameters():
+            is_feed_forward = "dense" in name and "attention" not in name
+            if name.endswith("bias") and not is_feed_forward:
+                parameter.zero_()
+            elif "LayerNorm" not in name:
+                parameter.normal_(std=0.3)
+    for index, layer in enumerate(model.encoder.layer):
+        attention, block = layer.attention, f"layers.{2 * index}"
+        for name in ("query", "key", "value"):
+            weights[f"{block}.1.to_{name[0]}.weight"] = getattr(attention.self, name).weight
+        weights[f"{block}.1.to_out.weight"] = attention.output.dense.weight
+        weights[f"{block}.0.2.gamma"] = attention.output.LayerNorm.weight - 1
+        block = f"layers.{2 * index + 1}"
+        for number, dense in (("0.0", layer.intermediate.dense), ("2", layer.output.dense)):
+            weights |= {f"{block}.1.ff.{number}.{kind}": getattr(dense, kind) for kind in ("weight", "bias")}
+        weights[f"{block}.0.2.gamma"] = layer.output.LayerNorm.weight - 1
+    other.load_state_dict(weights)
+    # x-transformers takes its softmax in single precision.
+    mask = torch.arange(13) < torch.tensor([[13], [8]])
+    with torch.no_grad():
+        states = model.embeddings(TOKENS)
+        expected = other.eval()(states, mask=mask)[mask]
+        assert_close(model(TOKENS, attention_mask=mask.long())[0][mask], expected, rtol=0, atol=1e-6)
+        other.residual_attn = False
+        assert (other(states, mask=mask)[mask] - expected).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("name", ea_hf.PRESETS)
 def test_a_preset_decodes_with_a_cache_as_without_and_sees_no_later_token(name):
     model = evolved_llama(preset=name)

@@ -56,7 +56,23 @@ class ResNetCase:
         return Batch({"pixel_values": images(4)}, [])
 
 
-MODELS = {str(case): case for case in (*CASES, ResNetCase())}
+class FormCase:
+    """Another form of evolving attention in a family that stands for all."""
+
+    def __init__(self, **fields: Any):
+        self.fields = fields
+        self.case = next(case for case in BASE_CASES if str(case) == "EABertModel")
+        self.means, self.inputs, self.batch = self.case.means, self.case.inputs, self.case.batch
+
+    def model(self) -> nn.Module:
+        return self.case.model(**self.fields)
+
+
+FORMS = {
+    "learned": FormCase(ea_mixing="learned"),
+    "talking heads": FormCase(ea_kernel_size=1, ea_conv_every=1, ea_post_mixing="heads"),
+}
+MODELS = {str(case): case for case in (*CASES, ResNetCase())} | FORMS
 FAMILIES = [str(case) for case in BASE_CASES] + ["EAResNetModel"]
 
 every_model = pytest.mark.parametrize("name", MODELS)
