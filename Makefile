@@ -19,7 +19,7 @@ install: $(VENV)/installed  ## Install the package and all that its scripts and 
 glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two cores.
 	$(PYTHON) glue/offline.py
 
-pretrain: install  ## Pretrain EA-BERT from scratch on real text and fine-tune it, under 25 minutes on two cores.
+pretrain: install  ## Pretrain EA-BERT from scratch on real text and fine-tune it, on two cores.
 	$(PYTHON) language_modeling/pretrain_offline.py $(ARGS)
 
 translation: install  ## Train EA-T5 from English to German from scratch, about twenty minutes on two cores.
