@@ -9,7 +9,8 @@
     torchrun --nproc_per_node 2 image_classification/run_image_classification.py ...
     accelerate launch image_classification/run_image_classification.py ...
 
-A vanilla ViT becomes an EA-ViT on the fly; an evolving checkpoint is loaded as it is.
+A vanilla ViT becomes an EA-ViT on the fly, and what else `ea_hf.evolve` takes, such as DeiT, BEiT or DINOv2, an evolving model of
+its kind; an evolving checkpoint is loaded as it is.
 """
 
 import argparse
@@ -42,11 +43,13 @@ from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     ViTImageProcessorPil,
 )
 
-from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
+from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, EvolvedConfig
+from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
 from ea_hf.training.batching import TrainingBatches, predict
 from ea_hf.training.command_line import ArgumentParser, run_main
@@ -371,22 +374,14 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
     """The evolving model with a head for the classes, and its image processor. Gives the classes a checkpoint's order."""
     if args.model_type is not None:
         config = new_config(args)
-    else:
-        config = evolving_config_from_pretrained(
-            args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
-        )
-        known = [config.id2label[index] for index in sorted(config.id2label)]
-        if args.eval_only or sorted(known) == sorted(data.labels):
-            reorder_labels(data, known)
-    config.id2label = dict(enumerate(data.labels))
-    config.label2id = {label: index for index, label in enumerate(data.labels)}
-    config.problem_type = "single_label_classification"
-    if args.model_type is not None:
+        fit_labels(args, data, config)
         model = AutoModelForImageClassification.from_config(config)
         return model, new_processor(config)
-    model = AutoModelForImageClassification.from_pretrained(
+    model, _ = evolving_model_from_pretrained(
+        AutoModelForImageClassification,
         args.model_name_or_path,
-        config=config,
+        evolution_overrides(args),
+        partial(fit_labels, args, data),
         ignore_mismatched_sizes=args.ignore_mismatched_sizes,
         trust_remote_code=args.trust_remote_code,
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
@@ -413,12 +408,39 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
             f"The image processor of {args.model_name_or_path} makes images of {processor_size(processor)} pixels, but "
             f"the model takes {tuple(expected)}. Choose a size with --image_size."
         )
+    if isinstance(config, EvolvedConfig):
+        check_size(model, processor, args.model_name_or_path)
     if len(processor.image_mean) != config.num_channels:
         raise ValueError(
             f"The image processor of {args.model_name_or_path} normalizes {len(processor.image_mean)} channels, but the "
             f"model has {config.num_channels}."
         )
     return model, processor
+
+
+def fit_labels(args: argparse.Namespace, data: ImageData, config: PreTrainedConfig) -> None:
+    """Gives the configuration the classes, and the classes the order of a checkpoint that has the same."""
+    if args.model_type is None:
+        known = [config.id2label[index] for index in sorted(config.id2label)]
+        if args.eval_only or sorted(known) == sorted(data.labels):
+            reorder_labels(data, known)
+    config.id2label = dict(enumerate(data.labels))
+    config.label2id = {label: index for index, label in enumerate(data.labels)}
+    config.problem_type = "single_label_classification"
+
+
+def check_size(model: PreTrainedModel, processor: Any, name: str) -> None:
+    """Raises ValueError if the model does not take images of the processor's size."""
+    height, width = processor_size(processor)
+    try:
+        with torch.no_grad():
+            model.eval()(pixel_values=torch.zeros(1, model.config.num_channels, height, width))
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name} does not take images of {height} x {width} pixels and {model.config.num_channels} channels: {reason} "
+            "Choose a size with --image_size."
+        ) from error
 
 
 def served_as_trained(processor: Any) -> Any:

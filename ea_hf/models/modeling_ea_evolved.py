@@ -204,26 +204,28 @@ def _label(pattern: str, patterns: list[str]) -> str:
 def _refuse_what_is_not_exact(model: PreTrainedModel, chains: list[Chain]) -> None:
     """Raises ValueError for what the equations do not cover, as far as it shows before the model runs."""
     name = type(model).__name__
+    attentions = [attention for chain in chains for attention in chain.attentions]
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     for config in configs.values():
-        window = getattr(config, "sliding_window", None)
-        if window is not None and getattr(config, "use_sliding_window", True):
-            raise ValueError(
-                f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact. If your "
-                "sequences are shorter, load the model with `sliding_window=None`."
-            )
         kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "attention"}
         if kinds:
             raise ValueError(
                 f"{name} has layers of the kinds {', '.join(sorted(kinds))} (`layer_types`), with which evolving attention is not "
                 "exact. All layers must have full attention."
             )
+        window = getattr(config, "sliding_window", None)
+        # Modules that know their layer say what becomes of the window: a ModernBERT's configuration always has one.
+        windows = {getattr(a, "sliding_window", window) for a in attentions if getattr(a, "config", None) is config}
+        if window is not None and getattr(config, "use_sliding_window", True) and windows != {None}:
+            raise ValueError(
+                f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact. If your "
+                "sequences are shorter, load the model with `sliding_window=None`."
+            )
         for field in ("attention_chunk_size", "attn_logit_softcapping"):
             if getattr(config, field, None) is not None:
                 raise ValueError(
                     f"{name} has `{field}={getattr(config, field)}`, which the equations of evolving attention do not have."
                 )
-    attentions = [attention for chain in chains for attention in chain.attentions]
     layers = getattr(model.config, "num_hidden_layers", None)
     if isinstance(layers, int) and len(attentions) < layers:
         raise ValueError(
