@@ -97,10 +97,11 @@ def test_positions_that_begin_after_the_padding_are_known_in_other_models_too(tm
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(tmp_path):
-    config_class, values = CONFIGS["electra"]
-    # Dropout depends on the micro-batches, which differ.
-    values = {**values, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+@pytest.mark.parametrize("name", ["electra", "modernbert"])
+def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(name, tmp_path):
+    config_class, values = CONFIGS[name]
+    if name == "electra":  # dropout depends on the micro-batches, which differ
+        values = {**values, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     options = {
         "model_name_or_path": write_model(tmp_path / "vanilla", config_class, values), **files(tmp_path),
         "max_length": 32, "learning_rate": 1e-3, "max_train_steps": 4, "checkpointing_steps": 2, "logging_steps": 1,

@@ -64,3 +64,22 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path):
     vanilla = write_model(tmp_path / "vanilla", DeiTConfig(**TINY_VIT))
     with pytest.raises(ValueError, match=r"does not take images of 12 x 12 pixels and 1 channels.*--image_size"):
         classify(tmp_path / "output", model_name_or_path=vanilla, **folders(tmp_path), image_size=12)
+
+
+def test_a_parameter_that_no_loss_depends_on_remains_and_a_run_with_it_is_resumed(tmp_path):
+    """DINOv2's mask token."""
+    vanilla = write_model(tmp_path / "vanilla", Dinov2Config(**TINY_VIT))
+    options = {**folders(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 4, "checkpointing_steps": 2}
+    classify(tmp_path / "whole", **options)
+    classify(tmp_path / "resumed", **options)
+    for name in ("checkpoint-4", "model.safetensors"):
+        (tmp_path / "resumed" / name).rename(tmp_path / name)
+    classify(tmp_path / "resumed", **options, resume_from_checkpoint="latest")
+    expected, actual = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+    name = "dinov2.embeddings.mask_token"
+    before = AutoModelForImageClassification.from_pretrained(vanilla).state_dict()
+    assert torch.equal(expected[name], before[name])
+    moments = [torch.load(path / "checkpoint-4/optimizer.bin") for path in (tmp_path / "whole", tmp_path / "resumed")]
+    assert all(name not in saved["state"] for saved in moments)
+    assert moments[0]["state"].keys() == moments[1]["state"].keys()

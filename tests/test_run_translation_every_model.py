@@ -2,21 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """run_translation.py and translate.py with models that have no family of their own, and tokenizers that know languages."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_run_translation import files, isolated, one_by_one, translate  # noqa: F401  (a fixture)
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from test_run_translation import SCRIPT, files, isolated, read_predictions, translate, words_of  # noqa: F401  (a fixture)
+from tiny_bert import run_script
 from tiny_t5 import help_rows, pairs, tiny_tokenizer
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     MarianConfig,
+    MarianTokenizer,
     MBart50Tokenizer,
     MBartConfig,
     MBartTokenizer,
+    pipeline,
 )
 
 
@@ -44,33 +49,44 @@ def mbart_tokenizer(tokenizer_class: type):
     )
 
 
+def marian_tokenizer(directory: Path) -> MarianTokenizer:
+    """A tokenizer with a model of pieces for each language, as the published ones have."""
+    pieces: dict[str, None] = {}
+    for language in ("en", "de"):
+        SentencePieceTrainer.train(
+            sentence_iterator=iter([row[language] for row in help_rows()]),
+            model_prefix=str(directory / language),
+            vocab_size=200,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        model = SentencePieceProcessor(model_file=str(directory / f"{language}.model"))
+        pieces |= dict.fromkeys(map(model.id_to_piece, range(3, len(model))))
+    vocabulary = {piece: index for index, piece in enumerate(["</s>", "<unk>", *pieces, "<pad>"])}
+    (directory / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    return MarianTokenizer(*(str(directory / name) for name in ("en.model", "de.model", "vocab.json")))
+
+
 def write_model(directory: Path, kind: str) -> str:
     """Writes a random vanilla model that translates, and its tokenizer."""
     torch.manual_seed(0)
-    if kind in ("marian", "bart"):
-        tokenizer = tiny_tokenizer()
-        config_class = {"marian": MarianConfig, "bart": BartConfig}[kind]
-        # Marian's decoder begins with padding, BART's with the end of a sequence.
-        ends = {
-            "marian": {"decoder_start_token_id": 0},
-            "bart": {"decoder_start_token_id": 1, "forced_bos_token_id": None},
-        }
-        values = {
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "bos_token_id": None,
-            "forced_eos_token_id": None,
-            **ends[kind],
-        }
+    directory.mkdir()
+    if kind == "marian":
+        tokenizer, config_class = marian_tokenizer(directory), MarianConfig
+        # As in the published models.
+        values = {"decoder_start_token_id": tokenizer.pad_token_id, "decoder_vocab_size": len(tokenizer)}
+        values |= {"bos_token_id": 0, "forced_eos_token_id": 0}
+    elif kind == "bart":
+        tokenizer, config_class = tiny_tokenizer(), BartConfig
+        values = {"decoder_start_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        values |= {"forced_bos_token_id": None, "forced_eos_token_id": None}
     else:
         tokenizer = mbart_tokenizer({"mbart": MBartTokenizer, "mbart50": MBart50Tokenizer}[kind])
-        config_class, values = MBartConfig, {"forced_eos_token_id": None}
-        values |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 0}
+        config_class, values = MBartConfig, {"forced_eos_token_id": None, "bos_token_id": 0}
         if kind == "mbart50":
             values["decoder_start_token_id"] = tokenizer.eos_token_id
+    values |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = config_class(**SIZES, **values, vocab_size=len(tokenizer))
-    if kind == "marian":
-        config.decoder_vocab_size = len(tokenizer)
     tokenizer.save_pretrained(directory)
     AutoModelForSeq2SeqLM.from_config(config).save_pretrained(directory)
     return str(directory)
@@ -99,15 +115,11 @@ def test_a_model_without_a_family_is_trained_scored_and_translates_by_itself(kin
     assert (tmp_path / "target.txt").read_text(encoding="utf-8").split("\n")[:-1] == [
         " ".join(t.splitlines()) for t in expected
     ]
+    served = pipeline("translation", str(tmp_path / "first"))
+    assert [served(row["en"])[0]["translation_text"] for row in pairs(3, 200)] == expected[:3]
 
     again = translate(tmp_path / "second", model_name_or_path=tmp_path / "first", **options, learning_rate=0.0)
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-6)
-
-
-def read_predictions(directory: Path) -> list[dict]:
-    import json
-
-    return [json.loads(line) for line in (directory / "predictions.jsonl").open(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("kind", ["marian", "bart", "mbart", "mbart50"])
@@ -164,3 +176,31 @@ def test_what_a_model_with_languages_cannot_do_is_refused(options, message, tmp_
             **options,
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["marian", "mbart"])
+def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(kind, tmp_path):
+    options = {
+        "model_name_or_path": write_model(tmp_path / "vanilla", kind), **files(tmp_path),
+        **(CODES if kind == "mbart" else {}), "max_train_steps": 4, "checkpointing_steps": 2, "logging_steps": 1,
+        "num_beams": 2, "per_device_eval_batch_size": 3, "do_predict": True,
+    }  # fmt: skip
+
+    def losses(name: str) -> list[float]:
+        state = json.loads((tmp_path / name / "checkpoint-4/trainer_state.json").read_text())
+        return [report["loss"] for report in state["log_history"] if "loss" in report]
+
+    translate(tmp_path / "one", **options, per_device_train_batch_size=8)
+    status, output = run_script(words_of(tmp_path / "two", **options, per_device_train_batch_size=4), 2, SCRIPT)
+    assert status == 0, output
+    expected = pytest.approx(losses("one"), rel=1e-4)
+    assert len(losses("one")) == 4 and losses("two") == expected
+    predictions = read_predictions(tmp_path / "two")
+    assert len(predictions) == 7
+    translate(
+        tmp_path / "two", **options, per_device_train_batch_size=8,
+        resume_from_checkpoint=tmp_path / "two/checkpoint-2",
+    )  # fmt: skip
+    assert losses("two") == expected
+    assert len(read_predictions(tmp_path / "two")) == 7
