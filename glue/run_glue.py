@@ -113,7 +113,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
+    group.add_argument(
+        "--model_name_or_path",
+        required=True,
+        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
+    )
     group.add_argument(
         "--checkpoint_labels",
         help="The task's or file's names of the classes, with commas, in the order of the checkpoint's outputs. Default: "

@@ -115,7 +115,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="0.1 is usual.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", help="A directory, or a name on the Hub.")
+    group.add_argument(
+        "--model_name_or_path",
+        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
+    )
     group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
     group.add_argument(
         "--config_overrides",

@@ -115,7 +115,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--do_predict", action="store_true", help="Translate the test set, and score it.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", help="To fine-tune. Default: train from scratch.")
+    group.add_argument(
+        "--model_name_or_path",
+        help="To fine-tune: any model that `ea_hf.evolve` takes. Default: train a T5 from scratch.",
+    )
     group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
     group.add_argument(
         "--config_overrides",
