@@ -65,6 +65,11 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
     )
     copy_weights_from_file(model)
     config = model.config
+    if not hasattr(config, "num_channels"):
+        raise ValueError(
+            f"The configuration of {args.model_name_or_path}, of the type {config.model_type!r}, does not say how many channels "
+            "images have (`num_channels`), as models of images and text do not; take a model of images alone."
+        )
     try:
         processor = AutoImageProcessor.from_pretrained(
             args.model_name_or_path, trust_remote_code=args.trust_remote_code, backend="pil"
@@ -79,12 +84,13 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         if processor_size(processor) != (args.image_size, args.image_size):
             size = {"height": args.image_size, "width": args.image_size}
             processor = type(processor).from_dict({**processor.to_dict(), "size": size, "do_center_crop": False})
-    expected = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
-    if isinstance(config, EAViTConfig) and processor_size(processor) != tuple(expected):
-        raise ValueError(
-            f"The image processor of {args.model_name_or_path} makes images of {processor_size(processor)} pixels, but "
-            f"the model takes {tuple(expected)}. Choose a size with --image_size."
-        )
+    if isinstance(config, EAViTConfig):
+        expected = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
+        if processor_size(processor) != tuple(expected):
+            raise ValueError(
+                f"The image processor of {args.model_name_or_path} makes images of {processor_size(processor)} pixels, but "
+                f"the model takes {tuple(expected)}. Choose a size with --image_size."
+            )
     if isinstance(config, EvolvedConfig):
         check_size(model, processor, args.model_name_or_path)
     if len(processor.image_mean) != config.num_channels:

@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     BeitConfig,
+    CLIPConfig,
     DeiTConfig,
     Dinov2Config,
     PreTrainedConfig,
@@ -55,6 +56,17 @@ def test_a_model_that_cannot_evolve_is_refused_with_the_reason(tmp_path):
         image_size=8, patch_size=1, num_channels=1, embed_dim=8, depths=[1, 1], num_heads=[2, 4], window_size=4
     )
     with pytest.raises(ValueError, match=r"'swin', cannot evolve: .*\[2, 4\] heads"):
+        classify(
+            tmp_path / "output", model_name_or_path=write_model(tmp_path / "vanilla", config), **folders(tmp_path)
+        )
+
+
+def test_a_model_whose_images_have_a_configuration_of_their_own_is_refused(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**sizes, "vocab_size": 9}, vision_config={**sizes, "image_size": 8, "patch_size": 4}
+    )
+    with pytest.raises(ValueError, match=r"does not say how many channels.*num_channels"):
         classify(
             tmp_path / "output", model_name_or_path=write_model(tmp_path / "vanilla", config), **folders(tmp_path)
         )
