@@ -6,11 +6,13 @@
     torchrun --nproc_per_node 2 glue/run_glue.py ...      # several processes, on GPUs or on CPUs
     accelerate launch glue/run_glue.py ...                # as `accelerate config` says
 
-A vanilla BERT or RoBERTa becomes an EA-BERT or EA-RoBERTa on the fly; an evolving checkpoint is loaded as it is.
+A vanilla BERT or RoBERTa becomes an EA-BERT or EA-RoBERTa on the fly, and what else `ea_hf.evolve` takes, such as ELECTRA or
+DistilBERT, an evolving model of its kind; an evolving checkpoint is loaded as it is.
 """
 
 import argparse
 import csv
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ea_hf import EARobertaConfig, evolving_config_from_pretrained
+from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
@@ -46,6 +48,7 @@ from ea_hf.training.script import (
     check_streaming_arguments,
     check_vocabulary,
     evolution_overrides,
+    longest_input,
     run,
 )
 from ea_hf.training.streaming import Stream
@@ -107,7 +110,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", required=True, help="A directory, or a name on the Hub.")
+    group.add_argument(
+        "--model_name_or_path",
+        required=True,
+        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
+    )
     group.add_argument(
         "--checkpoint_labels",
         help="The task's or file's names of the classes, with commas, in the order of the checkpoint's outputs. Default: "
@@ -181,13 +188,6 @@ def load_data(args: argparse.Namespace) -> TaskData:
 
 def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTrainedTokenizerBase]:
     """The evolving model with a head for the task, and its tokenizer. Reorders the labels to a checkpoint's own."""
-    config = evolving_config_from_pretrained(
-        args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
-    )
-    fit_labels(args, config, data)
-    config.text_columns = list(data.text_columns)
-    config.label_column = args.label_column_name or "label"
-    config.finetuning_task = args.task_name
     tokenizer_name = args.tokenizer_name or args.model_name_or_path
     tokenizer = load_tokenizer(
         tokenizer_name,
@@ -195,28 +195,40 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         trust_remote_code=args.trust_remote_code,
         has_option=True,
     )
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
+    if tokenizer.pad_token is None:
+        raise ValueError(f"The tokenizer of {tokenizer_name} has no pad_token, without which texts share no batch.")
+
+    def prepare_config(config: Any) -> None:
+        fit_labels(args, config, data)
+        config.text_columns = list(data.text_columns)
+        config.label_column = args.label_column_name or "label"
+        config.finetuning_task = args.task_name
+        if config.pad_token_id is None:  # by which decoders find the last token of a text
+            config.pad_token_id = tokenizer.pad_token_id
+
+    model, missing = evolving_model_from_pretrained(
+        AutoModelForSequenceClassification,
         args.model_name_or_path,
-        config=config,
-        output_loading_info=True,
+        evolution_overrides(args),
+        prepare_config,
         ignore_mismatched_sizes=args.ignore_mismatched_sizes,
         trust_remote_code=args.trust_remote_code,
         dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
     )
-    missing = sorted(name for name in loading["missing_keys"] if "evolution" not in name)
     if args.eval_only and missing:
         raise ValueError(
-            f"{args.model_name_or_path} has no weights {', '.join(missing)}: it was not trained for this task. Train it, "
-            "without --eval_only."
+            f"{args.model_name_or_path} has no weights {', '.join(sorted(missing))}: it was not trained for this task. "
+            "Train it, without --eval_only."
         )
     copy_weights_from_file(model)
     check_vocabulary(model, tokenizer, tokenizer_name)
     check_tokens(data, tokenizer, tokenizer_name)
-    longest = getattr(config, "max_position_embeddings", args.max_length)
-    if isinstance(config, EARobertaConfig):  # counts positions from the one after the padding token's id
-        longest -= config.pad_token_id + 1
-    if args.max_length > longest:
+    longest = longest_input(model)
+    if longest is not None and args.max_length > longest:
         raise ValueError(f"--max_length is {args.max_length}, but {args.model_name_or_path} ends at {longest} tokens.")
+    # Some tokenizers give what their model does not take, such as DistilBERT's the types of the tokens.
+    taken = inspect.signature(model.forward).parameters
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in taken]
     return model, tokenizer
 
 

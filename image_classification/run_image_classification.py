@@ -9,7 +9,8 @@
     torchrun --nproc_per_node 2 image_classification/run_image_classification.py ...
     accelerate launch image_classification/run_image_classification.py ...
 
-A vanilla ViT becomes an EA-ViT on the fly; an evolving checkpoint is loaded as it is.
+A vanilla ViT becomes an EA-ViT on the fly, and what else `ea_hf.evolve` takes, such as DeiT, BEiT or DINOv2, an evolving model of
+its kind; an evolving checkpoint is loaded as it is.
 """
 
 import argparse
@@ -19,47 +20,37 @@ import math
 import sys
 import time
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from image_batches import Augmentation, Collator, ImageDataset
 from image_data import (
     ImageData,
-    ImageSplit,
     check_classes,
     drop_unreadable,
     find_unreadable,
     limit,
     note_classes,
-    open_image,
-    reorder_labels,
     split_off,
 )
+from image_models import CONFIGS, load_model, processor_size
 from image_sources import load_digits, load_folders, load_hub, load_idx
-from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedModel,
-    ViTImageProcessorPil,
-)
 
-from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, evolving_config_from_pretrained
+from ea_hf import EAResNetConfig
 from ea_hf.models.configuration_evolving import EvolvingConfig
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import TrainingBatches, predict
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator
+from ea_hf.training.loop import create_accelerator
 from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import prepare_output_dir
-from ea_hf.training.script import add_evolution_arguments, check_arguments, evolution_overrides, run
+from ea_hf.training.script import add_evolution_arguments, check_arguments, run
 
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = {config_class.model_type: config_class for config_class in (EAViTConfig, EAResNetConfig)}
 DIGITS = "digits"
 
 
@@ -109,7 +100,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="0.1 is usual.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", help="A directory, or a name on the Hub.")
+    group.add_argument(
+        "--model_name_or_path",
+        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
+    )
     group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
     group.add_argument(
         "--config_overrides",
@@ -221,242 +215,10 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     return data
 
 
-class ImageDataset:
-    """Images as a model takes them: `pixel_values`, (channels, height, width), and `labels`.
-
-    Args:
-        augment: makes a training image out of an image and random numbers; `None` for evaluation.
-        seed: of the random numbers, which follow from it, the epoch and the image alone, however many processes and
-            workers there are.
-    """
-
-    def __init__(self, split: ImageSplit, processor: Any, num_channels: int, augment: Any = None, seed: int = 0):
-        self.split = split
-        self.processor = processor
-        self.num_channels = num_channels
-        self.augment = augment
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def fingerprint(self) -> str:
-        return self.split.fingerprint()
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = open_image(self.split.images[index], self.num_channels)
-        example: dict[str, Any] = {}
-        if self.augment is None:
-            pixel_values = self.processor(image, return_tensors="np")["pixel_values"][0]
-        else:
-            example["seed"] = (self.seed, self.epoch, index)
-            image = self.augment(image, np.random.default_rng(example["seed"]))
-            pixel_values = self.processor(image, do_resize=False, do_center_crop=False, return_tensors="np")
-            pixel_values = pixel_values["pixel_values"][0]
-        example["pixel_values"] = pixel_values.astype(np.float32)
-        if self.split.labels is not None:
-            example["labels"] = int(self.split.labels[index])
-        return example
-
-
-class Augmentation:
-    """Random crop and flip, or only the size that the model takes.
-
-    Args:
-        size: height and width that the model takes.
-        resample: Pillow's way of interpolation.
-        min_scale: least share of the area in a crop; `None` for no crops.
-    """
-
-    def __init__(self, size: tuple[int, int], resample: int, min_scale: float | None, horizontal_flip: bool):
-        self.size = size
-        self.resample = resample
-        self.min_scale = min_scale
-        self.horizontal_flip = horizontal_flip
-
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        height, width = self.size
-        box = None if self.min_scale is None else random_box(image.size, self.min_scale, generator)
-        if box is not None or image.size != (width, height):
-            image = image.resize((width, height), resample=self.resample, box=box)
-        if self.horizontal_flip and generator.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return image
-
-
-def random_box(
-    size: tuple[int, int], min_scale: float, generator: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """A random part of an image (left, upper, right, lower), of proportions between 3:4 and 4:3.
-
-    Its edges lie between pixels too: of whole pixels, an image of 8 x 8 has but few parts.
-    """
-    width, height = size
-    for _ in range(10):
-        area = width * height * generator.uniform(min_scale, 1)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        box_width, box_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        if box_width <= width and box_height <= height:
-            left = generator.uniform(0, width - box_width)
-            upper = generator.uniform(0, height - box_height)
-            # Rounding must not lead out of the image.
-            return left, upper, min(left + box_width, width), min(upper + box_height, height)
-    return 0, 0, width, height
-
-
-class Collator:
-    """Makes a batch; with mixup, each image is blended with another one of the batch, and so are their classes.
-
-    Mixup: Zhang et al., https://arxiv.org/abs/1710.09412
-
-    Args:
-        mixup_alpha: of the beta distribution of the shares; 0 for none.
-    """
-
-    def __init__(self, num_labels: int, mixup_alpha: float = 0.0):
-        self.num_labels = num_labels
-        self.mixup_alpha = mixup_alpha
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = {"pixel_values": torch.from_numpy(np.stack([example["pixel_values"] for example in examples]))}
-        if "labels" not in examples[0]:
-            return batch
-        batch["labels"] = torch.tensor([example["labels"] for example in examples])
-        if self.mixup_alpha > 0 and "seed" in examples[0]:
-            seed, epoch, _ = examples[0]["seed"]
-            generator = np.random.default_rng([seed, epoch, *(example["seed"][-1] for example in examples)])
-            share = float(generator.beta(self.mixup_alpha, self.mixup_alpha))
-            order = torch.from_numpy(generator.permutation(len(examples)))
-            labels = torch.nn.functional.one_hot(batch["labels"], self.num_labels).float()
-            batch["pixel_values"] = share * batch["pixel_values"] + (1 - share) * batch["pixel_values"][order]
-            batch["labels"] = share * labels + (1 - share) * labels[order]
-        return batch
-
-
 def cross_entropy(label_smoothing: float, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss; labels are classes, or shares of classes."""
     logits = model(pixel_values=batch["pixel_values"]).logits.float()
     return torch.nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
-
-
-# Model
-
-
-def new_config(args: argparse.Namespace) -> EvolvingConfig:
-    """The configuration of a new model.
-
-    Raises:
-        ValueError: --config_overrides names a value that the configuration does not have.
-    """
-    config_class = CONFIGS[args.model_type]
-    values = dict(args.config_overrides)
-    if args.image_size is not None:
-        values["image_size"] = args.image_size
-    depth = values.pop("depth", None) if config_class is EAResNetConfig else None
-    unknown = [name for name in values if not hasattr(config_class(), name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, which {config_class.__name__} does not have.")
-    values |= evolution_overrides(args)
-    return config_class(**values) if depth is None else config_class.from_depth(depth, **values)
-
-
-def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedModel, Any]:
-    """The evolving model with a head for the classes, and its image processor. Gives the classes a checkpoint's order."""
-    if args.model_type is not None:
-        config = new_config(args)
-    else:
-        config = evolving_config_from_pretrained(
-            args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
-        )
-        known = [config.id2label[index] for index in sorted(config.id2label)]
-        if args.eval_only or sorted(known) == sorted(data.labels):
-            reorder_labels(data, known)
-    config.id2label = dict(enumerate(data.labels))
-    config.label2id = {label: index for index, label in enumerate(data.labels)}
-    config.problem_type = "single_label_classification"
-    if args.model_type is not None:
-        model = AutoModelForImageClassification.from_config(config)
-        return model, new_processor(config)
-    model = AutoModelForImageClassification.from_pretrained(
-        args.model_name_or_path,
-        config=config,
-        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-    )
-    copy_weights_from_file(model)
-    config = model.config
-    try:
-        processor = AutoImageProcessor.from_pretrained(
-            args.model_name_or_path, trust_remote_code=args.trust_remote_code, backend="pil"
-        )
-    except OSError:
-        processor = new_processor(config)
-        logger.warning(f"{args.model_name_or_path} has no image processor; taking {processor.to_json_string()}.")
-    processor = served_as_trained(processor)
-    if args.image_size is not None:
-        if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
-            model.resize_position_embeddings(args.image_size)
-        if processor_size(processor) != (args.image_size, args.image_size):
-            size = {"height": args.image_size, "width": args.image_size}
-            processor = type(processor).from_dict({**processor.to_dict(), "size": size, "do_center_crop": False})
-    expected = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
-    if isinstance(config, EAViTConfig) and processor_size(processor) != tuple(expected):
-        raise ValueError(
-            f"The image processor of {args.model_name_or_path} makes images of {processor_size(processor)} pixels, but "
-            f"the model takes {tuple(expected)}. Choose a size with --image_size."
-        )
-    if len(processor.image_mean) != config.num_channels:
-        raise ValueError(
-            f"The image processor of {args.model_name_or_path} normalizes {len(processor.image_mean)} channels, but the "
-            f"model has {config.num_channels}."
-        )
-    return model, processor
-
-
-def served_as_trained(processor: Any) -> Any:
-    """The same image processor, which also does what this script's reader does with pictures of every kind."""
-    if isinstance(processor, EAImageProcessor):
-        return processor
-    methods = ("preprocess", "_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
-    if all(getattr(type(processor), name, None) is getattr(ViTImageProcessorPil, name) for name in methods):
-        values = processor.to_dict()
-        return EAImageProcessor.from_dict(
-            {name: value for name, value in values.items() if name not in ("image_processor_type", "auto_map")}
-        )
-    logger.warning(
-        f"The checkpoint's image processor is a {type(processor).__name__}, which is kept. Outside of this script it may "
-        "treat pixels of 16 bits and transparent ones otherwise than in training."
-    )
-    return processor
-
-
-def new_processor(config: EvolvingConfig) -> EAImageProcessor:
-    """Resizes to the model's size, and brings pixels into [-1, 1]."""
-    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
-    if config.num_channels not in (1, 3):
-        raise ValueError(f"`num_channels` is {config.num_channels}; images have 1 (grey) or 3 (colours).")
-    half = [0.5] * config.num_channels
-    return EAImageProcessor(
-        size={"height": height, "width": width},
-        image_mean=half,
-        image_std=half,
-        do_convert_rgb=config.num_channels == 3,
-    )
-
-
-def processor_size(processor: Any) -> tuple[int, int]:
-    """Height and width of the images that an image processor makes."""
-    size = processor.size
-    if getattr(processor, "do_center_crop", False):
-        size = processor.crop_size
-    if size.get("height"):
-        return size["height"], size["width"]
-    return size["shortest_edge"], size["shortest_edge"]
 
 
 def check_batches(

@@ -10,10 +10,9 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import evolve
-from ea_hf.models.auto import CONFIGS
-from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.models.auto import evolving_model_from_pretrained, family_of
 from ea_hf.training.loop import copy_weights_from_file
-from ea_hf.training.script import check_vocabulary, evolution_overrides
+from ea_hf.training.script import check_vocabulary, evolution_overrides, longest_input
 from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
 
 
@@ -53,20 +52,6 @@ def load_model_and_tokenizer(
     return model, tokenizer
 
 
-def longest_input(model: PreTrainedModel) -> int | None:
-    """How many tokens a model has positions for; `None` if any number."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the one after the padding token's id.
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None and longest:
-            return longest - module.padding_idx - 1
-    return longest
-
-
-def _family(model_type: str) -> type[EvolvingConfig] | None:
-    return next((c for c in CONFIGS if model_type in (c.model_type, *c.vanilla_model_types)), None)
-
-
 def _overrides_of_evolve(args: argparse.Namespace) -> dict[str, Any]:
     overrides = {name.removeprefix("ea_"): value for name, value in evolution_overrides(args).items()}
     chains = [name for name in ("encoder", "decoder", "cross_attention") if name in overrides]
@@ -76,19 +61,15 @@ def _overrides_of_evolve(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _from_checkpoint(args: argparse.Namespace, auto_class: Any) -> PreTrainedModel:
-    name = args.model_name_or_path
-    options = {"trust_remote_code": args.trust_remote_code}
-    config = AutoConfig.from_pretrained(name, **options)
-    own = isinstance(config, EvolvingConfig)
-    family = type(config) if own else _family(config.model_type)
-    if family is not None:
-        loader = AutoConfig if own else family
-        config = loader.from_pretrained(name, **options, **evolution_overrides(args))
-    _check_task(type(config), auto_class, name)
-    # A half-precision checkpoint's small updates would be lost.
-    model = auto_class.from_pretrained(name, config=config, dtype=torch.float32, **options)
+    model, _ = evolving_model_from_pretrained(
+        auto_class,
+        args.model_name_or_path,
+        evolution_overrides(args),
+        trust_remote_code=args.trust_remote_code,
+        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
+    )
     copy_weights_from_file(model)
-    return model if family is not None else evolve(model, **_overrides_of_evolve(args))
+    return model
 
 
 def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -101,7 +82,7 @@ def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrain
             values.pop(name, None)
     else:
         model_type = args.model_type
-    family = _family(model_type)
+    family = family_of(model_type)
     if family is None and model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"--model_type is {model_type!r}, which Transformers does not know; such as bert, electra, gpt2."

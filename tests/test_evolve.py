@@ -43,6 +43,7 @@ from transformers import (
     MarianMTModel,
     MBartForConditionalGeneration,
     MistralForCausalLM,
+    ModernBertForMaskedLM,
     OPTForCausalLM,
     PreTrainedModel,
     Qwen2ForCausalLM,
@@ -175,6 +176,7 @@ FAMILIES = [
     ),
     Family(BertForSequenceClassification, {**TEXT, "num_labels": 5}, "text"),
     Family(RobertaForMaskedLM, TEXT, "text"),
+    Family(ModernBertForMaskedLM, {**TEXT, "layer_types": ["full_attention"] * 4, "pad_token_id": 1}, "text"),
     Family(DeiTForImageClassification, {**ENCODER, "image_size": 8, "patch_size": 2}, "images"),
     Family(
         CLIPModel,
@@ -761,6 +763,7 @@ def test_checkpointing_that_was_on_goes_on():
     ("model_class", "values", "message"),
     [
         (MistralForCausalLM, {"sliding_window": 8}, r"sliding window \(`sliding_window=8`\)"),
+        (ModernBertForMaskedLM, {"pad_token_id": 1}, "layers of the kinds sliding_attention"),
         (Qwen2ForCausalLM, {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}, "sliding"),
         (Gemma2ForCausalLM, {"head_dim": 8}, "sliding"),
         (

@@ -620,13 +620,6 @@ def test_what_cannot_be_trained_is_told_before_anything_is_written(name, vanilla
     assert not (tmp_path / "output").exists()
 
 
-def test_a_checkpoint_of_another_family_is_named(tmp_path):
-    (tmp_path / "gpt2").mkdir()
-    (tmp_path / "gpt2/config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ValueError, match=r"gpt2.*no evolving family.*bert"):
-        fine_tune(tmp_path / "output", model_name_or_path=tmp_path / "gpt2", **files(tmp_path))
-
-
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
     model = write_checkpoint(tmp_path / "model", vocab_size=100)
     with pytest.raises(ValueError, match=r"has .* tokens, but the model only 100 embeddings"):

@@ -34,8 +34,10 @@ from ea_hf.training.optimizers import create_optimizer
 
 # isort: split
 import run_image_classification  # tiny_images has told where it is
+from image_batches import Augmentation, Collator, ImageDataset, random_box
 from image_data import ImageSplit
-from run_image_classification import Augmentation, Collator, ImageDataset, accuracies, cross_entropy, random_box
+from image_models import new_processor
+from run_image_classification import accuracies, cross_entropy
 
 
 SCRIPT = SCRIPTS / "run_image_classification.py"
@@ -423,7 +425,7 @@ def test_selected_images_keep_their_names_and_classes():
 
 def test_the_image_processor_of_a_new_model_takes_every_kind_of_image():
     """Also from users who know nothing of this script's reader."""
-    processor = run_image_classification.new_processor(ea_hf.EAViTConfig(**{**TINY_VIT, "num_channels": 3}))
+    processor = new_processor(ea_hf.EAViTConfig(**{**TINY_VIT, "num_channels": 3}))
     pixels = digits(3)[0]
     for mode in ("L", "RGB", "RGBA", "CMYK"):
         image = Image.fromarray(pixels).resize((9, 7)).convert(mode)
@@ -466,7 +468,7 @@ def test_pipelines_do_with_pictures_what_training_does(model_type, num_channels,
             attention_poolings=[0], num_attention_heads=2, image_size=8,
         )  # fmt: skip
         model = ea_hf.EAResNetForImageClassification(config).eval()
-    processor = run_image_classification.new_processor(config)
+    processor = new_processor(config)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     paths = write_strange_images(tmp_path / "images")

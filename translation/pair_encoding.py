@@ -153,8 +153,8 @@ def encode(
     labels = tokenizer(text_target=[target for _, _, target in pairs], verbose=False)["input_ids"]
     for (index, source, target), input_ids, label_ids in zip(pairs, inputs, labels, strict=True):
         row = {
-            "input_ids": cut(input_ids, max_source_length),
-            "labels": cut(label_ids, max_target_length),
+            "input_ids": cut(input_ids, max_source_length, tokenizer),
+            "labels": cut(label_ids, max_target_length, tokenizer),
             "source_length": len(input_ids),
             "target_length": len(label_ids),
             "index": index,
@@ -166,9 +166,15 @@ def encode(
     return rows
 
 
-def cut(ids: list[int], length: int) -> list[int]:
-    """The first `length` ids, with the last one, the end of the sequence, in place."""
-    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+def cut(ids: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The first `length` ids, with what ends the sequence in place: its end, and mBART's language."""
+    if len(ids) <= length:
+        return ids
+    special, added = set(tokenizer.all_special_ids), tokenizer.num_special_tokens_to_add()
+    tail = 1
+    while tail < min(added, length) and ids[-1 - tail] in special:
+        tail += 1
+    return [*ids[: length - tail], *ids[-tail:]]
 
 
 def column_of(dataset: Dataset, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets import DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from languages import column_names
 
 from ea_hf.training.local_files import (
     FILE_TYPES,
@@ -50,8 +51,8 @@ def read_pairs(paths: Sequence[str], source_lang: str, target_lang: str) -> Iter
         if not isinstance(texts, dict):
             raise ValueError(f"{path}, row {number}: `translation` is {texts!r}, not {{language: text}}.")
         yield (
-            check_text(texts.get(source_lang), source_lang, f"{path}, row {number}", texts),
-            check_text(texts.get(target_lang), target_lang, f"{path}, row {number}", texts),
+            check_text(_find(texts, source_lang), source_lang, f"{path}, row {number}", texts),
+            check_text(_find(texts, target_lang), target_lang, f"{path}, row {number}", texts),
         )
 
 
@@ -154,7 +155,8 @@ def load_hub(
         split = split.flatten()
         columns = {}
         for role, language in (("source", source_lang), ("target", target_lang)):
-            found = [column for column in (f"translation.{language}", language) if column in split.column_names]
+            names = [place + name for name in column_names(language) for place in ("translation.", "")]
+            found = [column for column in names if column in split.column_names]
             if not found:
                 raise ValueError(
                     f"{dataset_name} ({config_name}) has no language {language!r}; its columns are "
@@ -168,9 +170,13 @@ def load_hub(
 def _to_pair(row: dict[str, Any], source_lang: str, target_lang: str, place: str) -> dict[str, str]:
     texts = row.get("translation", row)
     return {
-        "source": check_text(texts.get(source_lang), source_lang, f"A row of {place}", texts),
-        "target": check_text(texts.get(target_lang), target_lang, f"A row of {place}", texts),
+        "source": check_text(_find(texts, source_lang), source_lang, f"A row of {place}", texts),
+        "target": check_text(_find(texts, target_lang), target_lang, f"A row of {place}", texts),
     }
+
+
+def _find(texts: dict[str, Any], language: str) -> Any:
+    return next((texts[name] for name in column_names(language) if texts.get(name) is not None), None)
 
 
 def _generate(paths: Sequence[str], source_lang: str, target_lang: str) -> Iterator[dict[str, str]]:

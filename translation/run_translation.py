@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes an evolving-attention T5 for translation, or trains one from scratch.
+"""Fine-tunes an evolving-attention model for translation, or trains a T5 from scratch.
 
     python translation/run_translation.py --model_name_or_path google-t5/t5-small --dataset_name wmt16 \\
         --dataset_config_name ro-en --source_lang en --target_lang ro --output_dir output/en-ro
@@ -9,7 +9,9 @@
         --output_dir output/en-de
     torchrun --nproc_per_node 2 translation/run_translation.py ...      # several processes, on GPUs or on CPUs
 
-A vanilla T5 becomes an EA-T5 on the fly; an evolving checkpoint is loaded as it is.
+A vanilla T5 becomes an EA-T5 on the fly, and what else `ea_hf.evolve` takes, such as Marian, BART or mBART, an evolving model
+of its kind; an evolving checkpoint is loaded as it is. Of tokenizers that know languages, --source_lang and --target_lang take
+the codes, such as en_XX; data may have the languages under the part before the line.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
+from languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from pair_encoding import check_tokens, column_of, make_stream, tokenize
 from parallel_text import FILES_HELP, load_files, load_hub, stream_files
 from sacrebleu.metrics import BLEU, CHRF
@@ -31,6 +34,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
+from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
@@ -47,6 +51,7 @@ from ea_hf.training.script import (
     check_streaming_arguments,
     check_vocabulary,
     evolution_overrides,
+    longest_input,
     run,
 )
 from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
@@ -78,7 +83,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--source_prefix", help="Put before each source. Default: the checkpoint's for these languages."
     )
-    group.add_argument("--max_source_length", type=int, default=1024, help="Longer sources are cut; in tokens.")
+    group.add_argument(
+        "--max_source_length",
+        type=int,
+        help="Longer sources are cut; in tokens. Default: 1024, or as many as the model takes.",
+    )
     group.add_argument("--max_target_length", type=int, default=128, help="Longer targets are cut; in tokens.")
     group.add_argument("--val_max_target_length", type=int, help="Of generated text. Default: --max_target_length.")
     group.add_argument(
@@ -93,12 +102,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
     group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
     group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
+    group.add_argument(
+        "--forced_bos_token",
+        help="Token that translations begin with. Default: the target language's if targets do, or the checkpoint's.",
+    )
     group.add_argument("--num_beams", type=int, default=4, help="Of the beam search; 1 is greedy search.")
     group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
     group.add_argument("--do_predict", action="store_true", help="Translate the test set, and score it.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", help="To fine-tune. Default: train from scratch.")
+    group.add_argument(
+        "--model_name_or_path",
+        help="To fine-tune: any model that `ea_hf.evolve` takes. Default: train a T5 from scratch.",
+    )
     group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
     group.add_argument(
         "--config_overrides",
@@ -201,14 +217,15 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
     )
     for name in ("pad_token", "eos_token"):
         if getattr(tokenizer, name) is None:
-            raise ValueError(f"The tokenizer of {tokenizer_name} has no {name}, which a T5 needs; choose another one.")
+            raise ValueError(
+                f"The tokenizer of {tokenizer_name} has no {name}, which a model that translates needs; choose another one."
+            )
+    set_languages(tokenizer, args.source_lang, args.target_lang)
     if args.model_name_or_path is not None:
-        config = evolving_config_from_pretrained(
-            args.model_name_or_path, trust_remote_code=args.trust_remote_code, **evolution_overrides(args)
-        )
-        model = AutoModelForSeq2SeqLM.from_pretrained(
+        model, _ = evolving_model_from_pretrained(
+            AutoModelForSeq2SeqLM,
             args.model_name_or_path,
-            config=config,
+            evolution_overrides(args),
             trust_remote_code=args.trust_remote_code,
             dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
         )
@@ -226,14 +243,28 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
         args.source_prefix = find_task(model.config, args.source_lang, args.target_lang).get("prefix", "")
         if args.source_prefix:
             logger.info(f"Source prefix of the checkpoint: {args.source_prefix!r}")
+    check_lengths(args, longest_input(model))
+    set_first_tokens(model, tokenizer, args.forced_bos_token)
     # What translate.py takes.
     settings = {"prefix": args.source_prefix, "max_source_length": args.max_source_length}
+    if has_languages(tokenizer):
+        settings |= {"source_lang": args.source_lang, "target_lang": args.target_lang}
     model.config.task_specific_params = {f"translation_{args.source_lang}_to_{args.target_lang}": settings}
     model.generation_config.num_beams = args.num_beams
     model.generation_config.max_length = None
     model.generation_config.max_new_tokens = args.val_max_target_length
     check_generation(model, args.model_name_or_path or "The new model")
     return model, tokenizer
+
+
+def check_lengths(args: argparse.Namespace, longest: int | None) -> None:
+    """Completes the lengths of texts, in tokens; raises ValueError if the model takes fewer."""
+    args.max_source_length = args.max_source_length or min(1024, longest or 1024)
+    for name in ("max_source_length", "max_target_length", "val_max_target_length"):
+        if longest is not None and getattr(args, name) > longest:
+            raise ValueError(
+                f"--{name} is {getattr(args, name)}, but {args.model_name_or_path} ends at {longest} tokens."
+            )
 
 
 def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> EAT5Config:
@@ -260,6 +291,7 @@ class Collator:
 
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator, model: PreTrainedModel):
         self.pad_id, self.start_id = model.config.pad_token_id, model.config.decoder_start_token_id
+        self.last_token_first = takes_last_token_first(model)
         self.label_pad_id = IGNORED if args.ignore_pad_token_for_loss else self.pad_id
         # Multiples of 8 suit the tensor cores of mixed precision.
         self.multiple = 8 if accelerator.mixed_precision != "no" else 1
@@ -270,6 +302,8 @@ class Collator:
         lengths = torch.tensor([len(row["input_ids"]) for row in examples])
         decoder_input_ids = labels.roll(1, dims=1)
         decoder_input_ids[:, 0] = self.start_id
+        if self.last_token_first:
+            decoder_input_ids[:, 0] = torch.tensor([row["labels"][-1] for row in examples])
         return {
             "input_ids": input_ids,
             "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),

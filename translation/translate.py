@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Translates a text line by line with a model that run_translation.py made, or any other T5.
+"""Translates a text line by line with a model that run_translation.py made, or any other that translates.
 
     python translation/translate.py output/en-de --input news.en --output news.de
     echo "Open the file." | python translation/translate.py output/en-de
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from languages import has_languages, set_first_tokens, set_languages
 from pair_encoding import cut
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +27,7 @@ import ea_hf  # noqa: F401  (registers the evolving families)
 from ea_hf.models.pipeline_translation import find_settings
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.local_files import check_not_an_input, decode_lines, read_lines, written_whole
-from ea_hf.training.script import check_vocabulary
+from ea_hf.training.script import check_vocabulary, longest_input
 from ea_hf.training.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
 
 
@@ -41,11 +42,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", help="A text file, maybe gzipped. Default: standard input.")
     parser.add_argument("--output", type=Path, help="Default: standard output.")
     parser.add_argument("--tokenizer_name", help="Default: the checkpoint's.")
-    parser.add_argument("--source_lang", help="Only for a checkpoint that knows several pairs of languages.")
+    parser.add_argument("--source_lang", help="Only for a checkpoint, or a tokenizer, that knows several languages.")
     parser.add_argument("--target_lang", help="Likewise.")
     parser.add_argument("--source_prefix", help="Put before each line. Default: the checkpoint's.")
     parser.add_argument("--num_beams", type=int, help="Default: the checkpoint's; 1 is greedy search.")
-    parser.add_argument("--max_source_length", type=int, help="Default: the checkpoint's, or 1024 tokens.")
+    parser.add_argument(
+        "--max_source_length",
+        type=int,
+        help="Default: the checkpoint's, or 1024 tokens, or as many as the model takes.",
+    )
     parser.add_argument("--max_target_length", type=int, help="Default: the checkpoint's, or 128 tokens.")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--window", type=int, help="Lines to read ahead. Default: 32 batches; 1 at a terminal.")
@@ -95,7 +100,7 @@ class Translator:
         self.lines_cut += sum(len(ids) > self.max_source_length for ids in encoded)
         self.tokens += sum(map(len, encoded))
         self.unknown_tokens += sum(ids.count(self.tokenizer.unk_token_id) for ids in encoded)
-        ids_of = {i: cut(ids, self.max_source_length) for i, ids in zip(filled, encoded, strict=True)}
+        ids_of = {i: cut(ids, self.max_source_length, self.tokenizer) for i, ids in zip(filled, encoded, strict=True)}
         order = sorted(filled, key=lambda i: -len(ids_of[i]))
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
@@ -129,13 +134,24 @@ def load_translator(args: argparse.Namespace) -> Translator:
         if args.source_prefix is None:
             raise
         settings = {}
+    set_languages(
+        tokenizer, args.source_lang or settings.get("source_lang"), args.target_lang or settings.get("target_lang")
+    )
+    if has_languages(tokenizer):
+        set_first_tokens(model, tokenizer)
     prefix = settings.get("prefix", "") if args.source_prefix is None else args.source_prefix
+    max_source_length = args.max_source_length or settings.get("max_source_length")
+    longest = longest_input(model)
+    if longest is not None and (max_source_length or 0) > longest:
+        raise ValueError(
+            f"--max_source_length is {max_source_length}, but {args.model_name_or_path} ends at {longest} tokens."
+        )
     length = args.max_target_length or settings.get("max_length") or model.generation_config.max_new_tokens or 128
     return Translator(
         model.to(device),
         tokenizer,
         prefix,
-        args.max_source_length or settings.get("max_source_length", 1024),
+        max_source_length or min(1024, longest or 1024),
         args.batch_size,
         num_beams=args.num_beams or settings.get("num_beams") or model.generation_config.num_beams or 1,
         max_new_tokens=length,

@@ -6,7 +6,9 @@ A family is a file `modeling_ea_<family>.py` beside this one, found by its name.
 classes have in the Auto classes; those that stand for no vanilla class are named in `OTHER_MODELS`.
 """
 
+import logging
 import pkgutil
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import (
@@ -40,12 +43,16 @@ from .modeling_ea_dc_transformer import (
     EADCTransformerForRegression,
     EADCTransformerModel,
 )
+from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
 from .modeling_ea_vit import EAViTModel
 from .modeling_evolving import auto_classes_of, register_processors
 from .pipeline_image_classification import EAImageClassificationPipeline
 from .pipeline_translation import TranslationPipeline
+from .undocumented import model_mapping
 
+
+logger = logging.getLogger(__name__)
 
 FAMILIES = tuple(
     import_module(f"{__package__}.{module.name}")
@@ -148,12 +155,64 @@ def evolving_config_from_pretrained(pretrained_model_name_or_path: str, **kwargs
     config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if isinstance(config, EvolvingConfig):
         return config
-    for config_class in CONFIGS:
-        if config.model_type in config_class.vanilla_model_types:
-            return config_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    family = family_of(config.model_type)
+    if family is not None:
+        return family.from_pretrained(pretrained_model_name_or_path, **kwargs)
     known = sorted(name for config_class in CONFIGS for name in config_class.vanilla_model_types)
     raise ValueError(
         f"{pretrained_model_name_or_path} is a {config.model_type!r} model, for which there is no evolving family. "
         f"Choose a vanilla checkpoint of the types {', '.join(known)}, or an evolving one, such as `ea_hf.evolve` makes of "
         "other models."
     )
+
+
+def family_of(model_type: str) -> type[EvolvingConfig] | None:
+    """The configuration class of the family that a vanilla model type, or an evolving one, belongs to."""
+    return next((family for family in CONFIGS if model_type in (family.model_type, *family.vanilla_model_types)), None)
+
+
+def evolving_model_from_pretrained(
+    auto_class: Any,
+    pretrained_model_name_or_path: str,
+    fields: dict[str, Any] | None = None,
+    prepare_config: Callable[[PreTrainedConfig], None] | None = None,
+    trust_remote_code: bool = False,
+    **kwargs: Any,
+) -> tuple[PreTrainedModel, set[str]]:
+    """The evolving model of a checkpoint, and which of its weights the checkpoint lacks, but for evolution's own.
+
+    The checkpoint is an evolving one, a vanilla one of a family, or any other one, which then becomes evolving by `evolve`.
+
+    Args:
+        auto_class: Transformers' class for the task.
+        fields: of `EvolvingConfig`; they override the checkpoint's.
+        prepare_config: changes the configuration before the model is made of it.
+        kwargs: as for `from_pretrained`.
+
+    Raises:
+        ValueError: the model cannot evolve exactly, see `evolve`; or it has no such field, or no class for the task.
+    """
+    name, fields = pretrained_model_name_or_path, fields or {}
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    is_other = not isinstance(config, EvolvingConfig) and family_of(config.model_type) is None
+    if not is_other:
+        config = evolving_config_from_pretrained(name, trust_remote_code=trust_remote_code, **fields)
+    for field, value in fields.items():
+        if not hasattr(EvolvedConfig if is_other else config, field):
+            raise ValueError(
+                f"`{field}` is {value!r}, but {name}, of the type {config.model_type!r}, has no such field."
+            )
+    if not trust_remote_code and type(config) not in model_mapping(auto_class):
+        raise ValueError(f"{name} is of the type {config.model_type!r}, which has no {auto_class.__name__}.")
+    if prepare_config is not None:
+        prepare_config(config)
+    model, loading = auto_class.from_pretrained(
+        name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
+    )
+    if is_other:
+        try:
+            evolve(model, **{field.removeprefix("ea_"): value for field, value in fields.items()})
+        except ValueError as error:
+            raise ValueError(f"{name}, of the type {config.model_type!r}, cannot evolve: {error}") from error
+        logger.info(f"{name} became an {type(model).__name__}.")
+    return model, {key for key in loading["missing_keys"] if "evolution" not in key}

@@ -204,22 +204,21 @@ def _label(pattern: str, patterns: list[str]) -> str:
 def _refuse_what_is_not_exact(model: PreTrainedModel, chains: list[Chain]) -> None:
     """Raises ValueError for what the equations do not cover, as far as it shows before the model runs."""
     name = type(model).__name__
+    attentions = [attention for chain in chains for attention in chain.attentions]
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     for config in configs.values():
         window = getattr(config, "sliding_window", None)
-        types = set(getattr(config, "layer_types", None) or ())
-        kinds = types - {"full_attention", "attention"}
-        # A configuration that declares the kinds of its layers uses the window in those that have one.
-        declared = "layer_types" in getattr(type(config), "__dataclass_fields__", ())
-        windowed = bool(kinds) or not types or not declared
-        if window is not None and windowed and getattr(config, "use_sliding_window", True):
-            advice = (
-                '`layer_types=["full_attention", ...]`, one for each layer' if declared else "`sliding_window=None`"
-            )
+        own = [attention for attention in attentions if getattr(attention, "config", None) is config]
+        # Modules that know their layer say what becomes of the window: a ModernBERT's configuration always has one.
+        know = any(hasattr(attention, "sliding_window") for attention in own)
+        windows = {getattr(attention, "sliding_window", window) for attention in own}
+        if window is not None and getattr(config, "use_sliding_window", True) and windows != {None}:
+            advice = '`layer_types=["full_attention", ...]`, one for each layer' if know else "`sliding_window=None`"
             raise ValueError(
                 f"{name} has a sliding window (`sliding_window={window}`), with which evolving attention is not exact. If your "
                 f"sequences are shorter, load the model with {advice}."
             )
+        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "attention"}
         if kinds:
             raise ValueError(
                 f"{name} has layers of the kinds {', '.join(sorted(kinds))} (`layer_types`), with which evolving attention is not "
@@ -230,7 +229,6 @@ def _refuse_what_is_not_exact(model: PreTrainedModel, chains: list[Chain]) -> No
                 raise ValueError(
                     f"{name} has `{field}={getattr(config, field)}`, which the equations of evolving attention do not have."
                 )
-    attentions = [attention for chain in chains for attention in chain.attentions]
     layers = getattr(model.config, "num_hidden_layers", None)
     if isinstance(layers, int) and len(attentions) < layers:
         raise ValueError(

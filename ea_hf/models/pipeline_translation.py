@@ -67,6 +67,8 @@ class TranslationPipeline(Pipeline):
     def preprocess(self, text: str, src_lang: str | None = None, tgt_lang: str | None = None) -> dict[str, Any]:
         settings = find_settings(self.model.config, src_lang, tgt_lang)
         length = settings.get("max_source_length")
+        if hasattr(self.tokenizer, "src_lang"):  # it marks texts with their language
+            self.tokenizer.src_lang = src_lang or settings.get("source_lang", self.tokenizer.src_lang)
         encoded = self.tokenizer(
             settings.get("prefix", "") + text, truncation=length is not None, max_length=length, return_tensors="pt"
         )

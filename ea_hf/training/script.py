@@ -178,6 +178,16 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         )
 
 
+def longest_input(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has positions for; `None` if any number."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        # RoBERTa and its kin count positions from the one after the padding token's id.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None and longest:
+            return longest - module.padding_idx - 1
+    return longest
+
+
 def run(
     accelerator: Accelerator,
     args: argparse.Namespace,

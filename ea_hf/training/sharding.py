@@ -4,13 +4,14 @@
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..models.evolution import AttentionEvolution
+from ..models.modeling_ea_evolved import EvolvedPreTrainedModel
 
 
 def layer_classes(model: PreTrainedModel) -> list[str]:
@@ -54,6 +55,9 @@ def prepare(
         )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         gather_kernels(model)
+    if isinstance(model, EvolvedPreTrainedModel) and accelerator.ddp_handler is None:
+        # Some have parameters that no loss depends on, such as Marian's positions and DINOv2's mask token.
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     if not accelerator.is_fsdp2:
         return accelerator.prepare(model, optimizer)
     plugin = accelerator.state.fsdp_plugin

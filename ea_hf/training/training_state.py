@@ -83,7 +83,13 @@ def load_training_state(
             model, _read_weights(model, directory) if accelerator.is_main_process else {}, options=options
         )
         moments = torch.load(directory / OPTIMIZER_FILE, map_location="cpu") if accelerator.is_main_process else {}
+        # Not strict: a parameter that no loss has depended on yet, such as Marian's positions, has no moments.
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several, strict=False)
         set_optimizer_state_dict(model, _plain(optimizer), moments, options=options)
+        names = set(broadcast_object_list([list(moments.get("state", ()))])[0])
+        known = {parameter for name, parameter in model.named_parameters(remove_duplicate=False) if name in names}
+        for parameter in set(_plain(optimizer).state) - known:  # torch has made some up
+            del _plain(optimizer).state[parameter]
     scheduler.load_state_dict(_read(accelerator, directory / SCHEDULER_FILE))
     if accelerator.scaler is not None:
         scale = _read(accelerator, directory / SCALER_FILE)
