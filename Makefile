@@ -17,19 +17,19 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 install: $(VENV)/installed  ## Install the package and all that its scripts and tests need into .venv.
 
 glue: install  ## Fine-tune EA-BERT on film reviews, about six minutes on two cores.
-	$(PYTHON) glue/offline.py
+	$(PYTHON) glue/glue_offline.py
 
 pretrain: install  ## Pretrain EA-BERT from scratch on real text and fine-tune it, on two cores.
 	$(PYTHON) language_modeling/pretrain_offline.py $(ARGS)
 
 translation: install  ## Train EA-T5 from English to German from scratch, about twenty minutes on two cores.
-	$(PYTHON) translation/offline.py
+	$(PYTHON) translation/translation_offline.py
 
 vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-mnist" takes Fashion-MNIST.
-	$(PYTHON) image_classification/offline.py $(ARGS)
+	$(PYTHON) image_classification/image_offline.py $(ARGS)
 
 time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about three minutes on two cores.
-	$(PYTHON) time_series/offline.py
+	$(PYTHON) time_series/time_series_offline.py
 
 test: install  ## Run the tests, but for the slow ones.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow"

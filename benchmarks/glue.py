@@ -14,13 +14,10 @@ import json
 import sys
 from pathlib import Path
 
-from comparison import VANILLA, comparison_table, create_parser, own_runs
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "glue"))
-
-import offline
+import _script_folders  # noqa: F401 -- must come first
+import glue_offline
 import prepare_data
+from comparison import VANILLA, comparison_table, create_parser, own_runs
 
 
 # Mixing, residual weight and convolution's weight; gates of "learned" start at them, and learn at a rate of their own.
@@ -42,7 +39,7 @@ def run(args: argparse.Namespace, task: str, variant: str, seed: int) -> None:
     if mixing == "learned":
         extra += ["--ea_mixing", mixing, "--ea_learning_rate", str(LEARNED_RATE)]
     extra += ["--max_train_samples", str(args.max_train_samples), "--checkpointing_steps", "no", "--eval_steps", "no"]
-    _, test = offline.fine_tune(args.data_dir, task, file.parent, extra)
+    _, test = glue_offline.fine_tune(args.data_dir, task, file.parent, extra)
     file.write_text(json.dumps(test))
     (file.parent / "model.safetensors").unlink()
 

@@ -6,23 +6,19 @@
     python benchmarks/image_classification.py --datasets fashion-mnist       # the same on Fashion-MNIST
     python benchmarks/image_classification.py --report_only                  # the table of the runs that are finished
 
-Both get the same data, budget, hyperparameters and seeds, those of image_classification/offline.py. Nothing is chosen
+Both get the same data, budget, hyperparameters and seeds, those of image_classification/image_offline.py. Nothing is chosen
 by the test images. A run that is finished is not repeated, so several processes can share the work (--shard).
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from comparison import VANILLA, comparison_table, create_parser, own_runs
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "image_classification"))
-
-import offline
+import _script_folders  # noqa: F401 -- must come first
+import image_offline
 import run_image_classification
 import torch
+from comparison import VANILLA, comparison_table, create_parser, own_runs
 
 
 # Further arguments; the family's own weights if none.
@@ -34,12 +30,12 @@ def run(args: argparse.Namespace, dataset: str, model_type: str, variant: str, s
     file = result_file(args, dataset, model_type, variant, seed)
     if file.exists():
         return
-    offline.train(dataset, model_type, args.data_dir, file.parent, [*VARIANTS[variant], "--seed", str(seed)])
+    image_offline.train(dataset, model_type, args.data_dir, file.parent, [*VARIANTS[variant], "--seed", str(seed)])
     (file.parent / "model.safetensors").unlink()
 
 
 def result_file(args: argparse.Namespace, dataset: str, model_type: str, variant: str, seed: int) -> Path:
-    return args.output_dir / f"{dataset}-{model_type}-{variant.replace(' ', '_')}-{seed}" / offline.RESULTS_FILE
+    return args.output_dir / f"{dataset}-{model_type}-{variant.replace(' ', '_')}-{seed}" / image_offline.RESULTS_FILE
 
 
 def scores(args: argparse.Namespace, dataset: str, model_type: str, variant: str) -> dict[int, float]:
@@ -50,9 +46,11 @@ def scores(args: argparse.Namespace, dataset: str, model_type: str, variant: str
 def main() -> None:
     parser = create_parser(__doc__, seeds=[1, 2, 3])
     models = sorted(run_image_classification.CONFIGS)
-    parser.add_argument("--datasets", nargs="+", choices=offline.DATASETS, default=["digits"])
+    parser.add_argument("--datasets", nargs="+", choices=image_offline.DATASETS, default=["digits"])
     parser.add_argument("--models", nargs="+", choices=models, default=models)
-    parser.add_argument("--data_dir", type=Path, default=offline.FASHION_MNIST_DIR, help="Fashion-MNIST's files.")
+    parser.add_argument(
+        "--data_dir", type=Path, default=image_offline.FASHION_MNIST_DIR, help="Fashion-MNIST's files."
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     cases = [(dataset, model_type) for dataset in args.datasets for model_type in args.models]

@@ -15,10 +15,10 @@ A run that is finished is not repeated, so several processes can share the work 
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+import _script_folders  # noqa: F401 -- must come first
 import matplotlib
 import numpy as np
 
@@ -26,6 +26,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import run_time_series
 import torch
 from aeon.classification.convolution_based import MiniRocketClassifier
 from aeon.classification.distance_based import KNeighborsTimeSeriesClassifier
@@ -33,18 +34,13 @@ from aeon.regression.convolution_based import MiniRocketRegressor
 from aeon.regression.distance_based import KNeighborsTimeSeriesRegressor
 from aeon.visualisation import plot_critical_difference
 from comparison import VANILLA, create_parser, mean_and_spread, own_runs
+from run_time_series import Run, SeriesData, compute_metrics
+from series_data import CLASSIFICATION, REGRESSION, bundled_datasets, dataset_files, load_files
 from transformers import PatchTSTConfig, PatchTSTForClassification, PatchTSTForRegression
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ea_hf import EADCTransformerFeatureExtractor
 from ea_hf.training.checkpoints import write_json
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
-
-import run_time_series
-from run_time_series import Run, SeriesData, compute_metrics
-from series_data import CLASSIFICATION, REGRESSION, bundled_datasets, dataset_files, load_files
 
 
 EVOLVING, CONVOLUTIONS, PATCHTST = "EA-DC-Transformer", "without attention", "PatchTST"

@@ -11,15 +11,11 @@ is not repeated, so several processes can share the work (--shard), once one has
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+import _script_folders  # noqa: F401 -- must come first
+import translation_offline
 from comparison import VANILLA, comparison_table, create_parser, own_runs
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "translation"))
-
-import offline
 
 
 VARIANTS = {"EA-T5 (0.1, 0.1)": (0.1, 0.1), VANILLA: (0.0, 0.0)}
@@ -33,19 +29,21 @@ def output_dir(args: argparse.Namespace, variant: str, seed: int) -> Path:
 
 def run(args: argparse.Namespace, variant: str, seed: int, extra: list[str]) -> None:
     directory = output_dir(args, variant, seed)
-    if offline.is_finished(directory):
+    if translation_offline.is_finished(directory):
         return
     residual, conv = VARIANTS[variant]
     weights = ["--ea_residual_weight", str(residual), "--ea_conv_weight", str(conv)]
-    offline.train(args.data_dir, directory, [*offline.SHORT, *weights, "--seed", str(seed), *extra])
+    translation_offline.train(
+        args.data_dir, directory, [*translation_offline.SHORT, *weights, "--seed", str(seed), *extra]
+    )
 
 
 def scores(args: argparse.Namespace, metric: str, variant: str) -> dict[int, float]:
     directories = {seed: output_dir(args, variant, seed) for seed in args.seeds}
     return {
-        seed: json.loads((directory / offline.RESULTS_FILE).read_text())[metric]
+        seed: json.loads((directory / translation_offline.RESULTS_FILE).read_text())[metric]
         for seed, directory in directories.items()
-        if offline.is_finished(directory)
+        if translation_offline.is_finished(directory)
     }
 
 
@@ -55,7 +53,7 @@ def main() -> None:
     parser.add_argument("--prepare_only", action="store_true")
     args, extra = parser.parse_known_args()
     if args.prepare_only or (args.shard[1] == 1 and not args.report_only):
-        offline.prepare(args.data_dir)
+        translation_offline.prepare(args.data_dir)
     runs = ((variant, seed) for seed in args.seeds for variant in VARIANTS)
     for variant, seed in [] if args.prepare_only else own_runs(args, runs):
         run(args, variant, seed, extra)

@@ -9,14 +9,15 @@ import importlib.util
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _script_folders  # noqa: F401 -- must come first
 import numpy as np
 import torch
+import train_tokenizer
 from sacrebleu.metrics import BLEU
 from scipy.stats import pearsonr
 from transformers import (
@@ -32,11 +33,6 @@ from transformers import (
 from variant_training import Batch, Problem, Task, epochs
 
 import ea_hf
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "translation"))
-
-import train_tokenizer
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +162,7 @@ def load_masked(task: Task) -> Problem:
 
 
 def help_pairs() -> dict[str, list[tuple[str, str]]]:
-    """English and German sentences of the LibreOffice help, split as translation/offline.py does."""
+    """English and German sentences of the LibreOffice help, split as translation/translation_offline.py does."""
     specification = importlib.util.spec_from_file_location(
         "help_data", ROOT / "translation" / "prepare_data.py"
     )  # glue/ has a prepare_data.py as well
@@ -281,7 +277,7 @@ def read_table(task_name: str, split: str) -> list[dict[str, str]]:
 
 
 def load_fine_tuning(task: Task, name: str, columns: tuple[str, ...], is_regression: bool = False) -> Problem:
-    """One of glue/offline.py's tasks, with its pretrained model and a part of its examples."""
+    """One of glue/glue_offline.py's tasks, with its pretrained model and a part of its examples."""
     tables = {
         "train": read_table(name, "train")[:FINE_TUNING_EXAMPLES],
         "test": read_table(name, "validation")[: FINE_TUNING_TESTS // len(columns)],

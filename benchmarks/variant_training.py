@@ -76,7 +76,7 @@ def rate(step: int, steps: int) -> float:
 
 
 def make_optimizer(task: Task, model: torch.nn.Module) -> torch.optim.Optimizer:
-    if task.optimizer == "adafactor":  # as translation/offline.py
+    if task.optimizer == "adafactor":  # as translation/translation_offline.py
         return Adafactor(
             model.parameters(),
             lr=task.learning_rate,

@@ -2,25 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks of `benchmarks/variants.py` on images, on time series and on made-up letters, all trained from scratch."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _script_folders  # noqa: F401 -- must come first
+import image_sources
 import numpy as np
+import series_data
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 from variant_text_tasks import DATA, IGNORED, evolved, small_gpt2, with_weights_of
 from variant_training import Batch, Problem, Task, epochs
 
 import ea_hf
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "image_classification"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
-
-import image_sources
-import series_data
 
 
 FASHION_DIRECTORIES = (DATA / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))

@@ -26,6 +26,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from image_batches import Augmentation, Collator, ImageDataset
+from image_classifier import CONFIGS, load_model, processor_size
 from image_data import (
     ImageData,
     check_classes,
@@ -35,7 +36,6 @@ from image_data import (
     note_classes,
     split_off,
 )
-from image_models import CONFIGS, load_model, processor_size
 from image_sources import load_digits, load_folders, load_hub, load_idx
 
 from ea_hf import EAResNetConfig

@@ -3,11 +3,6 @@
 """The table that the comparisons print."""
 
 import argparse
-import sys
-from pathlib import Path
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from comparison import VANILLA, comparison_table, create_parser, own_runs
 
@@ -49,7 +44,7 @@ def test_glue_has_a_column_of_learned_weights_which_the_script_takes(tmp_path, m
         asked[output_dir.name] = extra
         return {}, {"accuracy": 0.5}
 
-    monkeypatch.setattr(glue.offline, "fine_tune", fine_tune)
+    monkeypatch.setattr(glue.glue_offline, "fine_tune", fine_tune)
     args = argparse.Namespace(output_dir=tmp_path, data_dir=tmp_path, max_train_samples=8, seeds=[1])
     for variant in glue.VARIANTS:
         glue.run(args, "verse_pairs", variant, 1)

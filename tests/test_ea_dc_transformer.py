@@ -26,7 +26,7 @@ from ea_hf import (
     EADCTransformerForRegression,
     EADCTransformerModel,
 )
-from ea_hf.models.modeling_ea_dc_transformer import (
+from ea_hf.models.dc_transformer_layers import (
     EADCTransformerAttention,
     EADCTransformerBatchNorm,
     EADCTransformerConvolution,

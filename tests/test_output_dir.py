@@ -11,17 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import run_glue
+import run_time_series
 from filelock import FileLock
 from tiny_bert import reset_accelerator
 
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.loop import create_accelerator
 from ea_hf.training.output_dir import output_dir_fault, prepare_output_dir
-
-
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("glue", "time_series")]
-import run_glue
-import run_time_series
 
 
 def arguments(output_dir, *words):

@@ -35,8 +35,8 @@ from ea_hf.training.optimizers import create_optimizer
 # isort: split
 import run_image_classification  # tiny_images has told where it is
 from image_batches import Augmentation, Collator, ImageDataset, random_box
+from image_classifier import new_processor
 from image_data import ImageSplit
-from image_models import new_processor
 from run_image_classification import accuracies, cross_entropy
 
 

@@ -25,7 +25,6 @@ from ea_hf.training.checkpoints import write_json
 
 
 pytest.importorskip("aeon")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
 
 import run_time_series
 from run_time_series import (

@@ -3,7 +3,6 @@
 """What time_series/series_data.py reads and refuses, and how series become inputs of a model."""
 
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from ea_hf import EADCTransformerConfig, EADCTransformerFeatureExtractor
 
 
 pytest.importorskip("aeon")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "time_series"))
 
 from series_data import (
     SeriesSplit,

@@ -27,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ea_hf import EAResNetModel
 from ea_hf.models import evolution_fast
+from ea_hf.models.dc_transformer_layers import EADCTransformerBatchNorm
 from ea_hf.models.evolution import AttentionEvolution, EvolutionState
-from ea_hf.models.modeling_ea_dc_transformer import EADCTransformerBatchNorm
 from ea_hf.training.loop import save_model
 from ea_hf.training.sharding import layer_classes, prepare
 

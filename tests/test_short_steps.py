@@ -13,7 +13,7 @@ from tiny_bert import reset_accelerator
 from torch import nn
 
 import ea_hf
-from ea_hf.models.modeling_ea_dc_transformer import EADCTransformerBatchNorm, ObservedSteps
+from ea_hf.models.dc_transformer_layers import EADCTransformerBatchNorm, ObservedSteps
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import TrainingBatches, share_step, stand_in
 from ea_hf.training.loop import create_accelerator, train

@@ -3,8 +3,6 @@
 """benchmarks/time_series.py: its table and its picture, and that all methods see the same series."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from PIL import Image
 
 
 pytest.importorskip("aeon")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from series_data import dataset_files, load_files
 

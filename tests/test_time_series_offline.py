@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `make time-series` runs: its table, its picture, and what it refuses."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import time_series_offline
 import torch
 from PIL import Image
 from tiny_bert import arguments, isolated_runs
@@ -16,12 +15,6 @@ from tiny_bert import arguments, isolated_runs
 pytest.importorskip("aeon")
 pytest.importorskip("matplotlib")
 SCRIPTS = Path(__file__).resolve().parents[1] / "time_series"
-sys.path.insert(0, str(SCRIPTS))
-
-# By its path: glue/, translation/ and image_classification/ have an offline.py too.
-specification = importlib.util.spec_from_file_location("time_series_offline", SCRIPTS / "offline.py")
-offline = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(offline)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +28,7 @@ def isolated(tmp_path_factory):
 def test_a_run_leaves_a_table_and_a_picture(tmp_path, capsys):
     options = {"num_splits": 1, "num_train_epochs": 2, "config_overrides": "d_model=16,num_hidden_layers=1,ffn_dim=16,"
                "num_attention_heads=2,attention_value_ratio=0.5"}  # fmt: skip
-    offline.main(arguments(output_dir=tmp_path, **options))
+    time_series_offline.main(arguments(output_dir=tmp_path, **options))
     printed = capsys.readouterr().out
     rows = [line.rsplit(maxsplit=1) for line in printed.splitlines() if line.startswith("  ")][1:]
     scores = {name.strip(): float(value) for name, value in rows}
@@ -49,5 +42,5 @@ def test_a_run_leaves_a_table_and_a_picture(tmp_path, capsys):
 
 def test_a_regression_is_refused(capsys):
     with pytest.raises(SystemExit):
-        offline.main(["--dataset_name", "Covid3Month"])
+        time_series_offline.main(["--dataset_name", "Covid3Month"])
     assert "--dataset_name Covid3Month is no classification; use run_time_series.py" in capsys.readouterr().err

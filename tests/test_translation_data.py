@@ -46,7 +46,7 @@ def test_the_recipe_ends_with_a_comparison(tmp_path):
     ]
     run = subprocess.run(
         [
-            *(sys.executable, str(TRANSLATION / "offline.py"), "--config_overrides", model, *options),
+            *(sys.executable, str(TRANSLATION / "translation_offline.py"), "--config_overrides", model, *options),
             *(
                 "--max_target_length",
                 "12",

@@ -7,8 +7,6 @@ import json
 import math
 import random
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from scipy import stats
 
 
 pytest.importorskip("aeon")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import variant_report
 import variant_statistics

@@ -2,22 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `make vision` runs: its table and its pictures, and what it says when Fashion-MNIST is not there."""
 
-import importlib.util
-
+import image_offline
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny_bert import arguments, isolated_runs
-from tiny_images import SCRIPTS, TINY_VIT
+from tiny_images import TINY_VIT
 
 
 pytest.importorskip("matplotlib")
-
-# By its path: glue/ and translation/ have an offline.py too.
-specification = importlib.util.spec_from_file_location("vision_offline", SCRIPTS / "offline.py")
-offline = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(offline)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +26,7 @@ def isolated(tmp_path_factory):
 def test_a_run_leaves_a_table_and_two_pictures(model_type, tmp_path, capsys):
     tiny = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
     options = {"max_train_steps": 2, **({"config_overrides": tiny} if model_type == "ea_vit" else {})}
-    offline.main(arguments(model_type=model_type, output_dir=tmp_path, **options))
+    image_offline.main(arguments(model_type=model_type, output_dir=tmp_path, **options))
     printed = capsys.readouterr().out
     rows = dict(line.rsplit(maxsplit=1) for line in printed.splitlines() if line.startswith("  ") and "0." in line)
     assert [name.strip() for name in rows] == ["majority class", "nearest class mean", model_type]
@@ -45,4 +39,4 @@ def test_a_run_leaves_a_table_and_two_pictures(model_type, tmp_path, capsys):
 
 def test_what_to_do_without_fashion_mnist(tmp_path):
     with pytest.raises(SystemExit, match=r"nowhere. Install it with `sudo apt-get install dataset-fashion-mnist`"):
-        offline.main(["--dataset", "fashion-mnist", "--data_dir", str(tmp_path / "nowhere")])
+        image_offline.main(["--dataset", "fashion-mnist", "--data_dir", str(tmp_path / "nowhere")])

@@ -27,7 +27,6 @@ from ea_hf.training import liveness
 
 
 SCRIPT = Path(__file__).parents[1] / "glue" / "run_glue.py"
-sys.path.insert(0, str(SCRIPT.parent))  # the script's modules are found beside it
 
 # What people say about a film, and how many stars they give it.
 REMARKS = (

@@ -4,7 +4,6 @@
 
 import gzip
 import io
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 
 SCRIPTS = Path(__file__).parents[1] / "image_classification"
-sys.path.append(str(SCRIPTS))  # at the end: glue/ has an offline.py too
 CLASSES = ("zero", "one", "two")
 TINY_VIT = {
     "image_size": 8,

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small corpora of real sentences, and where the scripts of language modeling are."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from tiny_bert import REMARKS, arguments, reset_accelerator
 
 
 LANGUAGE_MODELING = Path(__file__).parents[1] / "language_modeling"
-sys.path.append(str(LANGUAGE_MODELING))  # at the end: translation/ has a train_tokenizer.py too
 
 TEXTS = [text for text, _ in REMARKS]
 # Of a BERT, and of a RoBERTa and others with the same names.

@@ -5,7 +5,6 @@
 import csv
 import gzip
 import json
-import sys
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,6 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 
 TRANSLATION = Path(__file__).parents[1] / "translation"
-sys.path.append(str(TRANSLATION))  # at the end: glue/ has a prepare_data.py too
 HELP_FILE = TRANSLATION / "data" / "libreoffice_help.en-de.jsonl.gz"
 LANGUAGES = {"source_lang": "en", "target_lang": "de"}
 TINY_T5 = {

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tunes EA-BERT on real text without the Hugging Face Hub: what `make glue` runs.
 
-    python glue/offline.py                                      # film reviews, positive or negative (as SST-2)
-    python glue/offline.py --task film_rating                   # the same reviews, rated from -4 to 4 (as STS-B)
-    python glue/offline.py --task verse_pairs                   # two wordings of the same verse, or not (as MRPC)
+    python glue/glue_offline.py                                      # film reviews, positive or negative (as SST-2)
+    python glue/glue_offline.py --task film_rating                   # the same reviews, rated from -4 to 4 (as STS-B)
+    python glue/glue_offline.py --task verse_pairs                   # two wordings of the same verse, or not (as MRPC)
 
 Further arguments go to run_glue.py. The last lines compare the held-out test set with the majority class and with
 TF-IDF, and tell how to load the model.

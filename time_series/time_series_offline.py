@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains an EA-DC-Transformer on JapaneseVowels, without a network: what `make time-series` runs.
 
-    python time_series/offline.py                               # JapaneseVowels, which comes with aeon
-    python time_series/offline.py --dataset_name BasicMotions   # or another data set of aeon
-    python time_series/offline.py --seeds 1 2 3                 # as many trainings for each seed
+    python time_series/time_series_offline.py                               # JapaneseVowels, which comes with aeon
+    python time_series/time_series_offline.py --dataset_name BasicMotions   # or another data set of aeon
+    python time_series/time_series_offline.py --seeds 1 2 3                 # as many trainings for each seed
 
 Further arguments go to run_time_series.py. It leaves the evolving maps of one test series beside the models, as PNG; the
 last lines compare the test series with published results.

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains an EA-T5 from English to German from scratch, without the Hugging Face Hub: what `make translation` runs.
 
-    python translation/offline.py                         # about a quarter of an hour on two cores
-    python translation/offline.py --long                  # up to two hours
-    python translation/offline.py --ea_residual_weight 0 --ea_conv_weight 0 --output_dir output/t5    # vanilla attention
+    python translation/translation_offline.py                         # about a quarter of an hour on two cores
+    python translation/translation_offline.py --long                  # up to two hours
+    python translation/translation_offline.py --ea_residual_weight 0 --ea_conv_weight 0 --output_dir output/t5    # vanilla attention
 
 Further arguments go to run_translation.py. The data are sentences of the LibreOffice help. The last lines compare the
 held-out test pages with copying the source, and show translations.

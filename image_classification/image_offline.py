@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a classifier of small images from scratch, without the Hugging Face Hub: what `make vision` runs.
 
-    python image_classification/offline.py                              # EA-ViT on scikit-learn's digits
-    python image_classification/offline.py --model_type ea_resnet       # EA-ResNet on them
-    python image_classification/offline.py --dataset fashion-mnist      # Fashion-MNIST, if its files are there
-    python image_classification/offline.py --ea_residual_weight 0 --ea_conv_weight 0 --output_dir output/vit
+    python image_classification/image_offline.py                              # EA-ViT on scikit-learn's digits
+    python image_classification/image_offline.py --model_type ea_resnet       # EA-ResNet on them
+    python image_classification/image_offline.py --dataset fashion-mnist      # Fashion-MNIST, if its files are there
+    python image_classification/image_offline.py --ea_residual_weight 0 --ea_conv_weight 0 --output_dir output/vit
 
 Further arguments go to run_image_classification.py. It leaves a confusion matrix and the evolving maps of a few test
 images beside the model, as PNG; the last lines compare the test set with two simple guesses.
