@@ -16,6 +16,7 @@ from .training.command_line import ArgumentParser, run_main
 COMMANDS = {
     "plan": ("ea_hf.plan", "what a training run needs: parameters, FLOPs, memory, devices"),
     "export": ("ea_hf.export", "a checkpoint as ONNX or torch.export, checked against the model"),
+    "translate": ("ea_hf.translate", "translations of a text, line by line"),
     "maps": ("ea_hf.visualization.__main__", "a page of a model's attention maps and their parts"),
 }
 

@@ -28,7 +28,8 @@ from transformers import (
 # isort: split
 import pair_encoding
 import run_translation
-import translate as translate_script
+
+from ea_hf import translate as translate_script
 
 
 SIZES = {

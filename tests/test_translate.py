@@ -13,10 +13,7 @@ from tiny_t5 import TRANSLATION, pairs, tiny_tokenizer, write_checkpoint
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 import ea_hf
-
-
-# isort: split
-import translate  # tiny_t5 has told where it is
+from ea_hf import translate
 
 
 TASK = {"translation_en_to_de": {"prefix": "to German: ", "max_source_length": 40}}

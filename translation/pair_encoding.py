@@ -14,6 +14,7 @@ from datasets import Sequence as ListOf
 from parallel_text import check_text
 from transformers import PreTrainedTokenizerBase
 
+from ea_hf.training.languages import cut
 from ea_hf.training.local_files import describe_files
 from ea_hf.training.streaming import Stream
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, sample
@@ -164,17 +165,6 @@ def encode(
         for name, values in rows.items():
             values.append(row[name])
     return rows
-
-
-def cut(ids: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The first `length` ids, with what ends the sequence in place: its end, and mBART's language."""
-    if len(ids) <= length:
-        return ids
-    special, added = set(tokenizer.all_special_ids), tokenizer.num_special_tokens_to_add()
-    tail = 1
-    while tail < min(added, length) and ids[-1 - tail] in special:
-        tail += 1
-    return [*ids[: length - tail], *ids[-tail:]]
 
 
 def column_of(dataset: Dataset, name: str) -> np.ndarray:

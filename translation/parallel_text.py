@@ -12,8 +12,8 @@ from typing import Any
 
 from datasets import DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from languages import column_names
 
+from ea_hf.training.languages import column_names
 from ea_hf.training.local_files import (
     FILE_TYPES,
     file_versions,

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
-from languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from pair_encoding import check_tokens, column_of, make_stream, tokenize
 from parallel_text import FILES_HELP, load_files, load_hub, stream_files
 from sacrebleu.metrics import BLEU, CHRF
@@ -40,6 +39,7 @@ from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.generation_settings import check_generation
+from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from ea_hf.training.local_files import check_not_an_input, written_whole
 from ea_hf.training.loop import copy_weights_from_file, create_accelerator, format_metrics
 from ea_hf.training.optimizers import parse_values

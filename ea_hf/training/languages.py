@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Languages of the tokenizers that know several, such as those of mBART, NLLB and M2M100, and what a translation begins with."""
+"""How texts and translations begin and end: languages of tokenizers that know several, such as those of mBART and NLLB."""
 
 import logging
 
@@ -80,3 +80,14 @@ def takes_last_token_first(model: PreTrainedModel) -> bool:
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
     index = None if token is None else tokenizer.convert_tokens_to_ids(token)
     return None if index == tokenizer.unk_token_id and token != tokenizer.unk_token else index
+
+
+def cut(ids: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The first `length` ids, with what ends the sequence in place: its end, and mBART's language."""
+    if len(ids) <= length:
+        return ids
+    special, added = set(tokenizer.all_special_ids), tokenizer.num_special_tokens_to_add()
+    tail = 1
+    while tail < min(added, length) and ids[-1 - tail] in special:
+        tail += 1
+    return [*ids[: length - tail], *ids[-tail:]]
