@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from exactness import run
+from exactness import tensors as tensors_of_one
 from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
 from models import cache_name, randomize
-from test_exactness import run
-from test_exactness import tensors as tensors_of_one
 from torch.testing import assert_close
 from transformers import (
     CONFIG_MAPPING,

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from models import BASE_CASES, CASES, TINY_BERT, Images
+from model_inputs import Images
+from models import BASE_CASES, CASES, TINY_BERT
 from test_ea_resnet import images, tiny_model
 from transformers import ElectraConfig, ElectraForSequenceClassification
 

@@ -7,9 +7,9 @@ import warnings
 
 import pytest
 import torch
+from exactness import objective, run, tensors
 from models import CASES, TINY_BERT, randomize
 from peft import LoraConfig, PeftModel, get_peft_model
-from test_exactness import objective, run, tensors
 from torch.testing import assert_close
 from transformers import ElectraConfig, ElectraForSequenceClassification
 

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from models import BASE_CASES, CASES, Batch
+from model_inputs import Batch
+from models import BASE_CASES, CASES
 from processes import Processes
 from test_ea_resnet import images, tiny_model
 from tiny_bert import reset_accelerator

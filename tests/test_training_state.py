@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from processes import Processes
-from test_training import assert_equal
 from tiny_bert import reset_accelerator
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from training_runs import assert_equal
 from transformers import get_scheduler
 
 import ea_hf
