@@ -763,7 +763,7 @@ def test_checkpointing_that_was_on_goes_on():
     ("model_class", "values", "message"),
     [
         (MistralForCausalLM, {"sliding_window": 8}, r"sliding window \(`sliding_window=8`\)"),
-        (ModernBertForMaskedLM, {"pad_token_id": 1}, "layers of the kinds sliding_attention"),
+        (ModernBertForMaskedLM, {"pad_token_id": 1}, r"sliding window .* with `layer_types=\[\"full_attention\""),
         (Qwen2ForCausalLM, {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}, "sliding"),
         (Gemma2ForCausalLM, {"head_dim": 8}, "sliding"),
         (
