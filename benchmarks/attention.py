@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of EA-BERT beside Transformers' BERT with eager and sdpa attention, in one run.
 
-    python benchmarks/attention.py                    # the table of the README, on one thread
+    python benchmarks/attention.py                    # the table of docs/speed.md, on one thread
     python benchmarks/attention.py --scaling          # how time and memory grow with length, heads and layers
 
 Time: runs are interleaved, so that a change of the machine's speed meets all implementations; medians, and ratios to

@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the comparisons of evolving attention with plain attention share: their arguments, and the table of a README."""
+"""What the comparisons of evolving attention with plain attention share: their arguments, and the table of a page."""
 
 import argparse
 import statistics
@@ -17,7 +17,7 @@ def create_parser(description: str, seeds: Sequence[int], **kwargs: str) -> argp
 
     Args:
         description: docstring of the script, whose first line is shown.
-        seeds: those of the README.
+        seeds: those of docs/examples.md.
         kwargs: as for `ArgumentParser`.
     """
     parser = argparse.ArgumentParser(

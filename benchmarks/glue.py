@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares EA-BERT with the same model with learned weights, and with both weights 0, which is BERT, on the three offline tasks.
 
-    python benchmarks/glue.py                   # the table of the README
+    python benchmarks/glue.py                   # the table of docs/examples.md
     python benchmarks/glue.py --report_only     # the table of the runs that are finished
 
 All get the same data, budget, hyperparameters and seeds. Nothing is chosen by the test sets. A run that is finished

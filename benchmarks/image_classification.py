@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares EA-ViT and EA-ResNet with the same models with both weights 0, trained from scratch on small images.
 
-    python benchmarks/image_classification.py                                # the table of the README
+    python benchmarks/image_classification.py                                # the table of docs/examples.md
     python benchmarks/image_classification.py --datasets fashion-mnist       # the same on Fashion-MNIST
     python benchmarks/image_classification.py --report_only                  # the table of the runs that are finished
 

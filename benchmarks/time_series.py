@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares EA-DC-Transformer with other methods on the labelled data sets that come with aeon.
 
-    python benchmarks/time_series.py                                    # the table and the picture of the README
+    python benchmarks/time_series.py                                    # the table and the picture of docs/examples.md
     python benchmarks/time_series.py --datasets JapaneseVowels --max_train_steps 600 --num_hidden_layers 4
     python benchmarks/time_series.py --report_only                      # of the runs that are finished
 

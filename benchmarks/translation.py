@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares EA-T5 with the same model with both weights 0, which is T5, on the LibreOffice help, trained from scratch.
 
-    python benchmarks/translation.py                   # the table of the README
+    python benchmarks/translation.py                   # the table of docs/examples.md
     python benchmarks/translation.py --report_only     # the table of the runs that are finished
 
 Both get the same data, budget, hyperparameters and seeds. Nothing is chosen by the test pages. A run that is finished
