@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from tiny_bert import isolated_runs
 from transformers.utils import logging as transformers_logging
 
 
@@ -14,6 +15,13 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def isolated(tmp_path_factory):
+    """For tests that run scripts: caches of their own, and nothing left of them; see `isolated_runs`."""
+    with isolated_runs(tmp_path_factory.mktemp("cache")):
+        yield
 
 
 @pytest.fixture

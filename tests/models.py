@@ -154,6 +154,19 @@ TINY_VIT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+TINY_RESNET = {
+    "embedding_size": 8,
+    "hidden_sizes": (16, 32),
+    "depths": (1, 2),
+    "layer_type": "basic",
+    "image_size": 12,
+    "stem_stride": 1,
+    "attention_poolings": (1,),
+    "num_attention_heads": 2,
+    "attention_key_ratio": 0.25,
+    "attention_value_ratio": 0.125,
+    "num_labels": 3,
+}
 TOKENS = TokenSequences()
 CHOICES = TokenSequences(choices=2)
 ROBERTA_TOKENS = TokenSequences(first_position=2)  # the one after padding's

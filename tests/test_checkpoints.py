@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny_bert import isolated_runs
 from torch.optim.lr_scheduler import LambdaLR
 
 from ea_hf.training import checkpoints, training_state
@@ -29,10 +28,7 @@ from ea_hf.training.checkpoints import (
 )
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 class Killed(BaseException):

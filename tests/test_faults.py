@@ -21,6 +21,7 @@ from typing import Any
 import datasets
 import psutil
 import pytest
+import run_glue
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -28,7 +29,6 @@ from test_checkpoints import names, save
 from tiny_bert import (
     Moment,
     arguments,
-    isolated_runs,
     reset_accelerator,
     run_script,
     sentences,
@@ -42,14 +42,7 @@ from ea_hf.training import liveness
 from ea_hf.training.checkpoints import CheckpointError, checkpoint_steps, find_checkpoint, find_fault
 
 
-# isort: split
-import run_glue  # tiny_bert has told where it is
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture

@@ -9,17 +9,11 @@ import re
 import shutil
 from pathlib import Path
 
+import image_data
+import image_sources
 import numpy as np
 import pytest
 from datasets import Dataset
-from PIL import Image, ImageCms
-from tiny_bert import isolated_runs
-from tiny_images import CLASSES, digits, encode, write_folders, write_hub, write_idx, write_mnist
-
-
-# isort: split
-import image_data  # tiny_images has told where it is
-import image_sources
 from image_data import (
     ImageData,
     ImageSplit,
@@ -31,12 +25,11 @@ from image_data import (
     split_off,
 )
 from image_sources import load_digits, load_folders, load_hub, load_idx, read_idx
+from PIL import Image, ImageCms
+from tiny_images import CLASSES, digits, encode, write_folders, write_hub, write_idx, write_mnist
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(autouse=True)

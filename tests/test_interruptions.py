@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run_glue
 from tiny_bert import (
     Moment,
     arguments,
-    isolated_runs,
     reset_accelerator,
     sentences,
     start_run,
@@ -25,14 +25,7 @@ from tiny_bert import (
 from ea_hf.training.checkpoints import checkpoint_steps, find_fault
 
 
-# isort: split
-import run_glue  # tiny_bert has told where it is
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture

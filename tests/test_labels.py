@@ -12,15 +12,12 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tiny_bert import SCRIPT, isolated_runs, write_rows  # noqa: F401  (tells where the script's modules are)
-from transformers import BertConfig
-
-
-# isort: split
 import task_data
 from head_labels import fit_labels
 from labels import match_labels, sorted_labels
 from task_data import TaskData, find_text_columns, load_files
+from tiny_bert import SCRIPT, isolated_runs, write_rows  # noqa: F401  (tells where the script's modules are)
+from transformers import BertConfig
 
 from ea_hf.training.local_files import read_rows
 
@@ -28,10 +25,7 @@ from ea_hf.training.local_files import read_rows
 KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def write_labels(path: Path, labels: list[Any]) -> str:

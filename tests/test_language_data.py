@@ -16,23 +16,17 @@ from typing import Any
 import pandas as pd
 import pyarrow
 import pytest
+import text_data
 from datasets import IterableDataset
-from tiny_bert import isolated_runs, write_checkpoint
+from text_data import Admission, BlockMaker, file_source, find_files, read_documents
+from tiny_bert import write_checkpoint
 from tiny_language import documents, write_text
 from transformers import AutoTokenizer
 
 from ea_hf.training.sharded_streaming import ShardedBatches, ShardedStream
 
 
-# isort: split
-import text_data  # tiny_language has told where it is
-from text_data import Admission, BlockMaker, file_source, find_files, read_documents
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,11 @@
 import json
 
 import pytest
-from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script, sentences, write_checkpoint, write_rows
+import run_glue
+from tiny_bert import arguments, reset_accelerator, run_script, sentences, write_checkpoint, write_rows
 
 
-# isort: split
-import run_glue  # tiny_bert has told where it is
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.mark.parametrize("kind", ["sign", "stars"], ids=["classification", "regression"])

@@ -18,7 +18,6 @@ from training_runs import (
     Stopped,
     assert_equal,
     classes,
-    isolated,  # noqa: F401
     run,
     tiny_model,
 )
@@ -26,6 +25,9 @@ from training_runs import (
 import ea_hf
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.run_state import describe_dataset, describe_model
+
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 class StopsAt:

@@ -5,17 +5,14 @@
 import math
 
 import pytest
+import run_clm
 import torch
-from tiny_bert import arguments, isolated_runs, write_checkpoint
+from test_run_mlm import interrupted, weights
+from tiny_bert import arguments, write_checkpoint
 from tiny_language import documents, run_main, write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from ea_hf.training.batching import count_labels
-
-
-# isort: split
-import run_clm  # tiny_language has told where it is
-from test_run_mlm import interrupted, weights
 
 
 GPT2 = "n_embd=32,n_layer=2,n_head=4,n_positions=48,initializer_range=0.2"
@@ -25,10 +22,7 @@ LLAMA = (
 )
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(scope="module")

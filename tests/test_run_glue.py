@@ -14,17 +14,19 @@ import evaluate
 import huggingface_hub
 import numpy as np
 import pytest
+import run_glue
 import scipy.stats
 import sklearn.metrics
 import tiny_roberta
 import torch
+from glue_metric import METRICS
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from task_data import TASK_COLUMNS, load_files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_bert import (
     GLUE_LABELS,
     arguments,
-    isolated_runs,
     pairs,
     reset_accelerator,
     run_script,
@@ -38,16 +40,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import ea_hf
 
 
-# isort: split
-import run_glue  # tiny_bert has told where it is
-from glue_metric import METRICS
-from task_data import TASK_COLUMNS, load_files
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def fine_tune(output_dir: Path, **options: Any) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_run_glue import files, fine_tune, isolated  # noqa: F401  (a fixture)
+from test_run_glue import files, fine_tune
 from tiny_bert import arguments, run_script, write_checkpoint
 from transformers import (
     AlbertConfig,
@@ -25,6 +25,9 @@ from transformers import (
 )
 
 
+pytestmark = pytest.mark.usefixtures("isolated")
+
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 CONFIGS = {
@@ -35,7 +38,7 @@ CONFIGS = {
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 3, "n_head": 4, "pad_token_id": 0}),
 }
 REFUSED = {
-    "windows": (ModernBertConfig, {**SIZES, **SPECIAL}, "sliding_attention"),
+    "windows": (ModernBertConfig, {**SIZES, **SPECIAL}, "sliding window"),
     "deberta": (DebertaConfig, SIZES, "does not call Transformers' attention interface"),
     "albert": (AlbertConfig, {"embedding_size": 16, **SIZES}, "share a module"),
 }

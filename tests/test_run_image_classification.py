@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_image_classification
 import torch
+from image_batches import Augmentation, Collator, ImageDataset, random_box
+from image_classifier import new_processor
+from image_data import ImageSplit
 from PIL import Image
+from run_image_classification import accuracies, cross_entropy
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from stranger import run_stranger
-from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
+from tiny_bert import arguments, reset_accelerator, run_script
 from tiny_images import (
     CLASSES,
     SCRIPTS,
@@ -32,14 +37,6 @@ import ea_hf
 from ea_hf.training.optimizers import create_optimizer
 
 
-# isort: split
-import run_image_classification  # tiny_images has told where it is
-from image_batches import Augmentation, Collator, ImageDataset, random_box
-from image_classifier import new_processor
-from image_data import ImageSplit
-from run_image_classification import accuracies, cross_entropy
-
-
 SCRIPT = SCRIPTS / "run_image_classification.py"
 NEW_VIT = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
 NEW_RESNET = (
@@ -48,10 +45,7 @@ NEW_RESNET = (
 )
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_run_image_classification import classify, folders, isolated  # noqa: F401  (a fixture)
+from test_run_image_classification import classify, folders
 from tiny_images import TINY_VIT, write_checkpoint
 from transformers import (
     AutoModel,
@@ -19,6 +19,9 @@ from transformers import (
     PreTrainedConfig,
     SwinConfig,
 )
+
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 CONFIGS = {"deit": DeiTConfig, "beit": BeitConfig, "dinov2": Dinov2Config}

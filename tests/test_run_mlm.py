@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run_glue
+import run_mlm
+import text_data
 import tiny_roberta
 import torch
+from pretraining import example_seed
 from safetensors.torch import load_file
 from stranger import run_stranger
-from tiny_bert import arguments, isolated_runs, run_script, sentences, write_checkpoint, write_rows
+from tiny_bert import arguments, run_script, sentences, write_checkpoint, write_rows
 from tiny_language import LANGUAGE_MODELING, TEXTS, TINY, documents, run_main, write_text
 from transformers import (
     AutoModelForMaskedLM,
@@ -28,20 +32,10 @@ from ea_hf.training import loop
 from ea_hf.training.optimizer_step import NonFiniteLossError
 
 
-# isort: split
-import run_glue  # tiny_bert has told where it is
-import run_mlm  # tiny_language has told where it is
-import text_data
-from pretraining import example_seed
-
-
 SCRIPT = LANGUAGE_MODELING / "run_mlm.py"
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(scope="module")

@@ -6,30 +6,23 @@ import math
 
 import numpy as np
 import pytest
+import run_t5_mlm
 import tiny_t5
 import torch
-from tiny_bert import arguments, isolated_runs
+from pretraining import example_seed
+from test_run_mlm import interrupted, weights
+from tiny_bert import arguments
 from tiny_language import run_main, write_text
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import ea_hf
-
-
-# isort: split
-import run_t5_mlm  # tiny_language has told where it is
-from pretraining import example_seed
-from test_run_mlm import interrupted, weights
-
 from ea_hf.training.tokenizer_training import make_tokenizer, train_sentencepiece
 
 
 TINY = "d_model=16,d_kv=8,num_heads=2,d_ff=32,num_layers=2,num_decoder_layers=2,initializer_factor=1.5"
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_mean_squared_error
-from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
+from tiny_bert import arguments, reset_accelerator, run_script
 
 import ea_hf
 from ea_hf.training import script
@@ -43,10 +43,7 @@ SCRIPT = Path(run_time_series.__file__)
 TINY = "d_model=16,num_hidden_layers=2,num_attention_heads=2,ffn_dim=16"
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def learn(output_dir: Path, **options: Any) -> dict[str, Any]:

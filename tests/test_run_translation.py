@@ -11,29 +11,23 @@ from typing import Any
 
 import datasets
 import pytest
+import run_translation
 import sacrebleu
 import torch
+from parallel_text import FEATURES, load_files, load_hub, read_pairs
 from safetensors.torch import load_file
-from tiny_bert import arguments, isolated_runs, reset_accelerator, run_script
+from tiny_bert import arguments, reset_accelerator, run_script
 from tiny_t5 import LANGUAGES, TINY_T5, TRANSLATION, pairs, tiny_tokenizer, write_checkpoint, write_pairs
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config
 
 import ea_hf
 
 
-# isort: split
-import run_translation  # tiny_t5 has told where it is
-from parallel_text import FEATURES, load_files, load_hub, read_pairs
-
-
 SCRIPT = TRANSLATION / "run_translation.py"
 NEW_MODEL = ",".join(f"{name}={value}" for name, value in TINY_T5.items())
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pair_encoding
 import pytest
+import run_translation
 import torch
 from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from test_run_translation import SCRIPT, files, isolated, read_predictions, translate, words_of  # noqa: F401  (a fixture)
+from test_run_translation import SCRIPT, files, read_predictions, translate, words_of
 from tiny_bert import run_script
 from tiny_t5 import help_rows, pairs, tiny_tokenizer
 from transformers import (
@@ -24,12 +26,10 @@ from transformers import (
     pipeline,
 )
 
-
-# isort: split
-import pair_encoding
-import run_translation
-
 from ea_hf import translate as translate_script
+
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 SIZES = {

@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 import torch.distributed as dist
-from models import CASES
+from models import CASES, TINY_RESNET
 from processes import Processes
 from tiny_bert import reset_accelerator
 from torch import nn
@@ -20,24 +20,9 @@ from ea_hf.training.loop import create_accelerator, train
 from ea_hf.training.output_dir import prepare_output_dir
 
 
-RESNET = {
-    "embedding_size": 8,
-    "hidden_sizes": (16, 32),
-    "depths": (1, 2),
-    "layer_type": "basic",
-    "image_size": 12,
-    "stem_stride": 1,
-    "attention_poolings": (1,),
-    "num_attention_heads": 2,
-    "attention_key_ratio": 0.25,
-    "attention_value_ratio": 0.125,
-    "num_labels": 3,
-}
-
-
 def resnet():
     torch.manual_seed(0)
-    return ea_hf.EAResNetForImageClassification(ea_hf.EAResNetConfig(**RESNET))
+    return ea_hf.EAResNetForImageClassification(ea_hf.EAResNetConfig(**TINY_RESNET))
 
 
 def transformer():

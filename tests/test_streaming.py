@@ -9,10 +9,13 @@ from typing import Any
 
 import datasets
 import pytest
+import run_glue
+import run_translation
+import tiny_t5
+from task_data import TASK_COLUMNS, load_files
 from tiny_bert import (
     Moment,
     arguments,
-    isolated_runs,
     pairs,
     reset_accelerator,
     run_script,
@@ -26,20 +29,7 @@ from tiny_bert import (
 from ea_hf.training.streaming import Stream, StreamedBatches
 
 
-# isort: split
-import run_glue  # tiny_bert has told where it is
-import tiny_t5
-from task_data import TASK_COLUMNS, load_files
-
-
-# isort: split
-import run_translation  # tiny_t5 has told where it is
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def numbers(count: int):

@@ -8,10 +8,13 @@ import os
 from pathlib import Path
 
 import pytest
+import run_glue  # tiny_bert and tiny_t5 have told where they are
+import run_translation
 import tiny_bert
 import tiny_roberta
 import tiny_t5
-from tiny_bert import arguments, isolated_runs, sentences, write_rows
+import translate
+from tiny_bert import arguments, sentences, write_rows
 from transformers import AutoTokenizer
 
 import ea_hf
@@ -20,19 +23,10 @@ from ea_hf.training.local_files import written_whole
 from ea_hf.training.tokenizer_loading import load_tokenizer
 
 
-# isort: split
-import run_glue  # tiny_bert and tiny_t5 have told where they are
-import run_translation
-import translate
-
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def glue_words(model: str, tmp_path: Path, **options) -> list[str]:

@@ -4,15 +4,12 @@
 
 import pytest
 import sentencepiece
+import train_tokenizer
 from tiny_bert import arguments
 from tiny_t5 import LANGUAGES, help_rows, pairs, write_pairs
 from transformers import AutoTokenizer, T5Config, T5Tokenizer
 
 import ea_hf
-
-
-# isort: split
-import train_tokenizer  # tiny_t5 has told where it is
 
 
 UNUSUAL = ["Größe ändern", "ß und Übergrößen", " two  spaces ", "", "日本 ☃☃ x", "½ ﬁve"]

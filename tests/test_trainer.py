@@ -4,7 +4,7 @@
 
 import pytest
 import torch
-from models import CASES, TINY_BERT, TINY_T5, TINY_VIT, randomize
+from models import CASES, TINY_BERT, TINY_RESNET, TINY_T5, TINY_VIT, randomize
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -30,19 +30,6 @@ TINY_LLAMA = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
     "pad_token_id": 0,
-}
-TINY_RESNET = {
-    "embedding_size": 8,
-    "hidden_sizes": (16, 32),
-    "depths": (1, 2),
-    "layer_type": "basic",
-    "image_size": 12,
-    "stem_stride": 1,
-    "attention_poolings": (1,),
-    "num_attention_heads": 2,
-    "attention_key_ratio": 0.25,
-    "attention_value_ratio": 0.125,
-    "num_labels": 3,
 }
 
 

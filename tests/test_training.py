@@ -18,7 +18,6 @@ from training_runs import (
     assert_equal,
     classes,
     collate,
-    isolated,  # noqa: F401
     run,
     tagged_tokens,
     tiny_model,
@@ -33,6 +32,9 @@ from ea_hf.training.batching import TrainingBatches
 from ea_hf.training.checkpoints import find_fault
 from ea_hf.training.optimizer_step import NonFiniteLossError
 from ea_hf.training.optimizers import create_optimizer
+
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.mark.parametrize(

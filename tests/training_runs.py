@@ -9,22 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_bert import arguments, isolated_runs, reset_accelerator
+from tiny_bert import arguments, reset_accelerator
 
 import ea_hf
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.checkpoints import checkpoint_steps
 from ea_hf.training.loop import TrainingResult, create_accelerator, save_model, train
 from ea_hf.training.output_dir import prepare_output_dir
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
 
 
 TINY = {

@@ -18,12 +18,10 @@ from typing import Any
 import datasets
 import numpy as np
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from .batching import MicroBatch, Step
-from .interruptions import ignore_signals
-from .streaming import Stream
+from .streaming import BatchesOfStream, Stream
 
 
 logger = logging.getLogger(__name__)
@@ -53,22 +51,8 @@ class ShardedStream(Stream):
 
 
 @dataclass
-class ShardedBatches:
-    """The batches of one process, as `TrainingBatches` for a `ShardedStream`. Examples get `key`, their step and place."""
-
-    stream: ShardedStream
-    per_device_batch_size: int
-    accumulation_steps: int = 1
-    num_processes: int = 1
-    process_index: int = 0
-    seed: int = 0
-
-    steps_per_epoch: None = None  # unknown
-
-    @property
-    def total_batch_size(self) -> int:
-        """Examples per optimizer step over all processes."""
-        return self.per_device_batch_size * self.accumulation_steps * self.num_processes
+class ShardedBatches(BatchesOfStream):
+    """Every process reads the lanes of its places. Examples get `key`, their step and place."""
 
     @property
     def num_lanes(self) -> int:
@@ -84,32 +68,10 @@ class ShardedBatches:
         ]
         return [list(range(start, start + size)) for start in first]
 
-    def load(
-        self,
-        dataset: ShardedStream,
-        collate: Callable,
-        num_workers: int,
-        *,
-        epoch: int,
-        first_step: int = 0,
-        position: dict[str, Any] | None = None,
-        limit: int | None = None,
-    ) -> Iterator[Step]:
-        """The steps from a position on, at most `limit`.
-
-        Raises:
-            ValueError: a lane has nothing to train on, or more than one worker is asked for.
-        """
-        if num_workers > 1:
-            raise ValueError(
-                f"--dataloader_num_workers is {num_workers}, but a stream is read in order, by one worker at most."
-            )
-        yield from DataLoader(
-            _Steps(self, collate, first_step, position, limit),
-            batch_size=None,
-            num_workers=num_workers,
-            worker_init_fn=ignore_signals,
-        )
+    def steps(
+        self, collate: Callable, epoch: int, first_step: int, position: dict[str, Any] | None, limit: int | None
+    ) -> TorchIterableDataset:
+        return _Steps(self, collate, first_step, position, limit)
 
     def gather_position(self, position: dict[str, Any] | None) -> dict[str, Any] | None:
         """The position of all lanes out of those that each process knows."""
@@ -170,8 +132,6 @@ class ShardedBatches:
 
 
 class _Steps(TorchIterableDataset):
-    """Whole steps, made where the rows are read: in the process itself, or in its worker."""
-
     def __init__(
         self,
         batches: ShardedBatches,

@@ -45,8 +45,8 @@ class Stream:
 
 
 @dataclass
-class StreamedBatches:
-    """The batches of one process, as `TrainingBatches` for a `Stream`."""
+class BatchesOfStream:
+    """The batches of one process, as `TrainingBatches` for a `Stream`; how its rows are dealt out is for others to say."""
 
     stream: Stream
     per_device_batch_size: int
@@ -83,7 +83,7 @@ class StreamedBatches:
                 f"--dataloader_num_workers is {num_workers}, but a stream is read in order, by one worker at most."
             )
         loader = DataLoader(
-            _Steps(self, collate, epoch, position, limit),
+            self.steps(collate, epoch, first_step, position, limit),
             batch_size=None,
             num_workers=num_workers,
             generator=torch.Generator().manual_seed(0),
@@ -95,6 +95,22 @@ class StreamedBatches:
             yield step
         if empty:
             raise ValueError(f"The stream is empty: {self.stream.description}.")
+
+    def steps(
+        self, collate: Callable, epoch: int, first_step: int, position: dict[str, Any] | None, limit: int | None
+    ) -> torch.utils.data.IterableDataset:
+        """Yields whole steps, made where the rows are read: in the process itself, or in its worker."""
+        raise NotImplementedError
+
+
+@dataclass
+class StreamedBatches(BatchesOfStream):
+    """Every process reads all rows."""
+
+    def steps(
+        self, collate: Callable, epoch: int, first_step: int, position: dict[str, Any] | None, limit: int | None
+    ) -> torch.utils.data.IterableDataset:
+        return _Steps(self, collate, epoch, position, limit)
 
     def gather_position(self, position: dict[str, Any] | None) -> dict[str, Any] | None:
         """Where the whole run stands; every process reads the same."""
@@ -127,8 +143,6 @@ class StreamedBatches:
 
 
 class _Steps(torch.utils.data.IterableDataset):
-    """Whole steps, made where the rows are read: in the process itself, or in its worker."""
-
     def __init__(
         self,
         batches: StreamedBatches,
