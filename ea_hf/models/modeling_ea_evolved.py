@@ -414,6 +414,7 @@ def evolve(
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
+    config.forget_foreign_code(vars(config))
     config.vanilla_model_type = config.vanilla_class.model_type
     for name, value in {**fields, "ea_memory_efficient": memory_efficient}.items():
         setattr(config, name, value)
