@@ -23,6 +23,7 @@ from transformers.models.auto import modeling_auto
 
 import ea_hf  # registers the families
 
+from .models.undocumented import model_mapping
 from .training.command_line import ArgumentParser, run_main
 
 
@@ -107,7 +108,7 @@ def load_encoder(checkpoint: str) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(checkpoint)
     architecture = (config.architectures or ["?"])[0]
-    mappings = [vars(modeling_auto)[name]._model_mapping for name in modeling_auto.__all__ if name.startswith("Auto")]
+    mappings = [model_mapping(vars(modeling_auto)[name]) for name in modeling_auto.__all__ if name.startswith("Auto")]
     classes = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
     found = [model_class for model_class in classes if getattr(model_class, "__name__", "") == architecture]
     if not found:

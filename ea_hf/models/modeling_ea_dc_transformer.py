@@ -43,13 +43,18 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .evolution import attach_evolution, evolving_attention_forward
 from .modeling_evolving import EvolvingPreTrainedModel
 from .modeling_relative_positions import embeddings_of_pairs
+from .undocumented import (
+    OutputRecorder,
+    can_return_tuple,
+    capture_outputs,
+    merge_with_config_defaults,
+    sum_over_processes,
+)
 
 
 class ObservedSteps:
@@ -135,9 +140,7 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
     def _over_processes(self, totals: torch.Tensor) -> torch.Tensor:
         if not (self.is_synchronized and distributed.is_available() and distributed.is_initialized()):
             return totals
-        from torch.distributed._functional_collectives import all_reduce  # not in every build of PyTorch
-
-        return all_reduce(totals, "sum", distributed.group.WORLD)
+        return sum_over_processes(totals)
 
 
 class EADCTransformerLayerNorm(nn.LayerNorm):

@@ -15,6 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import PushToHubMixin
 
+from ..undocumented import written_auto_name
+
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def forget_foreign_code(processor: Any) -> None:
     for attributes in (vars(processor), getattr(processor, "init_kwargs", {})):
         references = attributes.pop("auto_map", {})
         # That of a class that travels with what is saved is written again.
-        if set(references) - {getattr(processor, "_auto_class", None)}:
+        if set(references) - {written_auto_name(processor)}:
             logger.info(
                 f"The {type(processor).__name__} refers to code that was not loaded, {references}; what is saved does not."
             )
