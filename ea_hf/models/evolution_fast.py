@@ -282,8 +282,12 @@ class EvolvingAttention(torch.autograd.Function):
         return output.transpose(1, 2).contiguous(), evolved
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor, grad_evolved: torch.Tensor | None) -> tuple:
+        if torch.is_grad_enabled():  # not `once_differentiable`, which lets `torch.autograd.grad` pass without a word
+            raise RuntimeError(
+                "Evolving attention has no second derivatives (`create_graph=True`) on its fast path. Call the model with "
+                "`output_attention_maps=True`, which takes the path that has them."
+            )
         query, key, value, mixed, previous, position_bias, weights, positive, kept, *parameters = ctx.saved_tensors
         kernel, bias, residual_gate, conv_gate, attention_mask, blocked = parameters
         layer, dropout = ctx.layer, ctx.dropout
