@@ -31,6 +31,7 @@ from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
 from .training.command_line import ArgumentParser, program_name, run_main
 from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
+from .training.tokenizer_loading import check_location
 from .undocumented import FakeTensorMode, TorchDispatchMode, storage_key, tree_leaves
 
 
@@ -388,6 +389,7 @@ def load_config(args: argparse.Namespace) -> EvolvingConfig:
     """
     overrides = dict(args.config_overrides)
     if args.model_name_or_path is not None:
+        check_location(args.model_name_or_path)
         config = evolving_config_from_pretrained(args.model_name_or_path)
         make = type(config).from_dict
         values = config.to_dict()
