@@ -82,7 +82,7 @@ def test_what_cannot_be_exported_is_named(tmp_path):
 def test_a_checkpoint_that_cannot_be_exported_is_told_with_its_name(tmp_path):
     output = ["--output", str(tmp_path / "model.onnx")]
     for command in (lambda: main(["/no/where", *output]), lambda: plan.main(["--model_name_or_path", "/no/where"])):
-        with pytest.raises(FileNotFoundError, match="^/no/where does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"^/no/where does not exist"):
             command()
     (tmp_path / "config.json").write_text('{"model_type": "ea_bert"}')
     with pytest.raises(ValueError, match="does not say of which class"):
