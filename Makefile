@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue pretrain translation vision time-series test test-slow test-hf test-versions lint figures docs clean
+.PHONY: help install glue pretrain translation vision time-series test test-slow test-hf test-versions test-versions-quick lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ test-hf: install  ## Run Transformers' own model and configuration tests on our 
 test-versions:  ## Run the tests of exactness with the oldest and the newest versions that setup.cfg allows.
 	tests/versions.sh oldest
 	tests/versions.sh newest
+
+test-versions-quick: install  ## Run the tests of cached decoding with the oldest and the newest Transformers that setup.cfg allows.
+	PYTHON=$(PYTHON) tests/versions.sh quick
 
 lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .

@@ -23,7 +23,9 @@ from transformers.models.auto import modeling_auto
 
 import ea_hf  # registers the families
 
+from .models.undocumented import model_mapping
 from .training.command_line import ArgumentParser, run_main
+from .training.tokenizer_loading import check_location
 
 
 # Largest difference between the outputs of the file and those of PyTorch, in float32.
@@ -103,11 +105,17 @@ def load_encoder(checkpoint: str) -> PreTrainedModel:
     """The model of a checkpoint, with the head that it was saved with; of an encoder-decoder model the encoder.
 
     Raises:
-        ValueError: the checkpoint's class is not known, or its attention does not evolve.
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint's class is not known.
     """
+    check_location(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint)
-    architecture = (config.architectures or ["?"])[0]
-    mappings = [vars(modeling_auto)[name]._model_mapping for name in modeling_auto.__all__ if name.startswith("Auto")]
+    if not config.architectures:
+        raise ValueError(
+            f"The config.json of {checkpoint} does not say of which class the model is (`architectures`)."
+        )
+    architecture = config.architectures[0]
+    mappings = [model_mapping(vars(modeling_auto)[name]) for name in modeling_auto.__all__ if name.startswith("Auto")]
     classes = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
     found = [model_class for model_class in classes if getattr(model_class, "__name__", "") == architecture]
     if not found:
@@ -167,6 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     # The exporters tell of their own internals.
     warnings.simplefilter("ignore")
     model = load_encoder(args.checkpoint)
+    if args.image_size is not None and (args.image_size < 1 or model.main_input_name != "pixel_values"):
+        reason = "it must be at least 1" if args.image_size < 1 else f"{args.checkpoint} takes no images"
+        raise ValueError(f"--image_size is {args.image_size}; {reason}.")
     image: dict[str, Any] = {"image_size": args.image_size}
     inputs = example_inputs(model, **image)
     names = export(model, inputs, open_axes(inputs), args.output)

@@ -20,9 +20,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageClassification, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 from transformers import initialization as init
@@ -34,6 +31,8 @@ from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
 from .training.command_line import ArgumentParser, program_name, run_main
 from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
+from .training.tokenizer_loading import check_location
+from .undocumented import FakeTensorMode, TorchDispatchMode, storage_key, tree_leaves
 
 
 # Beside the heads for text to text, those that the scripts train.
@@ -65,21 +64,21 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         held = (*model.parameters(), *model.buffers(), *inputs.values())
-        self._bytes = {tensor.untyped_storage()._cdata: 0 for tensor in held}
+        self._bytes = {storage_key(tensor.untyped_storage()): 0 for tensor in held}
 
     def __torch_dispatch__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         outputs = function(*args, **(kwargs or {}))
-        for tensor in _pytree.tree_leaves(outputs):
+        for tensor in tree_leaves(outputs):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor.untyped_storage())
         return outputs
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self._bytes:
-            self._bytes[storage._cdata] = storage.nbytes()
+        if storage_key(storage) not in self._bytes:
+            self._bytes[storage_key(storage)] = storage.nbytes()
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._free, storage._cdata)
+            weakref.finalize(storage, self._free, storage_key(storage))
 
     def _free(self, key: int) -> None:
         self.now -= self._bytes.pop(key)
@@ -390,6 +389,7 @@ def load_config(args: argparse.Namespace) -> EvolvingConfig:
     """
     overrides = dict(args.config_overrides)
     if args.model_name_or_path is not None:
+        check_location(args.model_name_or_path)
         config = evolving_config_from_pretrained(args.model_name_or_path)
         make = type(config).from_dict
         values = config.to_dict()

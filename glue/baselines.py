@@ -24,6 +24,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, f1_score
 
+from ea_hf.training.command_line import ArgumentParser, run_main
+
 
 class Table(Protocol):
     """Anything whose columns are reached by name: a data frame, a `datasets.Dataset`, a dictionary of lists."""
@@ -162,7 +164,10 @@ def read_table(path: Path, label_column: str) -> dict[str, list]:
     if path.suffix not in (".csv", ".tsv"):
         raise ValueError(f"{path}: expected a file that ends in .csv or .tsv")
     separator = "\t" if path.suffix == ".tsv" else ","
-    frame = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    try:
+        frame = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors are among these
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if label_column not in frame:
         raise ValueError(f"{path} has no column {label_column!r}; its columns are {list(frame.columns)}")
     table = {str(column): frame[column].tolist() for column in frame.columns}
@@ -178,7 +183,7 @@ def read_table(path: Path, label_column: str) -> dict[str, list]:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task_dir", type=Path, nargs="?", help="Folder that holds train.csv and validation.csv.")
     parser.add_argument("--train_file", type=Path, help="A csv or tsv file, instead of a folder.")
     parser.add_argument("--validation_file", type=Path, help="A csv or tsv file, instead of the folder's.")
@@ -195,17 +200,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    try:
-        train, validation = (read_table(path, args.label_column) for path in (args.train_file, args.validation_file))
-        columns = [column for column in ("sentence", "sentence1", "sentence2") if column in train]
-        if not columns:
-            raise ValueError(
-                f"{args.train_file} has no column sentence, or sentence1 and sentence2; it has {list(train)}"
-            )
-        results = baselines(train, validation, columns, args.label_column, positive_label=args.positive_label)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    train, validation = (read_table(path, args.label_column) for path in (args.train_file, args.validation_file))
+    columns = [column for column in ("sentence", "sentence1", "sentence2") if column in train]
+    if not columns:
+        raise ValueError(f"{args.train_file} has no column sentence, or sentence1 and sentence2; it has {list(train)}")
+    results = baselines(train, validation, columns, args.label_column, positive_label=args.positive_label)
     sizes = [f"{len(table[args.label_column]):,}" for table in (train, validation)]
     print(f"{args.train_file} ({sizes[0]} rows), {args.validation_file} ({sizes[1]} rows)")
     print(format_table(results))
@@ -213,4 +212,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -101,9 +101,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, help="Default: output/TASK.")
     args, extra = parser.parse_known_args()
     output_dir = args.output_dir or Path("output") / args.task
-    status = prepare_data.main(["--output_dir", str(args.data_dir), "--tasks", args.task])
-    if status:
-        raise SystemExit(status)
+    prepare_data.main(["--output_dir", str(args.data_dir), "--tasks", args.task])
     results, test = fine_tune(args.data_dir, args.task, output_dir, extra)
     print("\n" + report(args.data_dir, args.task, output_dir, test))
     print(f"\nTraining took {results['train_runtime'] / 60:.1f} minutes; all figures: {output_dir / RESULTS_FILE}")

@@ -40,12 +40,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ea_hf.training.command_line import ArgumentParser, run_main
+
 
 SPLITS = ("train", "validation", "test")
 VERSES_FILE = Path(__file__).resolve().parent / "data" / "verses.jsonl.gz"
 
 
-class PreparationError(RuntimeError):
+class PreparationError(ValueError):
     """The data cannot be prepared; the message names the culprit and says what to do."""
 
 
@@ -486,7 +488,7 @@ TASKS = (*FILM_TASKS, "verse_pairs")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("data"), help="Folder to write to (default: data).")
     parser.add_argument(
         "--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="Tasks to prepare (default: all)."
@@ -507,19 +509,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        if args.model:
-            prepare_model(args.output_dir, args.package_dir)
-        prepare_film_tasks(args.output_dir, [task for task in FILM_TASKS if task in args.tasks], args.package_dir)
-        if "verse_pairs" in args.tasks:
-            prepare_verse_pairs(args.output_dir)
-    except (PreparationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    if args.model:
+        prepare_model(args.output_dir, args.package_dir)
+    prepare_film_tasks(args.output_dir, [task for task in FILM_TASKS if task in args.tasks], args.package_dir)
+    if "verse_pairs" in args.tasks:
+        prepare_verse_pairs(args.output_dir)
     print("Delete a folder to have it prepared again.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -51,7 +51,7 @@ from ea_hf.training.script import (
     longest_input,
     run,
 )
-from ea_hf.training.streaming import Stream
+from ea_hf.training.streaming import CutTexts, Stream
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
 
 
@@ -259,8 +259,9 @@ def encode(
     # What fills its length may have been longer.
     full = [row for row, mask in enumerate(result["attention_mask"]) if sum(mask) >= args.max_length]
     whole = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"] if full else []
-    cut = {row for row, ids in zip(full, whole, strict=True) if len(ids) > args.max_length}
-    result["truncated"] = [row in cut for row in range(len(result["length"]))]
+    result["full_length"] = list(result["length"])
+    for row, ids in zip(full, whole, strict=True):
+        result["full_length"][row] = max(len(ids), result["length"][row])
     if "label" in examples:
         result["labels"] = examples["label"]
     return result
@@ -271,12 +272,14 @@ class RowEncoder:
 
     def __init__(self, args: argparse.Namespace, data: TaskData, tokenizer: PreTrainedTokenizerBase):
         self.args, self.text_columns, self.labels, self.tokenizer = args, data.text_columns, data.labels, tokenizer
+        self.cut_texts = CutTexts()
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         columns = {name: [row[name] for row in rows] for name in (*self.text_columns, "label")}
         if self.labels is not None:
             columns["label"] = [self.labels.index(label) for label in columns["label"]]
         encoded = encode(columns, self.args, self.text_columns, self.tokenizer)
+        self.cut_texts.note("--max_length", self.args.max_length, encoded.pop("full_length"))
         return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
 
@@ -295,8 +298,8 @@ def tokenize(
                 remove_columns=split.column_names,
                 desc=f"Tokenizing {name}",
             )
-        truncated = sum(splits[name]["truncated"])
-        splits[name] = splits[name].remove_columns("truncated")
+        truncated = sum(length > args.max_length for length in splits[name]["full_length"])
+        splits[name] = splits[name].remove_columns("full_length")
         logger.info(
             f"{name}: {truncated} of {len(splits[name])} texts have more than {args.max_length} tokens and were cut "
             "(--max_length)."
@@ -313,9 +316,7 @@ class Collator:
         self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return dict(
-            self.pad([{name: row[name] for name in row if name not in ("length", "truncated")} for row in examples])
-        )
+        return dict(self.pad([{name: row[name] for name in row if name != "length"} for row in examples]))
 
 
 def predict_logits(

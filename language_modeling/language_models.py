@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 
 from ea_hf import evolve
 from ea_hf.models.auto import evolving_model_from_pretrained, family_of
+from ea_hf.models.undocumented import model_mapping
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import check_vocabulary, evolution_overrides, longest_input
 from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
@@ -109,5 +110,5 @@ def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrain
 
 
 def _check_task(config_class: type[PreTrainedConfig], auto_class: Any, name: str) -> None:
-    if config_class not in auto_class._model_mapping:
+    if config_class not in model_mapping(auto_class):
         raise ValueError(f"{name} is of a kind ({config_class.__name__}) that has no {auto_class.__name__}.")

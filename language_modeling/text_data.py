@@ -34,6 +34,7 @@ from ea_hf.training.local_files import (
 from ea_hf.training.mapped_rows import mapped_dataset
 from ea_hf.training.sharded_streaming import CHARACTERS_AT_ONCE, ROWS_AT_ONCE
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known
+from ea_hf.undocumented import fingerprint
 
 
 logger = logging.getLogger(__name__)
@@ -212,7 +213,7 @@ def hub_sources(name: str, config: str | None, column: str | None, streaming: bo
         chosen = column or _find_column(first, place)
         if not isinstance(first.get(chosen), str | None) or chosen not in first:
             raise ValueError(f"{place} has no text in {chosen!r}; it has {', '.join(map(repr, first))}.")
-        identity = f"{config} {chosen} {getattr(split, '_fingerprint', '')}"
+        identity = f"{config} {chosen} {fingerprint(split)}"
         rows = split if isinstance(split, IterableDataset) else split.to_iterable_dataset()
         rows = rows.select_columns([chosen])
         sources[split_name] = Source(rows if chosen == "text" else rows.rename_column(chosen, "text"), place, identity)

@@ -13,6 +13,7 @@ from test_ea_resnet import images, tiny_model
 from transformers import ElectraConfig, ElectraForSequenceClassification
 
 import ea_hf
+from ea_hf import plan
 from ea_hf.export import TOLERANCE, export, largest_difference, load_exported, main
 
 
@@ -77,3 +78,17 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         export(model, inputs, case.inputs.dynamic_shapes(inputs), tmp_path / "model.onnx")
     with pytest.raises(ValueError, match=r"ends with \.onnx or \.pt2"):
         export(model, inputs, {}, tmp_path / "model.bin")
+
+
+def test_a_checkpoint_that_cannot_be_exported_is_told_with_its_name(tmp_path):
+    output = ["--output", str(tmp_path / "model.onnx")]
+    for command in (lambda: main(["/no/where", *output]), lambda: plan.main(["--model_name_or_path", "/no/where"])):
+        with pytest.raises(FileNotFoundError, match=r"^/no/where does not exist"):
+            command()
+    (tmp_path / "config.json").write_text('{"model_type": "ea_bert"}')
+    with pytest.raises(ValueError, match="does not say of which class"):
+        main([str(tmp_path), *output])
+    ea_hf.EABertModel(ea_hf.EABertConfig(**TINY_BERT)).save_pretrained(tmp_path)
+    for size, reason in ((-1, "at least 1"), (32, "takes no images")):
+        with pytest.raises(ValueError, match=rf"--image_size is {size}; .*{reason}"):
+            main([str(tmp_path), *output, "--image_size", str(size)])

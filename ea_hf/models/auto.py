@@ -29,7 +29,6 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
     MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING,
 )
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import is_vision_available
 
 from .configuration_ea_dc_transformer import EADCTransformerConfig
@@ -49,7 +48,7 @@ from .modeling_ea_vit import EAViTModel
 from .modeling_evolving import auto_classes_of, register_processors
 from .pipeline_image_classification import EAImageClassificationPipeline
 from .pipeline_translation import TranslationPipeline
-from .undocumented import model_mapping
+from .undocumented import model_mapping, register_pipeline
 
 
 logger = logging.getLogger(__name__)
@@ -117,11 +116,7 @@ def register() -> None:
     for auto_class, model_class in MODELS:
         auto_class.register(model_class.config_class, model_class, exist_ok=True)
     for task, pipeline_class, auto_class, kind in PIPELINES:
-        if task in PIPELINE_REGISTRY.supported_tasks:
-            PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline_class
-        else:
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, auto_class, type=kind)
-            REMOVED_TASKS.pop(task, None)  # Transformers refuses these names before it looks into its registry
+        register_pipeline(task, pipeline_class, auto_class, kind)
 
 
 def _code_references(config_class: type[EvolvingConfig]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:

@@ -80,6 +80,10 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
                 config.layer_types = [EvolvingDynamicLayer._layer_type] * layers
         return config
 
+    def _has_class(self, path: str, name: str) -> bool:
+        # The module makes it when it is asked for.
+        return name.startswith(PREFIX) and hasattr(transformers, name.removeprefix(PREFIX))
+
     @staticmethod
     def _new(vanilla_class: type[PreTrainedConfig]) -> "EvolvedConfig":
         evolved_class = evolved_config_class(vanilla_class)

@@ -5,12 +5,13 @@
 import dataclasses
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 from .evolution_layer import check_evolution
 from .presets import expand_preset
-from .remote_code import CODE_REFERENCES, save_config_with_code
+from .remote_code import CODE_REFERENCES, code_file, save_config_with_code
 
 
 logger = logging.getLogger(__name__)
@@ -97,15 +98,27 @@ class EvolvingConfig:
         for name, default in zip(("ea_residual_weight", "ea_conv_weight"), defaults, strict=True):
             if getattr(self, name) is None:
                 setattr(self, name, default)
-        # Beside `ea_hf`'s own code nobody else's was loaded, and references to it must not go on into what is saved.
-        foreign = CODE_REFERENCES if self.family_auto_map else ()
-        for name in foreign:
-            references = kwargs.pop(name, None) or {}
-            modules = {self._module_of(reference) for reference in references.values()}
-            if not modules <= {self._module_of(own) for own in self._all_references()}:
-                logger.info(f"The checkpoint refers to code of others, which is not saved: {name} {references}")
+        self.forget_foreign_code(kwargs)
         super().__post_init__(**kwargs)
         self.check()
+
+    @classmethod
+    def forget_foreign_code(cls, attributes: dict[str, Any]) -> None:
+        """Takes references to code out of a configuration's attributes, and tells of those to code of others.
+
+        Beside `ea_hf`'s own code nobody else's was loaded, and references to it must not go on into what is saved.
+        """
+        for name in CODE_REFERENCES if cls.family_auto_map else ():
+            references = attributes.pop(name, None) or {}
+            modules = {cls._module_of(reference) for reference in references.values()}
+            if not modules <= {cls._module_of(own) for own in cls._all_references()}:
+                logger.info(f"The checkpoint refers to code of others, which is not saved: {name} {references}")
+
+    def __getattr__(self, name: str) -> Any:
+        # Trainers of others look into `auto_map` for the Auto class of a model that is none of Transformers'.
+        if name == "auto_map" and self.family_auto_map:
+            return self._with_saved_class(self._family_references())[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
@@ -167,12 +180,24 @@ class EvolvingConfig:
     def _with_saved_class(self, references: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """`AutoModel` loads the class that is saved, if there is no Auto class for its task."""
         auto_map = references.get("auto_map", {})
-        if not self.architectures or "AutoModel" not in auto_map:
+        paths = [path.rpartition(".")[0] for name, path in auto_map.items() if name != "AutoConfig"]
+        if not self.architectures or not paths:
             return references
-        file, architecture = auto_map["AutoModel"].rsplit(".", 1)[0], self.architectures[0]
-        if architecture in (reference.split(".")[-1] for reference in auto_map.values()):
+        path, architecture = paths[0], self.architectures[0]
+        known = {reference.split(".")[-1] for reference in auto_map.values()}
+        if architecture in known or not self._has_class(path, architecture):
             return references
-        return {**references, "auto_map": {**auto_map, "AutoModel": f"{file}.{architecture}"}}
+        return {**references, "auto_map": {**auto_map, "AutoModel": f"{path}.{architecture}"}}
+
+    def _has_class(self, path: str, name: str) -> bool:
+        """Whether a module that travels with the configuration has a class; a vanilla checkpoint's is Transformers'.
+
+        Args:
+            path: "module", or "user/model--module".
+        """
+        repository, _, module = path.rpartition("--")
+        source = code_file(self, module, repository or None).read_text(encoding="utf-8")
+        return re.search(rf"^class {re.escape(name)}\b", source, re.MULTILINE) is not None
 
     @classmethod
     def _all_references(cls) -> list[Any]:

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .evolution import evolving_attention_forward
 from .modeling_relative_positions import embeddings_of_pairs
+from .undocumented import sum_over_processes
 
 
 class ObservedSteps:
@@ -100,9 +101,7 @@ class EADCTransformerBatchNorm(nn.BatchNorm1d):
     def _over_processes(self, totals: torch.Tensor) -> torch.Tensor:
         if not (self.is_synchronized and distributed.is_available() and distributed.is_initialized()):
             return totals
-        from torch.distributed._functional_collectives import all_reduce  # not in every build of PyTorch
-
-        return all_reduce(totals, "sum", distributed.group.WORLD)
+        return sum_over_processes(totals)
 
 
 class EADCTransformerLayerNorm(nn.LayerNorm):

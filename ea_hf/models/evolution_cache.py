@@ -185,7 +185,7 @@ def evolving_cache_layer(past_key_values: Cache, layer_idx: int, queries: int) -
     if earlier > 0:
         raise ValueError(
             f"The cache holds {earlier} tokens without the rows of their attention maps. Fill it with this model from its "
-            "first token on."
+            "first token on. Prefixes that no layer has computed, as prefix tuning has them, cannot evolve."
         )
     layer.__class__ = EVOLVING_LAYERS[type(layer)]
     return layer

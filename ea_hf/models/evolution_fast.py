@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .undocumented import softmax_backward
+
 
 # Size of a block of maps in inference. On a CPU a thread's share should fit into its cache; elsewhere the size only
 # bounds the memory.
@@ -280,8 +282,12 @@ class EvolvingAttention(torch.autograd.Function):
         return output.transpose(1, 2).contiguous(), evolved
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor, grad_evolved: torch.Tensor | None) -> tuple:
+        if torch.is_grad_enabled():  # not `once_differentiable`, which lets `torch.autograd.grad` pass without a word
+            raise RuntimeError(
+                "Evolving attention has no second derivatives (`create_graph=True`) on its fast path. Call the model with "
+                "`output_attention_maps=True`, which takes the path that has them."
+            )
         query, key, value, mixed, previous, position_bias, weights, positive, kept, *parameters = ctx.saved_tensors
         kernel, bias, residual_gate, conv_gate, attention_mask, blocked = parameters
         layer, dropout = ctx.layer, ctx.dropout
@@ -300,7 +306,7 @@ class EvolvingAttention(torch.autograd.Function):
         grad_output = grad_output.transpose(1, 2)
         grad_value = torch.matmul(drop(weights, kept, dropout).transpose(-2, -1), grad_output)
         grad = drop(torch.matmul(grad_output, value.transpose(-2, -1)), kept, dropout)
-        grad = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+        grad = softmax_backward(grad, weights)
         if attention_mask is not None:  # not zero by itself in a row that may attend nowhere
             grad.masked_fill_(~attention_mask, 0.0)
         if grad_evolved is not None:

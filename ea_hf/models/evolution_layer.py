@@ -11,6 +11,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .evolution_cache import EvolvingCacheLayer
+from .undocumented import version_of
 
 
 MIXINGS = ("convex", "additive", "learned")
@@ -329,7 +330,7 @@ class AttentionEvolution(nn.Module):
             return False
         key = None
         if not is_learning and not any(gate.is_inference() for gate in gates):
-            key = tuple(number for gate in gates for number in (id(gate), gate._version))
+            key = tuple(number for gate in gates for number in (id(gate), version_of(gate)))
             if self._seen_gates is not None and self._seen_gates[0] == key:
                 return self._seen_gates[1]
         are_zero = not any(gate.any() for gate in gates)

@@ -40,8 +40,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .dc_transformer_layers import (
@@ -53,6 +51,7 @@ from .dc_transformer_layers import (
 )
 from .evolution import attach_evolution
 from .modeling_evolving import EvolvingPreTrainedModel
+from .undocumented import OutputRecorder, can_return_tuple, capture_outputs, merge_with_config_defaults
 
 
 class EADCTransformerPreTrainedModel(EvolvingPreTrainedModel, PreTrainedModel):

@@ -35,7 +35,13 @@ from .modeling_evolving import (
     register_processors,
 )
 from .presets import preset_fields
-from .undocumented import forget_renamed_weights, model_mapping, record_outputs, set_attention_function
+from .undocumented import (
+    checkpointing_function,
+    forget_renamed_weights,
+    model_mapping,
+    record_outputs,
+    set_attention_function,
+)
 
 
 CROSS_ATTENTION_NAMES = re.compile(r"enc(oder|dec)_?att|cross_?att", re.IGNORECASE)
@@ -409,11 +415,12 @@ def evolve(
         check_has_convolutions(SimpleNamespace(**fields), len(chain.attentions))
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
-            check_gradient_checkpointing(module._gradient_checkpointing_func)
+            check_gradient_checkpointing(checkpointing_function(module))
     # Other models may have been made with the same configuration.
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
+    config.forget_foreign_code(vars(config))
     config.vanilla_model_type = config.vanilla_class.model_type
     for name, value in {**fields, "ea_memory_efficient": memory_efficient}.items():
         setattr(config, name, value)

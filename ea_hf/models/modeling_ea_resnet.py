@@ -43,13 +43,13 @@ from transformers.models.resnet.modeling_resnet import (
     ResNetEmbeddings,
     ResNetPreTrainedModel,
 )
-from transformers.utils.generic import can_return_tuple
 
 from .configuration_ea_resnet import BOTTLENECK_REDUCTION, EAResNetConfig
 from .evolution import attach_evolution, evolving_attention_forward
 from .evolution_state import is_replayed
 from .modeling_evolving import EvolvingPreTrainedModel
 from .modeling_relative_positions import embeddings_of_pairs
+from .undocumented import can_return_tuple
 
 
 class EAResNetAttention(nn.Module):

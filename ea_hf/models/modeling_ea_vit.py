@@ -13,7 +13,6 @@ import copy
 
 import torch
 from torch import nn
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.vit.modeling_vit import (
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -24,6 +23,7 @@ from transformers.models.vit.modeling_vit import (
 from .configuration_ea_vit import EAViTConfig
 from .evolution import attach_evolution
 from .modeling_evolving import EvolvingPreTrainedModel
+from .undocumented import convert_checkpoints_as
 
 
 class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):
@@ -61,7 +61,7 @@ class EAViTModel(EAViTPreTrainedModel, ViTModel):
 
 EAViTPreTrainedModel.evolving_classes = {ViTModel: EAViTModel}
 # Checkpoints on the Hub have the parameter names of earlier versions of Transformers, which renames them by class name.
-register_checkpoint_conversion_mapping("EAViTModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
+convert_checkpoints_as("EAViTModel", "ViTModel")
 
 
 class EAViTForImageClassification(EAViTPreTrainedModel, ViTForImageClassification):

@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
 from transformers.models.auto import modeling_auto
 
 from .configuration_evolving import EvolvingConfig, check_evolution_fits, has_kernels
@@ -35,13 +34,11 @@ from .evolution import (
 )
 from .evolution_layer import HeadMixing
 from .evolution_state import EvolutionState, is_traced, running_state
-from .undocumented import model_mapping, record_outputs
+from .undocumented import COUNTING_LOSSES, model_mapping, name_model_class, record_outputs
 
 
 # Of a forward's code, a call of the loss function that gets what the caller gave beside the inputs.
 LOSS_WITH_KEYWORDS = re.compile(r"self\.loss_function\((?:[^()]|\([^()]*\))*\*\*")
-# Loss functions that divide by the number of labels that they are given. That of sequences does so for some labels only.
-COUNTING_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification)
 
 
 def evolving_forward(forward: Callable) -> Callable:
@@ -161,15 +158,10 @@ def _check_attn_implementation(attn_implementation: str | None) -> str:
 
 
 def _name_to_pipelines(config: EvolvingConfig) -> None:
-    """Enters a family's class names into the tables in which `pipeline` looks up whether it supports a model.
-
-    They are those of Transformers' own models, to which `AutoModel.register` adds nothing.
-    """
+    """Enters a family's class names into the tables of Transformers' own models, to which `AutoModel.register` adds nothing."""
     auto_map = config.family_auto_map or getattr(config, "auto_map", {})
     for auto_name, reference in auto_map.items():
-        mapping = model_mapping(getattr(transformers, auto_name))
-        if mapping is not None:
-            mapping._model_mapping[config.model_type] = reference.split(".")[-1]
+        name_model_class(getattr(transformers, auto_name), config.model_type, reference.split(".")[-1])
 
 
 def auto_classes_of(vanilla_class: type[PreTrainedConfig]) -> Iterator[tuple[type, tuple[type[PreTrainedModel], ...]]]:

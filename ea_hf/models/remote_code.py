@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
-from transformers.utils import HF_MODULES_CACHE
+
+from .undocumented import fetch_code, imported_files
 
 
 # Attributes with which a configuration tells of the code beside it.
@@ -51,8 +51,18 @@ def save_config_with_code(
     vars(saved).update(references)
     PreTrainedConfig.save_pretrained(saved, save_directory)
     for module, repository in repositories.items():
-        file = Path(sys.modules[type(config).__module__].__file__).with_name(f"{module}.py")
-        if not file.exists():  # remote code of which this file is not loaded yet
-            file = Path(HF_MODULES_CACHE, get_cached_module_file(repository or config.name_or_path, file.name))
-        for source in (file, *map(Path, get_relative_import_files(file))):
+        file = code_file(config, module, repository)
+        for source in (file, *imported_files(file)):
             shutil.copyfile(source, Path(save_directory, source.name))
+
+
+def code_file(config: PreTrainedConfig, module: str, repository: str | None = None) -> Path:
+    """The file of a module that travels with a configuration.
+
+    Args:
+        repository: where it is, if not beside the configuration.
+    """
+    file = Path(sys.modules[type(config).__module__].__file__).with_name(f"{module}.py")
+    if not file.exists():  # remote code of which this file is not loaded yet
+        file = fetch_code(repository or config.name_or_path, file.name)
+    return file

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The undocumented names of PyTorch and Transformers on which models rely, each with a test that says what breaks without it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,20 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
+from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification
+from transformers.masking_utils import sdpa_mask as sdpa_mask
+from transformers.utils import HF_MODULES_CACHE
+from transformers.utils.generic import can_return_tuple as can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults as merge_with_config_defaults
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+from transformers.utils.output_capturing import OutputRecorder as OutputRecorder
+from transformers.utils.output_capturing import capture_outputs as capture_outputs
+
+
+# Loss functions that divide by the number of labels that they are given. That of sequences does so for some labels only.
+COUNTING_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForTokenClassification)
 
 
 def is_in_backward() -> bool:
@@ -66,3 +80,61 @@ def model_mapping(auto_class: Any) -> Any | None:
 def forget_renamed_weights(model: PreTrainedModel) -> None:
     """Forgets what renamed the weights of an old checkpoint when it was loaded, so that a model is saved as it is."""
     vars(model).pop("_weight_conversions", None)
+
+
+def name_model_class(auto_class: Any, model_type: str, name: str) -> None:
+    """Enters a class into the table of names of an Auto class, in which `pipeline` looks up whether it supports a model."""
+    mapping = model_mapping(auto_class)
+    if mapping is not None:
+        mapping._model_mapping[model_type] = name
+
+
+def register_pipeline(task: str, pipeline_class: type, auto_class: Any, kind: str) -> None:
+    """Makes `pipeline(task)` know a class, also for a task that Transformers has no more, whose name it refuses."""
+    # Only here, since a model does not need it.
+    from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+
+    if task in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline_class
+    else:
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, auto_class, type=kind)
+        REMOVED_TASKS.pop(task, None)
+
+
+def convert_checkpoints_as(model_class: str, vanilla_class: str) -> None:
+    """Lets old checkpoints, whose weights have other names, be loaded into a class as into its vanilla one."""
+    register_checkpoint_conversion_mapping(
+        model_class, get_checkpoint_conversion_mapping(vanilla_class), overwrite=True
+    )
+
+
+def fetch_code(name_or_path: str, file_name: str) -> Path:
+    """A file of code that lies beside a checkpoint, where code with `trust_remote_code=True` is run."""
+    return Path(HF_MODULES_CACHE, get_cached_module_file(name_or_path, file_name))
+
+
+def imported_files(file: Path) -> list[Path]:
+    """The files that a file of code imports as `from .name import x`, and those that these import."""
+    return [Path(path) for path in get_relative_import_files(file)]
+
+
+def softmax_backward(grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The gradient of scores from that of their softmax over the last dimension."""
+    return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """A number that grows whenever a tensor is written to."""
+    return tensor._version
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes; its gradient goes to all of them."""
+    from torch.distributed._functional_collectives import all_reduce  # not in every build of PyTorch
+
+    return all_reduce(tensor, "sum", torch.distributed.group.WORLD)
+
+
+def checkpointing_function(module: nn.Module) -> Any:
+    """With what a module that has `gradient_checkpointing` runs its layers."""
+    return module._gradient_checkpointing_func

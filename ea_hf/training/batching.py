@@ -21,6 +21,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..undocumented import AnyBatchNorm
 from .interruptions import ignore_signals, stop_together
 
 
@@ -75,7 +76,7 @@ def stand_in(model: torch.nn.Module) -> Iterator[None]:
 
     One that shares its statistics with other processes goes on doing so, as they wait for it, but adds nothing.
     """
-    norms = [m for m in model.modules() if m.training and isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if m.training and isinstance(m, AnyBatchNorm)]
     shared = [norm for norm in norms if getattr(norm, "is_synchronized", False)]
     alone = [norm for norm in norms if norm not in shared and not isinstance(norm, torch.nn.SyncBatchNorm)]
     for norm in shared:

@@ -7,6 +7,8 @@ import logging
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from ..undocumented import SAYS_WHERE_IT_IS_FROM
+
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ ONLY_DICTIONARIES = ("output_scores", "output_logits", "output_attentions", "out
 # These do not change what is generated.
 ROUTINE = (
     "num_beams", "max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id",
-    "decoder_start_token_id", "transformers_version", "_from_model_config", "use_cache",
+    "decoder_start_token_id", "transformers_version", SAYS_WHERE_IT_IS_FROM, "use_cache",
 )  # fmt: skip
 
 

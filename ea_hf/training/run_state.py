@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
+from ..undocumented import was_loaded
 from .streaming import Stream
 
 
@@ -95,8 +96,7 @@ def describe_model(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        # Transformers marks what it has read from a checkpoint.
-        if getattr(parameter, "_is_hf_initialized", False):
+        if was_loaded(parameter):
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     evolution = {name: value for name, value in model.config.to_diff_dict().items() if name.startswith("ea_")}
     if evolution.get("ea_mixing") == "convex":  # runs begun before there were others can go on

@@ -20,6 +20,7 @@ from .liveness import processes_watched
 from .loop import end_training, format_metrics, save_model, train
 from .output_dir import RESULTS_FILE
 from .publishing import push_to_hub, save_model_card
+from .tokenizer_loading import forget_foreign_code
 
 
 logger = logging.getLogger(__name__)
@@ -220,6 +221,7 @@ def run(
         Interrupted: SIGTERM or SIGINT came; the program ends with a non-zero status, and can go on from a checkpoint.
     """
     config, details = model.config, metric_details or {}
+    forget_foreign_code(processor)
 
     def save_assets(directory: Path) -> None:
         config.save_pretrained(directory)

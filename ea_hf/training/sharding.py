@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..models.evolution import AttentionEvolution
 from ..models.modeling_ea_evolved import EvolvedPreTrainedModel
+from ..undocumented import generate_in_step
 
 
 def layer_classes(model: PreTrainedModel) -> list[str]:
@@ -72,6 +73,5 @@ def prepare(
     if hasattr(model, "generate"):
         # Gathers the weights of the root, which `generate` reads outside of the model's forward.
         register_fsdp_forward_method(model, "generate")
-        # Tells `generate` that all processes must make the same number of steps.
-        model._is_fsdp_managed_module = True
+        generate_in_step(model)
     return model, optimizer

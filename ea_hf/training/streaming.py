@@ -8,8 +8,9 @@ Unlike a buffer that slides, a block can be read again: where a run stands is th
 begins, and how many of its rows are used up.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -19,6 +20,30 @@ from torch.utils.data import DataLoader
 
 from .batching import MicroBatch, Step, share_step
 from .interruptions import ignore_signals
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CutTexts:
+    """Tells of the first text of a stream that is cut, since a stream is never looked at as a whole."""
+
+    told: set[str] = field(default_factory=set)
+
+    def note(self, option: str, limit: int, lengths: Iterable[int]) -> None:
+        """Notes the lengths of texts before they are cut.
+
+        Args:
+            option: the argument that sets the limit.
+        """
+        longest = max(lengths, default=0)
+        if longest > limit and option not in self.told:
+            self.told.add(option)
+            logger.warning(
+                f"train: the stream has texts of more than {limit} tokens, such as one of {longest}; they are cut ({option}). "
+                "This is told once."
+            )
 
 
 @dataclass

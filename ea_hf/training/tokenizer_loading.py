@@ -8,10 +8,14 @@ Transformers makes a tokenizer of special tokens only where a checkpoint has no 
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import PushToHubMixin
+
+from ..undocumented import written_auto_name
 
 
 logger = logging.getLogger(__name__)
@@ -67,12 +71,25 @@ def load_tokenizer(
     ordinary = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
     if len(ordinary) < 2:  # T5's knows the space by itself
         raise ValueError(f"{name} has no tokenizer: its vocabulary is empty, and all text would be unknown. {remedy}")
-    if not type(tokenizer).__module__.startswith(REMOTE_CODE_PACKAGE) and "auto_map" in tokenizer.init_kwargs:
-        logger.info(
-            f"The tokenizer of {name} refers to code that was not loaded, {tokenizer.init_kwargs.pop('auto_map')}; "
-            "what is saved does not."
-        )
+    forget_foreign_code(tokenizer)
     return tokenizer
+
+
+def forget_foreign_code(processor: Any) -> None:
+    """Takes references to code that was not loaded out of a tokenizer, image processor or the like, and out of its parts."""
+    for part in vars(processor).values():
+        if isinstance(part, PushToHubMixin):  # of a processor that has several parts
+            forget_foreign_code(part)
+    if type(processor).__module__.startswith(REMOTE_CODE_PACKAGE):
+        return
+    # Tokenizers save what they were made with, the others their attributes.
+    for attributes in (vars(processor), getattr(processor, "init_kwargs", {})):
+        references = attributes.pop("auto_map", {})
+        # That of a class that travels with what is saved is written again.
+        if set(references) - {written_auto_name(processor)}:
+            logger.info(
+                f"The {type(processor).__name__} refers to code that was not loaded, {references}; what is saved does not."
+            )
 
 
 def count_unknown(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[int, int]:
