@@ -123,7 +123,7 @@ function makePanel() {
 function drawPanel() {
   for (const [name, { canvas, formula }] of rows) {
     const part = partNamed(name) ?? partNamed(name === "vanilla" ? "evolved" : "attention");
-    paintCells(canvas, name, limitOf(name));
+    paintCells(canvas, name, limitOf(name), state.head, 88);
     canvas.style.imageRendering = canvas.width > 44 ? "auto" : "pixelated";
     formula.textContent = partNamed(name) ? formulaOf(part) : vanillaFormulaOf(part);
   }
@@ -271,8 +271,8 @@ async function begin() {
     picture.src = data.image;
   }
   enterView();
-  document.documentElement.dataset.ready = "true";
   prepare();
+  document.documentElement.dataset.ready = "true";
 }
 
 begin();

@@ -57,8 +57,16 @@ const CURVES = {
   },
 };
 
+const limits = new Map();
+
 /** The value at which the colours of a map are strongest. */
 function limitOf(name, head = state.head) {
+  const id = [state.chain, state.layer, head, name, byId("scale").value, byId("special").checked].join(" ");
+  if (!limits.has(id)) limits.set(id, computedLimit(name, head));
+  return limits.get(id);
+}
+
+function computedLimit(name, head) {
   const [chain, kind] = [currentChain(), LOGIT_NAMES.includes(name) ? "logit" : "probability"];
   const [rows, columns] = [shownOf(chain, "queries"), shownOf(chain, "keys")];
   const largest = (other) => largestOf(valuesNow(other, head), chain, rows, columns);
@@ -68,7 +76,11 @@ function limitOf(name, head = state.head) {
   }
   const names = kind === "logit" ? LOGIT_NAMES.slice(0, 4) : ["attention"];
   if (data.hasVanilla) names.push(kind === "logit" ? "vanilla" : "vanilla attention");
-  return Math.max(...names.map(largest)) || 1;
+  const most = Math.max(...names.map(largest)) || 1;
+  for (const other of names) {
+    limits.set([state.chain, state.layer, head, other, "layer", byId("special").checked].join(" "), most);
+  }
+  return most;
 }
 
 const tables = new Map();
@@ -86,32 +98,33 @@ function tableOf(colors) {
   return tables.get(colors);
 }
 
-function colorFunction(name, limit) {
-  const { colors, isSigned, curve } = paletteOf(name);
-  const [table, { place }] = [tableOf(colors), CURVES[curve]];
+/** From a value to the place of its colour in the table. */
+function colorPlace(name, limit) {
+  const { isSigned, curve } = paletteOf(name);
+  const { place } = CURVES[curve];
   return (value) => {
     const at = place(Math.min(Math.abs(value) / limit, 1));
-    return table[Math.round(511 * (isSigned ? (1 + Math.sign(value) * at) / 2 : value > 0 ? at : 0))];
+    return Math.round(511 * (isSigned ? (1 + Math.sign(value) * at) / 2 : value > 0 ? at : 0));
   };
 }
 
-/** One pixel for each cell; masked cells stay transparent. */
-function paintCells(canvas, name, limit, head = state.head) {
-  const chain = currentChain();
-  const [rows, columns, values] = [shownOf(chain, "queries"), shownOf(chain, "keys"), valuesNow(name, head)];
+/** One pixel for each cell, or for each so many if `most` are enough; masked cells stay transparent. */
+function paintCells(canvas, name, limit, head = state.head, most = Infinity) {
+  const [chain, values, blocked] = [currentChain(), valuesNow(name, head), currentChain().blockedCells];
+  const some = (all) => all.filter((_, i) => i % Math.max(1, Math.ceil(all.length / most)) === 0);
+  const [rows, columns] = [some(shownOf(chain, "queries")), some(shownOf(chain, "keys"))];
   [canvas.width, canvas.height] = [columns.length, rows.length];
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(columns.length, rows.length);
-  const colorOf = colorFunction(name, limit);
-  let at = 0;
-  for (const query of rows) {
-    for (const key of columns) {
-      const cell = query * chain.keys.length + key;
-      if (!chain.blockedCells?.[cell]) {
-        [pixels.data[at], pixels.data[at + 1], pixels.data[at + 2]] = colorOf(values[cell]);
-        pixels.data[at + 3] = 255;
-      }
-      at += 4;
+  const whole = new DataView(pixels.data.buffer);
+  // Red, green, blue and opaque in one number, since a map has many cells.
+  const table = Uint32Array.from(tableOf(paletteOf(name).colors), ([red, green, blue]) => ((red << 24) | (green << 16) | (blue << 8) | 255) >>> 0);
+  const placeOf = colorPlace(name, limit);
+  for (let row = 0, at = 0; row < rows.length; row++) {
+    const from = rows[row] * chain.keys.length;
+    for (let column = 0; column < columns.length; column++, at += 4) {
+      const cell = from + columns[column];
+      if (!blocked || !blocked[cell]) whole.setUint32(at, table[placeOf(values[cell])]);
     }
   }
   context.putImageData(pixels, 0, 0);

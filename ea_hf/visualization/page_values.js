@@ -181,8 +181,14 @@ function prepare() {
   data.chains.forEach((chain, chainIndex) => {
     const size = chain.queries.length * chain.keys.length * chain.layers.length * data.heads.length;
     if (size > MOST_KEPT_NUMBERS / 4) return;
-    data.heads.forEach((_, head) => chain.layers.forEach((_, layer) => work.push([chainIndex, layer, "evolved", head])));
+    data.heads.forEach((_, head) => {
+      const names = head === 0 && data.hasVanilla ? ["evolved", "vanilla"] : ["evolved"];
+      chain.layers.forEach((_, layer) => names.forEach((name) => work.push([chainIndex, layer, name, head])));
+    });
   });
+  // Those of the first head at once, as long as nobody waits long.
+  const start = performance.now();
+  while (work.length && work[0][3] === 0 && performance.now() - start < 500) mapOf(...work.shift());
   const step = (deadline) => {
     while (work.length && deadline.timeRemaining() > 8) mapOf(...work.shift());
     if (work.length) requestIdleCallback(step);

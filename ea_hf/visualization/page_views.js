@@ -95,7 +95,6 @@ class Matrix {
       ),
       this.scroll,
     );
-    this.resize();
   }
 
   resize() {
@@ -209,9 +208,9 @@ class Picture {
       context.fillText(chain.keys.slice(0, this.leading).join(", "), x + sideOf(0) + 6, sideOf(0) / 2);
     }
     if (this.name) {
-      const colorOf = colorFunction(this.name, this.limit);
+      const [table, placeOf] = [tableOf(paletteOf(this.name).colors), colorPlace(this.name, this.limit)];
       chain.keys.forEach((_, key) => {
-        const [red, green, blue] = colorOf(this.values[state.query * chain.keys.length + key]);
+        const [red, green, blue] = table[placeOf(this.values[state.query * chain.keys.length + key])];
         context.fillStyle = `rgb(${red}, ${green}, ${blue})`;
         context.fillRect(...this.placeOf(key), sideOf(key), sideOf(key));
       });
