@@ -437,8 +437,8 @@ def test_the_command_writes_page_and_pictures(checkpoints, tmp_path, capsys):
     run(capsys, checkpoints["bert"], SENTENCE, SECOND, "--heads", 2, 3, "--png", png)
     assert (tmp_path / "maps-head2.png").exists() and (tmp_path / "maps-head3.png").exists()
     run(capsys, checkpoints["resnet"], "--image", checkpoints["image"], "--output", output)
-    run(capsys, checkpoints["vit"], "--image", checkpoints["image"], "--heads", 1, "--png", png)
-    assert png.exists()
+    run(capsys, checkpoints["vit"], "--image", checkpoints["image"], "--heads", 1, "--png", png.with_suffix(".svg"))
+    assert "<svg" in png.with_suffix(".svg").read_text()
 
 
 def test_the_command_takes_the_heads_that_fit_and_says_so(checkpoints, tmp_path, capsys, monkeypatch):
