@@ -25,8 +25,9 @@ def main() -> None:
         raise SystemExit("There is no Chromium on the PATH; install it, on Debian with `apt-get install chromium`.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1030}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1366, "height": 700}, color_scheme="light")
         page.goto(args.page.resolve().as_uri())
+        page.wait_for_selector("html[data-ready]")
         canvas = page.locator("#shown canvas")
         box, (rows, columns) = canvas.bounding_box(), canvas.evaluate("canvas => [canvas.height, canvas.width]")
         row, column = args.cell

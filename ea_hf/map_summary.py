@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .models.evolution_layer import AttentionEvolution
-from .visualization.recording import LayerMaps, evolutions_of, run_seen, without_evolution
+from .visualization.recording import LayerMaps, evolutions_of, run_seen, shares_of, without_evolution
 
 
 if TYPE_CHECKING:
@@ -199,14 +199,7 @@ def _measure(evolution: AttentionEvolution, maps: LayerMaps) -> tuple[dict[str, 
         torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=maps.scores.device) if maps.blocked is None else maps.blocked
     )
 
-    def norm(part: torch.Tensor) -> torch.Tensor:  # of each head
-        return torch.linalg.vector_norm(part.float().masked_fill(blocked, 0.0), dim=(0, 2, 3))
-
-    whole = norm(maps.evolved)
-    values: dict[str, Any] = {}
-    parts = (maps.from_scores, maps.from_previous, maps.from_convolution)
-    for name, part in zip(SHARES, parts, strict=True):
-        values[name] = tuple((norm(part) / whole.clamp_min(torch.finfo(whole.dtype).tiny)).tolist())
+    values: dict[str, Any] = {name: tuple(share.tolist()) for name, share in shares_of(maps).items()}
     for name in ("residual_gate", "conv_gate"):
         gate = getattr(evolution, name)  # whole, while its layer runs
         values[name] = None if gate is None else tuple(gate.detach().float().tolist())

@@ -221,7 +221,7 @@ def test_formulas_and_pages_show_the_weight_of_each_head(tmp_path):
         "0.5 × A₁", "-0.25 × A₁", "nothing: weight 0", "A₁",
     ]  # fmt: skip
     assert formula(SCORES, second, "ReLU", 2) == "S₂"
-    layer = page._data(maps)["chains"][0]["layers"][1]
+    layer = page._data(maps, page._packed_heads(maps))[0]["chains"][0]["layers"][1]
     assert layer["weights"]["previous"] == [0.5, -0.25, 0.0, 1.0] and layer["weights"]["evolved"] == [None] * 4
     assert layer["formulas"]["previous"][1] == "-0.25 × A₁" and len(layer["formulas"]) == len(PARTS)
     titles = [axis.get_title() for axis in draw_layers(maps, head=2).axes]

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps of an example: their parts add up to what the model computes, and figures and command line show them."""
 
-import base64
 import re
 import shutil
 import subprocess
@@ -20,9 +19,9 @@ from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BertModel
 
 import ea_hf
-from ea_hf.visualization import draw_layers, image_maps, page, record_maps, text_maps
+from ea_hf.visualization import draw_layers, image_maps, packing, page, record_maps, text_maps
 from ea_hf.visualization.__main__ import main
-from ea_hf.visualization.examples import readable
+from ea_hf.visualization.examples import checkpoint_name, readable
 from ea_hf.visualization.parts import CONVOLUTION, PARTS, PREVIOUS, SCORES, formula
 
 
@@ -220,6 +219,7 @@ def test_a_pair_of_sentences_knows_where_the_second_begins(bert):
     (chain,) = text_maps(model, tokenizer, SENTENCE, SECOND).chains
     assert chain.queries == chain.keys == tokenizer.tokenize(SENTENCE, SECOND, add_special_tokens=True)
     assert chain.queries[chain.second_query] == "avoid" and chain.second_key == chain.second_query
+    assert [chain.keys[place] for place in chain.special_keys] == ["[CLS]", "[SEP]", "[SEP]"]
     assert text_maps(model, tokenizer, SENTENCE).chains[0].second_query is None
 
 
@@ -380,37 +380,42 @@ main([{checkpoints["bert"]!r}, "A film.", "--heads", "1", "--png", {str(tmp_path
 # The page's data
 
 
-def test_the_page_holds_the_model_s_values_within_the_stated_rounding(t5):
-    maps = text_maps(*t5, SENTENCE, target=SECOND, vanilla=True)
-    for chain, data in zip(maps.chains, page._data(maps)["chains"], strict=True):
-        for layer, layer_data in zip(chain.layers, data["layers"], strict=True):
-            expected = {part.name: part.values(layer) for part in PARTS}
-            expected |= {"vanilla": layer.vanilla.evolved, "vanilla attention": layer.vanilla.attention}
-            for name, values in expected.items():
-                if name not in layer_data["maps"]:
-                    assert layer.number == 1 and not values.any()
-                    continue
-                packed = layer_data["maps"][name]
-                integers = np.frombuffer(base64.b64decode(packed["integers"]), "<i2").reshape(values.shape)
-                restored = torch.tensor(integers * np.array(packed["scales"])[:, None, None])
-                if layer.blocked is not None:
-                    values = values.masked_fill(layer.blocked, 0.0)
-                limit = values.abs().amax((1, 2), keepdim=True).double() / 65534
-                assert ((restored - values.double()).abs() <= limit * 1.0001).all()
-
-
 def test_a_page_that_would_be_too_large_says_what_fits(bert, tmp_path, monkeypatch):
     maps = text_maps(*bert, SENTENCE)
-    # 10 x 10 values, 3 maps of the first layer and 5 of each other, 8/3 bytes each.
-    tokens = len(maps.chains[0].keys)
-    monkeypatch.setattr(page, "MAX_BYTES", 2.5 * tokens**2 * 13 * 8 / 3)
+    page.write_page(maps, tmp_path / "maps.html")
+    sizes = [
+        sum(
+            len(packing.as_text(content).encode())
+            for _, content in packing.pack_head(maps.chains[0], head, packing.FINE)
+        )
+        for head in range(4)
+    ]
+    monkeypatch.setattr(page, "MAX_BYTES", sum(sizes[:2]) + sizes[2] / 2)
     with pytest.raises(ValueError, match=r"Choose at most 2 of the 4 heads"):
-        page.write_page(maps, tmp_path / "maps.html")
-    page.write_page(text_maps(*bert, SENTENCE, heads=[1, 2]), tmp_path / "maps.html")
-    monkeypatch.setattr(page, "MAX_BYTES", 1000)
+        page.write_page(maps, tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
+    page.write_page(text_maps(*bert, SENTENCE, heads=[1, 2]), tmp_path / "two.html")
+    monkeypatch.setattr(page, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"Choose fewer layers, or a shorter text"):
         page.write_page(maps, tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
+
+
+def test_a_checkpoint_is_named_without_where_it_lies(bert, tmp_path):
+    assert text_maps(*bert, SENTENCE).model_name == "ea_bert"
+    assert checkpoint_name("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    assert checkpoint_name(str(tmp_path / "made" / "here")) == "here" and checkpoint_name("") == ""
+
+
+def test_a_prediction_is_that_of_the_head(checkpoints, bert):
+    model = ea_hf.EABertForSequenceClassification.from_pretrained(checkpoints["bert"])
+    model.config.id2label = {0: "dull", 1: "moving"}
+    maps = text_maps(model.train(), bert[1], SENTENCE)
+    assert model.training
+    with torch.no_grad():
+        expected = model.eval()(**bert[1](SENTENCE, return_tensors="pt")).logits[0].softmax(-1).tolist()
+    assert maps.prediction == pytest.approx(dict(zip(["dull", "moving"], expected, strict=True)))
+    assert text_maps(*bert, SENTENCE).prediction is None
 
 
 # The command line
@@ -432,12 +437,12 @@ def test_the_command_writes_page_and_pictures(checkpoints, tmp_path, capsys):
     run(capsys, checkpoints["bert"], SENTENCE, SECOND, "--heads", 2, 3, "--png", png)
     assert (tmp_path / "maps-head2.png").exists() and (tmp_path / "maps-head3.png").exists()
     run(capsys, checkpoints["resnet"], "--image", checkpoints["image"], "--output", output)
-    run(capsys, checkpoints["vit"], "--image", checkpoints["image"], "--heads", 1, "--png", png)
-    assert png.exists()
+    run(capsys, checkpoints["vit"], "--image", checkpoints["image"], "--heads", 1, "--png", png.with_suffix(".svg"))
+    assert "<svg" in png.with_suffix(".svg").read_text()
 
 
 def test_the_command_takes_the_heads_that_fit_and_says_so(checkpoints, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(page, "MAX_BYTES", 12_000)
+    monkeypatch.setattr(page, "MAX_BYTES", 3_000)
     output = tmp_path / "maps.html"
     printed = run(capsys, checkpoints["bert"], SENTENCE, "--output", output).err
     assert "The page has room for 2 of 4 heads; choose others with --heads" in printed and output.exists()
@@ -485,7 +490,7 @@ def test_what_cannot_be_written_is_said(checkpoints, tmp_path):
         (["x", "A film.", "--image", "x.png", "--output", "maps.html"], "not both"),
         (["x", "--image", "x.png", "--target", "y", "--output", "maps.html"], "--target is for models of text"),
         (["x", "A film.", "--output", "maps.png"], "maps.png should end with .html"),
-        (["x", "A film.", "--png", "maps"], "maps should end with .png"),
+        (["x", "A film.", "--png", "maps"], "maps should end with .png or .svg or .pdf"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )

@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 import ea_hf
 from ea_hf.visualization import image_maps, text_maps, write_page
+from ea_hf.visualization.packing import FINE
 from ea_hf.visualization.parts import LOGIT_COLORS, PARTS
 
 
@@ -83,37 +84,40 @@ def digit_maps(directory):
 
 
 @contextmanager
-def opened(browser, maps, path, **options):
+def opened(browser, maps, path, view="", **options):
     """The page of some maps; at the end, nothing may have gone wrong in it and nothing been asked of the network."""
     write_page(maps, path)
-    context = browser.new_context(viewport={"width": 1300, "height": 1600}, **options)
+    context = browser.new_context(**{"viewport": {"width": 1300, "height": 1600}, **options})
     page = context.new_page()
     faults, requests = [], []
     page.on("console", lambda message: faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
+    page.goto(path.as_uri() + view)
+    page.wait_for_selector("html[data-ready]")
     yield page
     page.wait_for_timeout(50)
     context.close()
     assert faults == []
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
 
 
 def shown_values(page):
     """The values of the chosen pair by the map's name."""
-    cells = page.locator("#pair-values td").all()
-    return {cell.get_attribute("data-map"): cell.locator(".value").text_content() for cell in cells}
+    cells = page.locator("#chosen .value").all()
+    return {cell.get_attribute("data-map"): cell.text_content() for cell in cells}
 
 
 def expected_values(layer, head, query, key):
     maps = {part.name: part.values(layer) for part in PARTS}
     if layer.vanilla is not None:
         maps |= {"vanilla": layer.vanilla.evolved, "vanilla attention": layer.vanilla.attention}
-    # Rounded to 1/65534 of the map's largest value, then to 4 digits.
+    # Rounded to a share of the map's largest value, then to 4 digits.
     return {
         name: pytest.approx(
-            values[head, query, key].item(), rel=5.1e-4, abs=1.01 * values[head].abs().max().item() / 65534
+            values[head, query, key].item(),
+            rel=0,
+            abs=FINE * values[head].abs().max().item() + 5.1e-4 * abs(values[head, query, key].item()),
         )
         for name, values in maps.items()
     }
@@ -159,7 +163,7 @@ def test_sliders_move_the_map(browser, pair_maps, tmp_path):
         for keys, layer, head in (
             ([], 2, 1),
             (["#layer ArrowRight"], 3, 1),
-            (["#head End"], 3, 4),
+            (["#head End", "#head ArrowLeft"], 3, 4),
             (["#layer Home"], 1, 4),
         ):
             for pressed in keys:
@@ -196,7 +200,7 @@ def test_colours_are_those_of_the_scale_and_its_numbers(browser, pair_maps, tmp_
         choose_part(page, "attention")
         numbers = page.locator("#shown .numbers span").all_text_contents()
         assert float(numbers[0]) == 0 and float(numbers[-1]) <= 1
-        assert page.locator("#shown .unit").text_content() == "probability"
+        assert page.locator("#shown .unit").text_content() == "probability, square-root colours"
 
 
 def test_parts_are_chosen_with_the_keyboard_and_named(browser, pair_maps, tmp_path):
@@ -340,7 +344,7 @@ def test_texts_are_text_and_nothing_else(browser, pair_maps, tmp_path):
             # A half of a surrogate pair becomes the replacement character in a message of the browser.
             assert page.locator("#pair-key").text_content().replace("\ufffd", "\ud83d") == HOSTILE[index]
         assert page.evaluate("window.harmed") is None
-        assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+        assert page.locator("img").count() == 0 and page.locator("script").count() == 2  # values are read and gone
         assert page.locator("#about dd").first.text_content() == HOSTILE[0]
         # A right-to-left name leaves its neighbours alone.
         label = page.locator("#shown .rows.labels span").nth(5)

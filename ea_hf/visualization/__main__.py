@@ -22,7 +22,7 @@ from ..models.image_processing_ea import to_plain_image
 from ..training.command_line import ArgumentParser, Mistake, program_name, run_main
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
-from .page import heads_that_fit, write_page
+from .page import write_page
 from .recording import evolutions_of
 
 
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--png",
         type=Path,
         metavar="PICTURE.PNG",
-        help="Pictures to write (needs matplotlib); the names of chain and head are added where there are several.",
+        help="Pictures to write (needs matplotlib), as .png, .svg or .pdf; the names of chain and head are added where there are several.",
     )
     args = parser.parse_args(argv)
     if args.output is None and args.png is None:
@@ -60,9 +60,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if args.image is not None and args.target is not None:
         parser.error("--target is for models of text; leave it out with --image")
-    for path, suffixes in ((args.output, (".html", ".htm")), (args.png, (".png",))):
+    for path, suffixes in ((args.output, (".html", ".htm")), (args.png, (".png", ".svg", ".pdf"))):
         if path is not None and path.suffix.lower() not in suffixes:
-            parser.error(f"{path} should end with {suffixes[0]}")
+            parser.error(f"{path} should end with {' or '.join(suffixes)}")
     return args
 
 
@@ -141,20 +141,16 @@ def open_image(path: Path, num_channels: int) -> Any:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     maps = find_maps(args)
-    if args.output is not None:
-        fitting = heads_that_fit(maps)
-        if args.heads is None and 0 < fitting < len(maps.heads):
-            print(
-                f"The page has room for {fitting} of {len(maps.heads)} heads; choose others with --heads.",
-                file=sys.stderr,
-            )
-            args.heads = maps.heads[:fitting]
-            maps = find_maps(args)
     try:
         for path in filter(None, (args.output, args.png)):
             path.parent.mkdir(parents=True, exist_ok=True)
         if args.output is not None:
-            write_page(maps, args.output)
+            count = write_page(maps, args.output, drop_heads=args.heads is None)
+            if count < len(maps.heads):
+                print(
+                    f"The page has room for {count} of {len(maps.heads)} heads; choose others with --heads.",
+                    file=sys.stderr,
+                )
             print(f"Wrote {args.output} ({args.output.stat().st_size / 1e6:.1f} MB); open it in a browser.")
         if args.png is not None:
             print(f"Wrote {', '.join(map(str, save_figures(maps, args.png)))}.")

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps of a sentence, a pair, a translation or an image, with what a reader needs to know about their axes."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ class Chain:
         queries: the name of each row, and `keys` of each column.
         layers: the chosen layers, in order.
         grid: rows and columns of the patches of an image; `None` for text. Its patches are the last queries and keys.
+        special_queries: rows of special tokens such as [CLS], and `special_keys` their columns.
         second_query: the first row of a second sentence, and `second_key` its first column.
     """
 
@@ -50,6 +53,8 @@ class Chain:
     grid: tuple[int, int] | None = None
     second_query: int | None = None
     second_key: int | None = None
+    special_queries: list[int] = field(default_factory=list)
+    special_keys: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,13 @@ class ExampleMaps:
     """The maps of one example.
 
     Attributes:
-        model_name: name or path of the checkpoint, or the class of the model.
+        model_name: name of the checkpoint, of a directory without where it lies, or the class of the model.
         heads: which heads the maps hold, numbered from 1.
         activation: the function after the convolutions.
         chains: of the model.
         texts: what went into the model, by what it is.
         image: what the model saw, (height, width, channels), bytes; `None` for text.
+        prediction: what a model with a head for classes or one number says, by label; `None` of other models.
     """
 
     model_name: str
@@ -71,6 +77,7 @@ class ExampleMaps:
     chains: list[Chain]
     texts: dict[str, str] = field(default_factory=dict)
     image: np.ndarray | None = None
+    prediction: dict[str, float] | None = None
 
     @property
     def has_vanilla(self) -> bool:
@@ -121,11 +128,11 @@ def text_maps(
     _check_length(model, tokenizer, encoding["input_ids"].shape[1])
     inputs = {name: value.to(model.device) for name, value in encoding.items()}
     texts = {"sentence": text} if text_pair is None else {"first sentence": text, "second sentence": text_pair}
-    tokens = _tokens(tokenizer, encoding["input_ids"])
+    tokens, special = _tokens(tokenizer, encoding["input_ids"]), _special(tokenizer, encoding["input_ids"])
     second = None
     if text_pair is not None and encoding.is_fast and 1 in (sides := encoding.sequence_ids(0)):
         second = sides.index(1)
-    decoder_tokens = None
+    decoder_tokens, decoder_special = None, []
     is_encoder_decoder = any(evolution.is_cross_attention for evolution in evolutions_of(model.base_model))
     if is_encoder_decoder:
         if target is None:
@@ -136,7 +143,7 @@ def text_maps(
             texts["target"] = target
         # The decoder reads all but the last token, which nothing follows.
         inputs.update(decoder_input_ids=written[:, :-1], use_cache=False)
-        decoder_tokens = _tokens(tokenizer, written[:, :-1])
+        decoder_tokens, decoder_special = _tokens(tokenizer, written[:, :-1]), _special(tokenizer, written[:, :-1])
     elif target is not None:
         raise ValueError(f"{type(model).__name__} has no decoder; leave the target out.")
     chains = []
@@ -155,9 +162,11 @@ def text_maps(
                 layers=chain_layers,
                 second_query=None if has_decoder_queries else second,
                 second_key=None if has_decoder_keys else second,
+                special_queries=decoder_special if has_decoder_queries else special,
+                special_keys=decoder_special if has_decoder_keys else special,
             )
         )
-    return _example(model, heads, chains, texts=texts)
+    return _example(model, heads, chains, texts=texts, prediction=prediction_of(model, inputs))
 
 
 def image_maps(
@@ -210,17 +219,47 @@ def image_maps(
                 (height, width),
             )
         )
-    return _example(model, heads, chains, image=_as_seen(processor, pixels))
+    prediction = prediction_of(model, {"pixel_values": pixels})
+    return _example(model, heads, chains, image=_as_seen(processor, pixels), prediction=prediction)
 
 
 def _example(model: PreTrainedModel, heads: Sequence[int] | None, chains: list[Chain], **what: Any) -> ExampleMaps:
     return ExampleMaps(
-        model_name=model.config.name_or_path or type(model).__name__,
+        model_name=checkpoint_name(model.config.name_or_path) or type(model).__name__,
         heads=list(heads or range(1, len(chains[0].layers[0].evolved) + 1)),
         activation=type(evolutions_of(model)[0].activation).__name__.removesuffix("Activation"),
         chains=chains,
         **what,
     )
+
+
+def checkpoint_name(name_or_path: str) -> str:
+    """The name of a checkpoint: on the Hub with its owner, of a directory its own without what it lies in."""
+    is_on_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path) and not Path(name_or_path).exists()
+    return name_or_path if is_on_hub or not name_or_path else Path(name_or_path).resolve().name
+
+
+def prediction_of(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, float] | None:
+    """What a model with a head for classes or one number says of one example, by label; `None` of other models."""
+    if not type(model).__name__.endswith(("ForSequenceClassification", "ForImageClassification")):
+        return None
+    was_training = model.training
+    with torch.no_grad():
+        logits = model.eval()(**inputs).logits[0].float().cpu()
+    model.train(was_training)
+    if len(logits) == 1 or model.config.problem_type == "regression":
+        values = logits
+    elif model.config.problem_type == "multi_label_classification":
+        values = logits.sigmoid()
+    else:
+        values = logits.softmax(-1)
+    return {model.config.id2label[index]: value for index, value in enumerate(values.tolist())}
+
+
+def _special(tokenizer: Any, ids: torch.Tensor) -> list[int]:
+    """The places of special tokens; unknown words are none."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return [place for place, token in enumerate(ids[0].tolist()) if token in special]
 
 
 def _tokens(tokenizer: Any, ids: torch.Tensor) -> list[str]:

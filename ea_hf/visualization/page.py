@@ -3,14 +3,14 @@
 """Maps as one HTML page that needs nothing else: no network, no other file.
 
 Texts and tokens are data of the page's script, which writes them as text and never as HTML; a content security policy
-lets no other script run and nothing be loaded. Values are stored as 16-bit integers, a scale for each map: they are
-rounded by no more than the largest absolute value of their map divided by 65534.
+lets no other script run and nothing be loaded. How values are stored is told in `packing`.
 """
 
 import base64
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +18,98 @@ import numpy as np
 import torch
 
 from .examples import Chain, ExampleMaps
-from .parts import ATTENTION, CONVOLUTION, EVOLVED, PARTS, PREVIOUS, formula, vanilla_formula, weight_of
-from .recording import LayerMaps
+from .packing import as_text, pack_head, shown_maps, tolerance_of
+from .parts import PARTS, formula, vanilla_formula, weight_of
+from .recording import LayerMaps, shares_of
 
 
-LARGEST_INTEGER = 32767
-BYTES_PER_VALUE = 2 * 4 / 3  # in base64
 MAX_BYTES = 32_000_000
-TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"page.{suffix}") for suffix in ("html", "css", "js"))
+TEMPLATE, STYLE = (Path(__file__).with_name(f"page.{suffix}") for suffix in ("html", "css"))
+SCRIPTS = [Path(__file__).with_name(f"page{name}.js") for name in ("_values", "_colours", "_views", "_export", "")]
+# Maps of a layer and head, by the place of the head: how to read those of each layer, and their bytes.
+PackedHead = list[list[tuple[dict[str, Any], bytes]]]
 
 
-def write_page(maps: ExampleMaps, path: str | Path) -> None:
-    """Writes the page.
+def write_page(maps: ExampleMaps, path: str | Path, *, drop_heads: bool = False) -> int:
+    """Writes the page, and returns how many heads it has.
+
+    Args:
+        drop_heads: leave out the last heads, where the page would have more than `MAX_BYTES`.
 
     Raises:
         ValueError: it would have more than `MAX_BYTES`.
     """
-    fitting = heads_that_fit(maps)
-    if fitting < len(maps.heads):
-        few = f"at most {fitting} of the {len(maps.heads)} heads" if fitting else "fewer layers, or a shorter text"
+    packed = _packed_heads(maps)
+    if len(packed) < len(maps.heads) and (not packed or not drop_heads):
+        few = f"at most {len(packed)} of the {len(maps.heads)} heads" if packed else "fewer layers, or a shorter text"
         raise ValueError(
             f"A page with these maps would have more than {MAX_BYTES / 1e6:g} MB. Choose {few} (`heads`), or fewer layers "
             "(`layers`)."
         )
-    Path(path).write_text(make_page(maps), encoding="utf-8")
-
-
-def heads_that_fit(maps: ExampleMaps) -> int:
-    """How many heads of these maps a page may have."""
-    values_per_head = sum(
-        len(_shown(layer)) * layer.evolved[0].numel() for chain in maps.chains for layer in chain.layers
-    )
-    return min(len(maps.heads), int(MAX_BYTES / (BYTES_PER_VALUE * values_per_head)))
+    # Line ends stay as they are on every system, which packed values need.
+    Path(path).write_bytes(_page(maps, packed).encode("utf-8"))
+    return len(packed)
 
 
 def make_page(maps: ExampleMaps) -> str:
     """The page, as HTML."""
-    script = SCRIPT.read_text(encoding="utf-8")
+    return _page(maps, _packed_heads(maps))
+
+
+def _packed_heads(maps: ExampleMaps) -> list[PackedHead]:
+    """The first heads, as many as a page has room for; of each a list of chains."""
+    tolerance, count, packed = tolerance_of(maps.chains), 0, []
+    for head in range(len(maps.heads)):
+        chains = [pack_head(chain, head, tolerance) for chain in maps.chains]
+        count += sum(len(as_text(content).encode()) for layers in chains for _, content in layers)
+        if count > MAX_BYTES:
+            break
+        packed.append(chains)
+    return packed
+
+
+def _page(maps: ExampleMaps, packed: list[PackedHead]) -> str:
+    script = "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("SCRIPT_HASH", base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     page = page.replace("/* STYLE */", STYLE.read_text(encoding="utf-8")).replace("/* SCRIPT */", script)
     # As ASCII, and without the characters that could end the element or begin another one.
-    data = json.dumps(_data(maps), separators=(",", ":"))
+    data, content = _data(maps, packed)
+    data = json.dumps(data, separators=(",", ":"))
     for character in "<>&":
         data = data.replace(character, f"\\u{ord(character):04x}")
-    return page.replace("/* DATA */", data)  # last, so that nothing in it is taken for a mark of the template
+    # Last, so that nothing in them is taken for a mark of the template.
+    start, middle, end = re.split(re.escape("/* CONTENT */") + "|" + re.escape("/* DATA */"), page)
+    return "".join((start, content, middle, data, end))
 
 
-def _data(maps: ExampleMaps) -> dict[str, Any]:
-    return {
+def _data(maps: ExampleMaps, packed: list[PackedHead]) -> tuple[dict[str, Any], str]:
+    """What the script reads, and all packed values as one text, which it points into."""
+    texts: list[str] = []
+    chains = [
+        _chain_data(chain, maps.activation, [head[place] for head in packed], texts)
+        for place, chain in enumerate(maps.chains)
+    ]
+    data = {
         "model": maps.model_name,
         "texts": maps.texts,
-        "heads": maps.heads,
+        "prediction": maps.prediction,
+        "heads": maps.heads[: len(packed)],
         "activation": maps.activation,
         "hasVanilla": maps.has_vanilla,
+        "tolerance": tolerance_of(maps.chains),
         "image": None if maps.image is None else _data_url(maps.image),
         "parts": [
             {"name": part.name, "title": part.title, "unit": part.unit, "colors": part.colors}
             | {"isProbability": part.is_probability}
             for part in PARTS
         ],
-        "chains": [_chain_data(chain, maps.activation) for chain in maps.chains],
+        "chains": chains,
     }
+    return data, "".join(texts)
 
 
-def _chain_data(chain: Chain, activation: str) -> dict[str, Any]:
+def _chain_data(chain: Chain, activation: str, packed: list, texts: list[str]) -> dict[str, Any]:
     blocked = chain.layers[0].blocked
     return {
         "name": chain.name,
@@ -91,6 +118,8 @@ def _chain_data(chain: Chain, activation: str) -> dict[str, Any]:
         "keyAxis": chain.key_axis,
         "queries": chain.queries,
         "keys": chain.keys,
+        "specialQueries": chain.special_queries,
+        "specialKeys": chain.special_keys,
         "secondQuery": chain.second_query,
         "secondKey": chain.second_key,
         "grid": chain.grid,
@@ -100,37 +129,58 @@ def _chain_data(chain: Chain, activation: str) -> dict[str, Any]:
                 "number": layer.number,
                 # One for each head, whose weights may be learned.
                 "weights": {
-                    part.name: [weight_of(part, layer, head) for head in range(len(layer.scores))] for part in PARTS
+                    part.name: [weight_of(part, layer, head) for head in range(len(packed))] for part in PARTS
                 },
                 "formulas": {
-                    part.name: [formula(part, layer, activation, head) for head in range(len(layer.scores))]
+                    part.name: [formula(part, layer, activation, head) for head in range(len(packed))]
                     for part in PARTS
                 },
                 "vanillaFormulas": {part.name: vanilla_formula(part, layer) for part in PARTS},
-                "maps": {name: _packed(values, layer.blocked) for name, values in _shown(layer).items()},
+                "figures": _figures(layer),
+                "largest": _largest(chain, layer),
+                "heads": [_place(*head[place], texts) for head in packed],
             }
-            for layer in chain.layers
+            for place, layer in enumerate(chain.layers)
         ],
     }
 
 
-def _shown(layer: LayerMaps) -> dict[str, torch.Tensor]:
-    """The maps of a layer by name, without those that are 0."""
-    empty = [part for part, values in ((PREVIOUS, layer.previous), (CONVOLUTION, layer.convolved)) if values is None]
-    shown = {part.name: part.values(layer) for part in PARTS if part not in empty}
+def _place(maps: dict[str, Any], content: bytes, texts: list[str]) -> dict[str, Any]:
+    """Puts bytes at the end of the texts, and says where they are: start, characters, bytes."""
+    start, text = sum(map(len, texts)), as_text(content)
+    texts.append(text)
+    return {"maps": maps, "content": [start, len(text), len(content)]}
+
+
+def _figures(layer: LayerMaps) -> dict[str, list[float]]:
+    """Of each head the shares of the parts, and the distance to vanilla attention if there is one."""
+    figures = {name: share.tolist() for name, share in shares_of(layer).items()}
     if layer.vanilla is not None:
-        shown["vanilla"] = EVOLVED.vanilla(layer.vanilla)
-        shown["vanilla attention"] = ATTENTION.vanilla(layer.vanilla)
-    return shown
+        distances = layer.attention_change.abs().sum(-1) / 2  # (heads, query)
+        real = ~(torch.zeros_like(layer.scores[0], dtype=torch.bool) if layer.blocked is None else layer.blocked).all(
+            -1
+        )
+        figures["distance"] = distances[:, real].mean(-1).tolist()
+    return {name: [float(f"{value:.5g}") for value in values] for name, values in figures.items()}
 
 
-def _packed(values: torch.Tensor, blocked: torch.Tensor | None) -> dict[str, Any]:
-    """Integers in base64, (heads, query, key), and by what to multiply those of each head."""
-    if blocked is not None:
-        values = values.masked_fill(blocked, 0.0)
-    scales = values.abs().amax((1, 2)).double() / LARGEST_INTEGER
-    integers = values.double() / scales.clamp_min(torch.finfo(torch.float64).tiny)[:, None, None]
-    return {"scales": scales.tolist(), "integers": _base64(integers.round().numpy().astype("<i2"))}
+def _largest(chain: Chain, layer: LayerMaps) -> dict[str, list[float]]:
+    """The largest logit and probability of all heads, of all tokens and of those that are not special."""
+    shown = shown_maps(layer)
+    if layer.blocked is not None:
+        shown = {name: values.masked_fill(layer.blocked, 0.0) for name, values in shown.items()}
+    plain = [
+        [index for index in range(len(names)) if index not in special] or list(range(len(names)))
+        for names, special in ((chain.queries, chain.special_queries), (chain.keys, chain.special_keys))
+    ]
+    found: dict[str, list[float]] = {}
+    for kind, names in (
+        ("probability", [name for name in shown if name.endswith("attention")]),
+        ("logit", [name for name in shown if not name.endswith("attention")]),
+    ):
+        every = torch.stack([shown[name] for name in names]).abs()
+        found[kind] = [every.max().item(), every[..., plain[0], :][..., plain[1]].max().item()]
+    return found
 
 
 def _base64(values: np.ndarray) -> str:

@@ -103,6 +103,22 @@ class LayerMaps:
         return self.attention - self.vanilla.attention
 
 
+def shares_of(maps: LayerMaps) -> dict[str, torch.Tensor]:
+    """The norm of each part divided by that of the evolved map, (heads,): over all cells that are not masked (Frobenius).
+
+    Args:
+        maps: (heads, query, key), or a batch of them.
+    """
+
+    def norm(part: torch.Tensor) -> torch.Tensor:
+        part = part.float() if maps.blocked is None else part.float().masked_fill(maps.blocked, 0.0)
+        return torch.linalg.vector_norm(part.reshape(-1, *part.shape[-3:]), dim=(0, 2, 3))
+
+    whole = norm(maps.evolved)
+    parts = {"scores": maps.from_scores, "residual": maps.from_previous, "convolution": maps.from_convolution}
+    return {name: norm(part) / whole.clamp_min(torch.finfo(whole.dtype).tiny) for name, part in parts.items()}
+
+
 def _times(weight: float | torch.Tensor, maps: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     """A weight, of all heads or of each, times maps, (..., heads, query, key); where there are none, zeros."""
     if maps is None:
