@@ -36,8 +36,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
 
+from .evolution_blocks import Layer, Tensors
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
-from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
+from .evolution_fast import EvolvingAttention, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
 from .undocumented import has_hooks, is_plain_tensor, set_attention_function
