@@ -2,17 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of EA-BERT beside Transformers' BERT with eager and sdpa attention, in one run.
 
-    python benchmarks/attention.py                    # the table of docs/speed.md, on one thread
+    python benchmarks/attention.py                    # beside sdpa, which is what Transformers takes by itself
+    python benchmarks/attention.py --base eager       # the table of docs/speed_beside_eager.md, on one thread
+    python benchmarks/attention.py --implementations "sdpa, compiled" "evolving, compiled" --base "sdpa, compiled"
     python benchmarks/attention.py --scaling          # how time and memory grow with length, heads and layers
+    python benchmarks/speed_report.py                 # docs/speed.md, from the figures of the first
 
-Time: runs are interleaved, so that a change of the machine's speed meets all implementations; medians, and ratios to
-eager. Peak memory: of one inference or training step, beyond what the process held before it, in a fresh process.
+Time: of the clock, and of the process on the CPU, which a busy machine disturbs less. Runs are interleaved, so that a
+change of the machine's speed meets all implementations; medians, and ratios to the base of the same round, with an interval
+for their median. Peak memory: of one inference or training step, beyond what the process held before it, in a fresh process.
 Saved bytes: distinct storages that autograd keeps for the backward pass, without parameters. Weights are random.
 """
 
 import argparse
 import json
+import math
+import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -32,12 +39,15 @@ MODELS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
     "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
 }
-IMPLEMENTATIONS = ("eager", "sdpa", "evolving", "evolving, memory-saving")
+DEFAULT_IMPLEMENTATIONS = ("eager", "sdpa", "evolving", "evolving, memory-saving")
+COMPILED = ", compiled"
+IMPLEMENTATIONS = (*DEFAULT_IMPLEMENTATIONS, *(name + COMPILED for name in DEFAULT_IMPLEMENTATIONS))
 MODES = ("inference", "training")
 SECONDS_AT_LEAST = 15.0
 
 
 def build(implementation: str, fields: dict, mode: str, device: str, dropout: float) -> torch.nn.Module:
+    is_compiled, implementation = implementation.endswith(COMPILED), implementation.removesuffix(COMPILED)
     fields = {
         **fields,
         "hidden_dropout_prob": dropout,
@@ -50,7 +60,8 @@ def build(implementation: str, fields: dict, mode: str, device: str, dropout: fl
         model = EABertModel(config, add_pooling_layer=False)
     else:
         model = BertModel(BertConfig(**fields, attn_implementation=implementation), add_pooling_layer=False)
-    return model.to(device).train(mode == "training")
+    model = model.to(device).train(mode == "training")
+    return torch.compile(model) if is_compiled else model
 
 
 def make_inputs(batch: int, length: int, device: str, padding: bool) -> dict[str, torch.Tensor]:
@@ -85,17 +96,42 @@ def time_step(run: Callable[[], None], device: str) -> float:
 
 
 def compare_times(models: dict[str, torch.nn.Module], inputs: dict, mode: str, repeats: int, device: str) -> dict:
-    """Median seconds of each implementation; short steps are repeated for SECONDS_AT_LEAST, as they vary most."""
-    times: dict[str, list[float]] = {name: [] for name in models}
+    """Seconds of each implementation by rounds, of the clock and of the process on the CPU.
+
+    Short steps are repeated for SECONDS_AT_LEAST, as they vary most.
+    """
+    times: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu_seconds": []} for name in models}
     measured, rounds = 0.0, 0
     while rounds <= repeats or measured < SECONDS_AT_LEAST:
         for name, model in models.items():
+            cpu_start = time.process_time()
             seconds = time_step(lambda model=model: step(model, inputs, mode), device)
             if rounds > 0:  # the first round warms up
-                times[name].append(seconds)
+                times[name]["seconds"].append(seconds)
+                times[name]["cpu_seconds"].append(time.process_time() - cpu_start)
                 measured += seconds
         rounds += 1
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
+    """An interval for the median, from the order of the values alone; all of them where there are too few for one."""
+    ordered, count, skipped = sorted(values), len(values), 0
+    # The chance that the median is beyond the interval if one more value were left out at each end.
+    while 2 * sum(math.comb(count, number) for number in range(skipped + 2)) / 2**count <= 1 - confidence:
+        skipped += 1
+    return ordered[skipped], ordered[-1 - skipped]
+
+
+def summarize(times: dict[str, list[float]], base: dict[str, list[float]] | None) -> dict[str, Any]:
+    """Medians, and how they compare with the base, round by round."""
+    row: dict[str, Any] = {name: statistics.median(values) for name, values in times.items()}
+    row["rounds"] = len(times["seconds"])
+    for name, values in times.items() if base is not None else ():
+        ratios = [own / other for own, other in zip(values, base[name], strict=True)]
+        row[f"{name}_to_base"] = statistics.median(ratios)
+        row[f"{name}_to_base_interval"] = median_interval(ratios)
+    return row
 
 
 def saved_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> int:
@@ -150,17 +186,18 @@ def measure(args: argparse.Namespace, name: str, fields: dict, shape: str, mode:
     times = compare_times(models, inputs, mode, args.repeats, args.device)
     rows = []
     for implementation, model in models.items():
-        row = {"model": name, "shape": shape, "mode": mode, "implementation": implementation}
-        row["seconds"] = times[implementation]
-        if with_memory:
+        row = {"model": name, "shape": shape, "mode": mode, "implementation": implementation, "base": args.base}
+        row |= summarize(times[implementation], times.get(args.base))
+        if with_memory and not implementation.endswith(COMPILED):
             row["peak_bytes"] = peak_in_fresh_process(args, implementation, fields, mode, shape)
             if mode == "training":
                 row["saved_bytes"] = saved_bytes(model, inputs)
         rows.append(row)
+    base = next((row for row in rows if row["implementation"] == args.base), {})
     for row in rows:
-        for figure in ("seconds", "peak_bytes", "saved_bytes"):
-            if figure in row and "eager" in times:
-                row[f"{figure}_to_eager"] = row[figure] / rows[names.index("eager")][figure]
+        for figure in ("peak_bytes", "saved_bytes"):
+            if figure in row and figure in base:
+                row[f"{figure}_to_base"] = row[figure] / base[figure]
     return rows
 
 
@@ -187,20 +224,26 @@ def environment(args: argparse.Namespace) -> dict[str, str | int]:
         "dtype": "float32",
         "versions": versions,
         "dropout": args.dropout,
+        "load of the machine": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",
+        "command": shlex.join(["python", *sys.argv]),
     }
 
 
 def format_table(rows: list[dict]) -> str:
+    base = rows[0]["base"]
     lines = [
-        "| | implementation | ms | to eager | peak MB | to eager | saved MB | to eager |",
-        "|---|---|" + "---:|" * 6,
+        f"| | implementation | ms | CPU ms | CPU to {base} | interval | peak MB | to {base} | saved MB | to {base} |",
+        "|---|---|" + "---:|" * 8,
     ]
     for row in rows:
-        cells = [f"{row['model']} {row['shape']} {row['mode']}", row["implementation"], f"{row['seconds'] * 1000:.0f}"]
-        cells.append(f"{row['seconds_to_eager']:.2f}" if "seconds_to_eager" in row else "")
+        cells = [f"{row['model']} {row['shape']} {row['mode']}", row["implementation"]]
+        cells += [f"{row[name] * 1000:.0f}" for name in ("seconds", "cpu_seconds")]
+        cells.append(f"{row['cpu_seconds_to_base']:.2f}" if "cpu_seconds_to_base" in row else "")
+        interval = row.get("cpu_seconds_to_base_interval")
+        cells.append("" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}")
         for figure in ("peak_bytes", "saved_bytes"):
             cells.append(f"{row[figure] / 2**20:.0f}" if figure in row else "")
-            cells.append(f"{row[f'{figure}_to_eager']:.2f}" if f"{figure}_to_eager" in row else "")
+            cells.append(f"{row[f'{figure}_to_base']:.2f}" if f"{figure}_to_base" in row else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -215,9 +258,9 @@ def flop_ratio(fields: dict, length: int) -> float:
 
 
 def draw_comparison(rows: list[dict], path: Path, args: argparse.Namespace) -> None:
-    """Bars of every figure as a ratio to eager attention."""
+    """Bars of every figure as a ratio to the base."""
     plt = pyplot()
-    panels = {"seconds_to_eager": "time", "peak_bytes_to_eager": "peak memory", "saved_bytes_to_eager": "saved bytes"}
+    panels = {"seconds_to_base": "time", "peak_bytes_to_base": "peak memory", "saved_bytes_to_base": "saved bytes"}
     groups = list(dict.fromkeys((row["model"], row["shape"], row["mode"]) for row in rows))
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 1 + 0.6 * len(groups)), sharey=True)
     height = 0.8 / len(args.implementations)
@@ -230,7 +273,7 @@ def draw_comparison(rows: list[dict], path: Path, args: argparse.Namespace) -> N
             ]
             axis.barh(*zip(*bars, strict=True), height=height, label=implementation)
         axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_xlabel(f"{label}, ratio to eager attention")
+        axis.set_xlabel(f"{label}, ratio to {args.base}")
     axes[0].set_yticks([group + 0.3 for group in range(len(groups))], [" ".join(group) for group in groups])
     axes[0].invert_yaxis()
     axes[-1].legend(fontsize=8)
@@ -255,15 +298,15 @@ def describe(args: argparse.Namespace) -> str:
 
 # Rows of the picture: mode, figure, label, its factor to the unit.
 PANELS = (
-    ("inference", "seconds_to_eager", "inference: time, ratio to eager", 1),
-    ("training", "seconds_to_eager", "training step: time, ratio to eager", 1),
+    ("inference", "seconds_to_base", "inference: time, ratio to the base", 1),
+    ("training", "seconds_to_base", "training step: time, ratio to the base", 1),
     ("inference", "peak_bytes", "inference: peak memory (MB)", 2**-20),
     ("training", "peak_bytes", "training step: peak memory (MB)", 2**-20),
 )
 
 
 def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: argparse.Namespace) -> None:
-    """A column for each sweep; below each tick the time of eager attention, to which the ratios refer."""
+    """A column for each sweep; below each tick the time of the base, to which the ratios refer."""
     plt = pyplot()
     panels = [panel for panel in PANELS if panel[0] in args.modes]
     size = (5 * len(sweeps), 3.4 * len(panels))
@@ -280,11 +323,11 @@ def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: ar
                 if values:
                     axis.plot(*zip(*values, strict=True), marker="o", label=implementation)
             ticks = {at: str(at) for at, _, _ in points}
-            if figure_name == "seconds_to_eager":
+            if figure_name == "seconds_to_base":
                 limits = [(at, flop_ratio(fields, length)) for at, fields, length in points]
                 axis.plot(*zip(*limits, strict=True), "k--", label="multiply-adds of evolving attention to eager's")
                 for row in selected:
-                    if row["implementation"] == "eager":
+                    if row["implementation"] == args.base:
                         ticks[row["at"]] += f"\n{row['seconds'] * 1000:.0f} ms"
             else:
                 axis.set_yscale("log")
@@ -297,7 +340,7 @@ def draw_scaling(rows: list[dict], sweeps: dict[str, list], path: Path, args: ar
                 axis.set_ylabel(label)
     axes[min(1, len(panels) - 1), 0].legend(fontsize=8)
     description = "batch 1, 4 layers, 12 heads, 768 wide, 256 tokens, but for what the axis says"
-    figure.suptitle(f"BERT: {description}\n{describe(args)}; below the ticks: eager")
+    figure.suptitle(f"BERT: {description}\n{describe(args)}; below the ticks: {args.base}")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
@@ -330,7 +373,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--shapes", nargs="+", default=["8x128", "2x512"], help="BATCHxLENGTH.")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))
+    parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(DEFAULT_IMPLEMENTATIONS))
+    parser.add_argument("--base", choices=IMPLEMENTATIONS, default="sdpa", help="What ratios are to.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dropout", type=float, default=0.1, help="In training.")
@@ -347,7 +391,8 @@ def main() -> None:
         inputs = make_inputs(*parse_shape(request["shape"]), args.device, args.padding)
         print(peak_bytes(model, inputs, request["mode"], args.device))
         return
-    print(", ".join(f"{name}: {value}" for name, value in environment(args).items()), flush=True)
+    measured_on = environment(args)
+    print(", ".join(f"{name}: {value}" for name, value in measured_on.items()), flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.scaling:
         rows = scaling(args)
@@ -358,9 +403,9 @@ def main() -> None:
                 for mode in args.modes:
                     rows += measure(args, name, MODELS[name], shape, mode, with_memory=True)
         print(format_table(rows))
-        if "eager" in args.implementations:
+        if args.base in args.implementations:
             draw_comparison(rows, args.output.with_suffix(".png"), args)
-    args.output.write_text(json.dumps({"environment": environment(args), "rows": rows}, indent=2) + "\n")
+    args.output.write_text(json.dumps({"environment": measured_on, "rows": rows}, indent=2) + "\n")
     print(f"\nAll figures: {args.output}; picture: {args.output.with_suffix('.png')}")
 
 

@@ -9,6 +9,7 @@ Weights are random.
 """
 
 import argparse
+import statistics
 
 import torch
 from attention import MODES, compare_times
@@ -53,7 +54,8 @@ def main() -> None:
         for mode in MODES:
             torch.manual_seed(0)
             models = {model: make().to(args.device).train(mode == "training") for model, make in makers.items()}
-            times = compare_times(models, inputs, mode, args.repeats, args.device)
+            rounds = compare_times(models, inputs, mode, args.repeats, args.device)
+            times = {name: statistics.median(values["seconds"]) for name, values in rounds.items()}
             vanilla = next(iter(times.values()))
             for model, seconds in times.items():
                 cells = f"{name} {batch} x 224 x 224 {mode} | {model} | {1000 * seconds:.0f} | {seconds / vanilla:.2f}"

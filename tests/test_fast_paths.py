@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ea_hf import AttentionEvolution, EABertConfig, EABertModel
-from ea_hf.models import evolution, evolution_fast
+from ea_hf.models import evolution, evolution_blocks
 from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
 
 
@@ -156,12 +156,35 @@ def test_training_path_equals_reference(case, memory_efficient, dtype, force_ref
 @pytest.mark.parametrize("block_bytes", [1, 300, 2000, 10**9])
 @pytest.mark.parametrize("case", [*CASES, Case(batch=5, queries=13, kernel_size=5)], ids=str)
 def test_inference_by_blocks_equals_reference(case, block_bytes, dtype, monkeypatch, force_reference):
-    monkeypatch.setattr(evolution_fast, "BLOCK_BYTES_PER_THREAD", block_bytes)
+    monkeypatch.setattr(evolution_blocks, "BLOCK_BYTES_PER_THREAD", block_bytes)
     chain = Chain(case, dtype)
     with torch.no_grad():
         output = chain(training=False)
         force_reference()
         assert_equal(output, chain(training=False))
+
+
+@pytest.mark.parametrize("block_bytes", [1, 300, 2000])
+@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *CASES,
+        Case(batch=5, queries=13, kernel_size=5, dropout=0.1),
+        Case(queries=11, kernel_size=7, position_bias=True),
+    ],
+    ids=str,
+)
+def test_training_by_blocks_equals_reference(case, memory_efficient, block_bytes, monkeypatch, force_reference):
+    """Blocks of a few rows, the last of them shorter than the kernel."""
+    monkeypatch.setattr(evolution_blocks, "BLOCK_BYTES_PER_THREAD", block_bytes)
+    chain = Chain(case, torch.float64, memory_efficient)
+    output, gradients = chain.gradients()
+    force_reference()
+    expected, expected_gradients = chain.gradients()
+    assert_equal(output, expected)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert_equal(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
@@ -175,7 +198,8 @@ def test_inference_by_blocks_equals_reference(case, block_bytes, dtype, monkeypa
     ],
     ids=str,
 )
-def test_training_path_passes_gradcheck(case, memory_efficient):
+def test_training_path_passes_gradcheck(case, memory_efficient, monkeypatch):
+    monkeypatch.setattr(evolution_blocks, "BLOCK_BYTES_PER_THREAD", 1)
     chain = Chain(case, torch.float64, memory_efficient)
     # The third layer's kernel, the first layer's inputs and all between: the chain as a whole.
     assert torch.autograd.gradcheck(chain, chain.differentiable)

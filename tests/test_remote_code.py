@@ -30,6 +30,7 @@ SHARED_FILES = {
     "evolution_layer.py",
     "evolution_state.py",
     "undocumented.py",
+    "evolution_blocks.py",
     "evolution_fast.py",
     "modeling_evolving.py",
     "presets.py",

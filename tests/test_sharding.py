@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ea_hf import EAResNetModel
-from ea_hf.models import evolution_fast
+from ea_hf.models import evolution_blocks
 from ea_hf.models.dc_transformer_layers import EADCTransformerBatchNorm
 from ea_hf.models.evolution import AttentionEvolution, EvolutionState
 from ea_hf.training.loop import save_model
@@ -278,7 +278,7 @@ def half_precision(name: str) -> tuple[float, set[torch.dtype], set[torch.dtype]
     for gradient in sums.values():
         dist.all_reduce(gradient)
     maps, kernels, handed_on = set(), set(), []
-    store, previous, fold = EvolutionState.store, EvolutionState.previous, evolution_fast.fold
+    store, previous, fold = EvolutionState.store, EvolutionState.previous, evolution_blocks.fold
 
     def watched_store(self, layer, evolved):
         maps.add(evolved.dtype)
@@ -295,13 +295,17 @@ def half_precision(name: str) -> tuple[float, set[torch.dtype], set[torch.dtype]
         kernels.add(parameter.dtype)
         return fold(parameter, *args)
 
-    EvolutionState.store, EvolutionState.previous, evolution_fast.fold = watched_store, watched_previous, watched_fold
+    EvolutionState.store, EvolutionState.previous, evolution_blocks.fold = (
+        watched_store,
+        watched_previous,
+        watched_fold,
+    )
     try:
         model = case.model().train()
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         backward(case, shard_by_layer(model, mp_policy=policy), inputs)
     finally:
-        EvolutionState.store, EvolutionState.previous, evolution_fast.fold = store, previous, fold
+        EvolutionState.store, EvolutionState.previous, evolution_blocks.fold = store, previous, fold
     assert all(parameter.grad.dtype == parameter.dtype == torch.float32 for parameter in model.parameters())
     return difference(model, sums), maps, kernels, all(handed_on) and len(handed_on) > 0
 

@@ -35,8 +35,9 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from .evolution_blocks import Layer, Tensors
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
-from .evolution_fast import EvolvingAttention, Layer, Tensors, infer
+from .evolution_fast import EvolvingAttention, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
 from .undocumented import has_hooks, is_plain_tensor, sdpa_mask, set_attention_function

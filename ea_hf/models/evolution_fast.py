@@ -8,131 +8,28 @@ are overwritten in place, since the next layer blocks and hides them again. Weig
 0 they still get a gradient from what the convolution gives.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
+from .evolution_blocks import (
+    Block,
+    Layer,
+    Step,
+    Tensors,
+    add_convolved,
+    block_cells,
+    blocks,
+    convolve,
+    drop,
+    image,
+    mix,
+    new_output,
+    prepare,
+    put_output,
+)
 from .undocumented import softmax_backward
-
-
-# Size of a block of maps in inference. On a CPU a thread's share should fit into its cache; elsewhere the size only
-# bounds the memory.
-BLOCK_BYTES_PER_THREAD = 2**20
-BLOCK_BYTES_OF_ACCELERATOR = 2**28
-
-
-class Layer(NamedTuple):
-    """The constants of one layer's step."""
-
-    scaling: float
-    residual_weight: float
-    conv_weight: float
-    kernel_rows: int
-    kernel_columns: int
-    is_causal: bool
-    mixing: str = "convex"
-    groups: int = 1
-
-    @property
-    def score_share(self) -> float:
-        """The factor of S_l where there is a previous map."""
-        return 1 - self.residual_weight if self.mixing == "convex" else 1.0
-
-    @property
-    def map_share(self) -> float:
-        """The factor of M_l where there is a convolution."""
-        return 1 - self.conv_weight if self.mixing == "convex" else 1.0
-
-    @property
-    def folded(self) -> float:
-        """The factor that the kernel contains."""
-        return 1.0 if self.mixing == "learned" else abs(self.conv_weight)
-
-    @property
-    def sign(self) -> int:
-        """The factor of what the folded convolution gives, unless a gate is."""
-        return -1 if self.mixing == "additive" and self.conv_weight < 0 else 1
-
-    @property
-    def padding(self) -> tuple[int, int]:
-        return (0 if self.is_causal else self.kernel_rows // 2, self.kernel_columns // 2)
-
-
-class Tensors(NamedTuple):
-    """What an attention function gets.
-
-    Attributes:
-        query: (batch, heads, query, head_dim).
-        key: (batch, heads, key, head_dim).
-        value: likewise.
-        previous: A_{l-1}, (batch, heads, query, key), if the layer takes it.
-        position_bias: (batch or 1, heads, query, key), if there is any.
-        attention_mask: broadcastable to (batch, heads, query, key), if there is any.
-        blocked: boolean, broadcastable to (batch, 1, query, key); where the convolution must see zeros, if anywhere.
-    """
-
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    previous: torch.Tensor | None
-    position_bias: torch.Tensor | None
-    attention_mask: torch.Tensor | None
-    blocked: torch.Tensor | None
-
-
-def mix(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    layer: Layer,
-    residual_gate: torch.Tensor | None = None,
-    in_place: bool = False,
-) -> torch.Tensor:
-    """M_l, (batch, heads, query, key), equation (1); written into `previous` if `in_place`."""
-    shape = (*query.shape[:-1], key.shape[-2])
-    query, key = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
-    if previous is None:
-        share = 1.0
-        mixed = torch.bmm(query, key).mul_(layer.scaling)
-    else:
-        share, beta = layer.score_share, layer.residual_weight
-        if residual_gate is not None:
-            previous = previous.mul_(residual_gate) if in_place else previous * residual_gate
-            in_place, beta = True, 1.0
-        previous = previous.flatten(0, 1)
-        add = previous.baddbmm_ if in_place else previous.baddbmm
-        mixed = add(query, key, beta=beta, alpha=share * layer.scaling)
-    mixed = mixed.view(shape)
-    if position_bias is not None:
-        mixed.add_(position_bias, alpha=share)
-    return mixed
-
-
-def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """relu(Conv2d(M_l)) with folded weights, (batch, heads, query, key)."""
-    if layer.is_causal:
-        image = nn.functional.pad(image, (0, 0, layer.kernel_rows - 1, 0))
-    return nn.functional.conv2d(image, kernel, bias, padding=layer.padding, groups=layer.groups).relu_()
-
-
-def add_convolved(
-    mixed: torch.Tensor, convolved: torch.Tensor, conv_gate: torch.Tensor | None, layer: Layer
-) -> torch.Tensor:
-    """A_l, equation (2), written into `convolved`."""
-    if conv_gate is not None:
-        return torch.addcmul(mixed, convolved, conv_gate, out=convolved)
-    convolved = convolved.neg_() if layer.sign < 0 else convolved
-    return convolved.add_(mixed, alpha=layer.map_share)
-
-
-def block_cells(maps: torch.Tensor, blocked: torch.Tensor | None) -> torch.Tensor:
-    return maps if blocked is None else maps.masked_fill(blocked, 0.0)
-
-
-def fold(parameter: torch.Tensor, layer: Layer, dtype: torch.dtype) -> torch.Tensor:
-    return (parameter.detach() * layer.folded).to(dtype)
 
 
 def infer(
@@ -145,73 +42,278 @@ def infer(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention without gradients. Overwrites `previous`.
 
-    All but the mixing goes by blocks (several sequences, or some query rows of one), which stay in the processor's
-    cache, so that a layer needs hardly more than one map.
+    All but the mixing goes by blocks, so that a layer needs hardly more than one map; to mix by blocks too is slower.
 
     Returns:
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
-    query, key, value, previous, position_bias, attention_mask, blocked = tensors
-    evolved = mix(query, key, previous, position_bias, layer, residual_gate, in_place=True)
-    if kernel is not None:
-        kernel, bias = fold(kernel, layer, evolved.dtype), fold(bias, layer, evolved.dtype)
-    batch, heads, queries, keys = evolved.shape
-    output = query.new_empty(batch, queries, heads, value.shape[-1])
-    hidden = None if attention_mask is None else (~attention_mask).expand(batch, -1, queries, keys)
-    blocked = None if blocked is None else blocked.expand(batch, -1, queries, keys)
-    bytes_per_row = max(1, heads * keys * evolved.element_size())
-    is_cpu = query.device.type == "cpu"
-    budget = BLOCK_BYTES_PER_THREAD * torch.get_num_threads() if is_cpu else BLOCK_BYTES_OF_ACCELERATOR
-    items = max(1, budget // max(1, bytes_per_row * queries))
-    rows = queries if items > 1 else max(layer.kernel_rows, budget // bytes_per_row)
-    for first in range(0, batch, items):
-        part = slice(first, first + items)
-        above = evolved.new_zeros(len(evolved[part]), heads, layer.kernel_rows - 1 - layer.padding[0], keys)
-        for start in range(0, queries, rows):
-            block = evolved[part, :, start : start + rows]
-            if kernel is not None:
-                below = slice(start, start + rows + layer.padding[0])
-                seen = evolved[part, :, below]
-                if blocked is not None:
-                    seen = seen.masked_fill(blocked[part, :, below], 0.0)
-                above = convolve_block(block, above, seen, kernel, bias, conv_gate, layer)
-            if hidden is not None:
-                block.masked_fill_(hidden[part, :, start : start + rows], torch.finfo(evolved.dtype).min)
-            weights = torch.softmax(block, dim=-1)
-            output[part, start : start + rows] = torch.matmul(weights, value[part]).transpose(1, 2)
+    step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+    evolved = mix(step.query, step.key, step.previous, step.position_bias, layer, residual_gate, in_place=True)
+    output = new_output(step)
+    above = None
+    for block in blocks(step.shape, step.query, layer):
+        logits = block.of(evolved)
+        if kernel is not None:
+            seen = block._replace(stop=block.with_halo(step.shape[2], layer).stop)
+            seen_rows = block_cells(seen.of(evolved), seen.of(step.blocked))
+            above = convolve_block(logits, above if block.start > 0 else None, seen_rows, step)
+        if step.hidden is not None:
+            logits.masked_fill_(block.of(step.hidden), torch.finfo(logits.dtype).min)
+        put_output(output, block, torch.softmax(logits, dim=-1), step.value)
     return output, evolved
 
 
-def convolve_block(
-    block: torch.Tensor,
-    above: torch.Tensor,
-    seen: torch.Tensor,
-    kernel: torch.Tensor,
-    bias: torch.Tensor,
-    conv_gate: torch.Tensor | None,
-    layer: Layer,
-) -> torch.Tensor:
+def convolve_block(block: torch.Tensor, above: torch.Tensor | None, seen: torch.Tensor, step: Step) -> torch.Tensor:
     """Turns M_l into A_l, equation (2), in a block of query rows, in place.
 
     Args:
         block: M_l's rows, (batch, heads, rows, key).
-        above: the rows before them, as many as the convolution sees above a row, zeros where blocked.
+        above: the rows before them, as many as the convolution sees above a row, zeros where blocked; `None` for the first.
         seen: the block's rows and those after them that the convolution sees, zeros where blocked.
 
     Returns:
         What is `above` for the next block.
     """
-    rows = block.shape[2]
-    image = torch.cat([above, seen], dim=2)
-    next_above = image[:, :, rows : rows + above.shape[2]]
+    layer, rows = step.layer, block.shape[2]
+    rows_above = layer.kernel_rows - 1 - layer.padding[0]
     missing = layer.padding[0] - (seen.shape[2] - rows)  # below the last row
+    above = seen.new_zeros(*seen.shape[:2], rows_above, seen.shape[3]) if above is None else above
+    image = torch.cat([above, seen], dim=2)
+    next_above = image[:, :, rows : rows + rows_above]
     image = nn.functional.pad(image, (0, 0, 0, missing)) if missing else image
-    image = nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]), groups=layer.groups)
-    if conv_gate is None:
-        block.mul_(layer.map_share).add_(image.relu_(), alpha=layer.sign)
+    convolved = convolve(image, step.kernel, step.bias, layer)
+    if step.conv_gate is None:
+        block.mul_(layer.map_share).add_(convolved, alpha=layer.sign)
     else:
-        block.addcmul_(image.relu_(), conv_gate)
+        block.addcmul_(convolved, step.conv_gate)
     return next_above
+
+
+def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None, ...]:
+    """Attention with gradients, forward.
+
+    Args:
+        keep: whether to return the softmax and which cells the ReLU let through.
+
+    Returns:
+        The output, M_l, A_l, which may be the same tensor, and what is kept: the softmax, `positive`, and the mask of the dropout.
+    """
+    has_convolution = step.kernel is not None
+    output, mixed = new_output(step), step.query.new_empty(step.shape)
+    evolved = torch.empty_like(mixed) if has_convolution else mixed
+    weights = torch.empty_like(mixed) if keep else None
+    positive = torch.empty_like(mixed, dtype=torch.bool) if keep and has_convolution else None
+    kept = torch.empty_like(mixed, dtype=torch.bool).bernoulli_(1 - dropout) if dropout > 0 else None
+    queries, mixed_rows = step.shape[2], 0
+    for block in blocks(step.shape, step.query, step.layer):
+        seen = block.with_halo(queries, step.layer) if has_convolution else block
+        new = block._replace(start=0 if block.start == 0 else mixed_rows, stop=seen.stop)
+        if new.start < new.stop:
+            logits = step.mix(new)
+            new.of(mixed).copy_(logits)
+        mixed_rows = seen.stop
+        if has_convolution:
+            seen_rows = image(seen.of(mixed), block, seen, step.blocked, step.layer)
+            logits = convolve(seen_rows, step.kernel, step.bias, step.layer)
+            if keep:
+                torch.gt(logits, 0, out=block.of(positive))
+            logits = add_convolved(block.of(mixed), logits, step.conv_gate, step.layer)
+            block.of(evolved).copy_(logits)
+        if step.hidden is not None:
+            logits.masked_fill_(block.of(step.hidden), torch.finfo(logits.dtype).min)
+        softmax = torch.softmax(logits, dim=-1)
+        if keep:
+            block.of(weights).copy_(softmax)
+        put_output(output, block, drop(softmax, block.of(kept), dropout), step.value)
+    return output, mixed, evolved, weights, positive, kept
+
+
+class Backward:
+    """The backward pass of `EvolvingAttention`, by blocks.
+
+    The gradient of M_l in a row is whole once the blocks before and after it have added what their convolutions saw of it.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        had_previous: bool,
+        bias_shape: torch.Size | None,
+        needs_input_grad: tuple[bool, ...],
+        dropout: float,
+    ):
+        self.step, self.dropout, self.needs = step, dropout, needs_input_grad
+        query, kernel, dtype = step.query, step.kernel, torch.promote_types(step.query.dtype, torch.float32)
+        self.share = step.layer.score_share if had_previous else 1.0
+        # In a wider type where blocks are added up.
+        self.grad_query = torch.empty_like(query)
+        self.grad_key, self.grad_value = (torch.zeros_like(x, dtype=dtype) for x in (step.key, step.value))
+        self.grad_mixed = query.new_empty(step.shape)
+        self.grad_position_bias = query.new_zeros(bias_shape, dtype=dtype) if needs_input_grad[4] else None
+        self.grad_residual_gate = None
+        if needs_input_grad[9] and step.previous is not None:
+            self.grad_residual_gate = torch.zeros_like(step.residual_gate, dtype=dtype)
+        self.grad_kernel = self.grad_bias = None
+        needs_gate = needs_input_grad[10]
+        if kernel is not None:
+            self.grad_kernel = torch.zeros_like(kernel, dtype=dtype) if needs_input_grad[7] or needs_gate else None
+            self.grad_bias = torch.zeros_like(step.bias, dtype=dtype) if needs_input_grad[8] or needs_gate else None
+            self.gated_kernel = kernel if step.conv_gate is None else kernel * step.conv_gate.unsqueeze(-1)
+
+    def __call__(
+        self,
+        grad_output: torch.Tensor | None,
+        grad_evolved: torch.Tensor | None,
+        mixed: torch.Tensor | None,
+        weights: torch.Tensor | None,
+        positive: torch.Tensor | None,
+        kept: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of the arguments of `EvolvingAttention.forward`."""
+        step, layer = self.step, self.step.layer
+        queries = step.shape[2]
+        grad_output = torch.zeros_like(new_output(step)) if grad_output is None else grad_output
+        grad_output = grad_output.transpose(1, 2).contiguous()
+        rows_above = 0 if step.kernel is None else layer.kernel_rows - 1 - layer.padding[0]
+        finished, carried = 0, None
+        for block in blocks(step.shape, step.query, layer):
+            if block.start == 0:
+                finished, carried = 0, None
+            seen = block if step.kernel is None else block.with_halo(queries, layer)
+            seen_mixed = seen.of(mixed)
+            if mixed is None and (weights is None or step.kernel is not None):
+                seen_mixed = step.mix(seen)
+            softmax, let_through = block.of(weights), block.of(positive)
+            seen_rows = None
+            if step.kernel is not None:
+                seen_rows = image(seen_mixed, block, seen, step.blocked, layer)
+            if softmax is None:
+                softmax, let_through = self.attend_again(block, seen, seen_mixed, seen_rows)
+            grad = self.through_softmax(block, block.of(grad_output), softmax, block.of(kept), block.of(grad_evolved))
+            if step.kernel is not None:
+                carried = self.through_convolution(block, seen, grad, let_through, seen_rows, carried)
+            else:
+                block.of(self.grad_mixed).copy_(grad)
+            until = queries if block.stop == queries else max(finished, block.stop - rows_above)
+            if until > finished:
+                self.through_mixing(block._replace(start=finished, stop=until))
+                finished = until
+        return self.gradients()
+
+    def attend_again(
+        self, block: Block, seen: Block, seen_mixed: torch.Tensor, seen_rows: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The softmax, and which cells the ReLU let through."""
+        step, positive = self.step, None
+        logits = seen_mixed
+        if seen_rows is not None:
+            logits = convolve(seen_rows, step.kernel, step.bias, step.layer)
+            positive = logits > 0
+            first = block.start - seen.start
+            own = seen_mixed[:, :, first : first + logits.shape[2]]
+            logits = add_convolved(own, logits, step.conv_gate, step.layer)
+        if step.hidden is not None:
+            logits = logits.masked_fill(block.of(step.hidden), torch.finfo(logits.dtype).min)
+        return torch.softmax(logits, dim=-1), positive
+
+    def through_softmax(
+        self,
+        block: Block,
+        grad_output: torch.Tensor,
+        weights: torch.Tensor,
+        kept: torch.Tensor | None,
+        grad_evolved: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The gradient of A_l, equation (3)."""
+        add_product(self.grad_value[block.sequences], drop(weights, kept, self.dropout), grad_output)
+        grad = torch.matmul(grad_output, self.step.value[block.sequences].transpose(-2, -1))
+        grad = drop(grad, kept, self.dropout)
+        grad = softmax_backward(grad, weights)
+        if self.step.hidden is not None:  # not zero by itself in a row that may attend nowhere
+            grad.masked_fill_(block.of(self.step.hidden), 0.0)
+        return grad if grad_evolved is None else grad.add_(grad_evolved)
+
+    def through_convolution(
+        self,
+        block: Block,
+        seen: Block,
+        grad: torch.Tensor,
+        positive: torch.Tensor,
+        seen_rows: torch.Tensor,
+        carried: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The gradient of M_l, equation (2), but for what later blocks add to it.
+
+        Args:
+            carried: what the block before adds to the first rows of this one.
+
+        Returns:
+            What this block adds to the rows below it.
+        """
+        step, layer = self.step, self.step.layer
+        passed = grad * positive
+        passed = passed if layer.sign > 0 else passed.neg_()
+        needed = (True, self.grad_kernel is not None, self.grad_bias is not None)
+        padding = (0, layer.padding[1])
+        sizes = ([len(step.bias)], (1, 1), padding, (1, 1), False, (0, 0), layer.groups, needed)
+        grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
+            passed, seen_rows, self.gated_kernel, *sizes
+        )
+        for total, more in ((self.grad_kernel, grad_kernel), (self.grad_bias, grad_bias)):
+            if total is not None:
+                total.add_(more)
+        # Rows beyond the map's edges are no one's.
+        first = layer.kernel_rows - 1 - layer.padding[0] - (block.start - seen.start)
+        grad_image = grad_image[:, :, first : first + seen.stop - seen.start]
+        if step.blocked is not None:
+            grad_image = grad_image.masked_fill(seen.of(step.blocked), 0.0)
+        own = block.start - seen.start
+        if own > 0:
+            seen._replace(stop=block.start).of(self.grad_mixed).add_(grad_image[:, :, :own])
+        rows = block.stop - block.start
+        total = block.of(self.grad_mixed)
+        torch.add(grad_image[:, :, own : own + rows], grad, alpha=layer.map_share, out=total)
+        if carried is not None:
+            total[:, :, : carried.shape[2]].add_(carried)
+        return grad_image[:, :, own + rows :]
+
+    def through_mixing(self, block: Block) -> None:
+        """The gradients of scores and A_{l-1}, equation (1), in rows in which that of M_l is whole."""
+        step, layer, grad = self.step, self.step.layer, block.of(self.grad_mixed)
+        block.of(self.grad_query).copy_(torch.matmul(grad, step.key[block.sequences]))
+        add_product(self.grad_key[block.sequences], grad, block.of(step.query))
+        if self.grad_position_bias is not None:
+            total = block.of(self.grad_position_bias)
+            total.add_((grad * self.share).sum_to_size(total.shape))
+        if self.grad_residual_gate is not None:
+            previous = block.of(step.previous)
+            self.grad_residual_gate.add_((grad * previous).sum(dim=(0, 2, 3)).view_as(self.grad_residual_gate))
+        if self.needs[3]:
+            grad.mul_(layer.residual_weight if step.residual_gate is None else step.residual_gate)
+
+    def gradients(self) -> tuple[torch.Tensor | None, ...]:
+        step, layer = self.step, self.step.layer
+        grads = (self.grad_kernel, self.grad_bias)
+        grad_kernel, grad_bias, grad_conv_gate = (*grads, None)
+        if step.kernel is not None:
+            grad_kernel, grad_bias, grad_conv_gate = scale_gradients(
+                *grads, step.kernel, step.bias, step.conv_gate, layer
+            )
+        factor = self.share * layer.scaling
+        return (
+            *(self.grad_query.mul_(factor), self.grad_key.mul_(factor), self.grad_value),
+            *(self.grad_mixed if self.needs[3] else None, self.grad_position_bias, None, None),
+            *(grad_kernel, grad_bias, self.grad_residual_gate, grad_conv_gate, None, None, None),
+        )
+
+
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Adds the product of `left`, transposed, and `right`, of each head."""
+    total, left, right = total.flatten(0, 1), left.flatten(0, 1).transpose(1, 2), right.flatten(0, 1)
+    if total.dtype == left.dtype:
+        total.baddbmm_(left, right)
+    else:
+        total.add_(torch.bmm(left, right))
 
 
 class EvolvingAttention(torch.autograd.Function):
@@ -219,6 +321,7 @@ class EvolvingAttention(torch.autograd.Function):
 
     It saves M_l, and, unless `memory_efficient`, the softmax and which cells the ReLU let through; the rest is computed
     again in the backward pass. Where weights are learned it saves A_{l-1} in the place of M_l, which follows from it.
+    Both passes go by blocks, as in `infer`.
 
     `residual_gate` and `conv_gate` are those weights, (heads, 1, 1), in "learned" only.
     """
@@ -241,132 +344,41 @@ class EvolvingAttention(torch.autograd.Function):
         dropout: float,
         memory_efficient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        mixed = evolved = mix(query, key, previous, position_bias, layer, residual_gate)
-        positive = None
-        if kernel is not None:
-            kernel, bias = fold(kernel, layer, mixed.dtype), fold(bias, layer, mixed.dtype)
-            evolved = convolve(block_cells(mixed, blocked), kernel, bias, layer)
-            if not memory_efficient:
-                positive = evolved > 0
-            evolved = add_convolved(mixed, evolved, conv_gate, layer)
-        weights = softmax(evolved, attention_mask)
-        kept = None
-        if dropout > 0:
-            kept = torch.empty(weights.shape, dtype=torch.bool, device=weights.device).bernoulli_(1 - dropout)
-        output = torch.matmul(drop(weights, kept, dropout), value)
-
+        tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        output, *maps = attend(step, dropout, not memory_efficient)
+        mixed, evolved, weights, positive, kept = maps
+        ctx.set_materialize_grads(False)
         ctx.layer, ctx.dropout = layer, dropout
-        ctx.bias_shape = None if position_bias is None else position_bias.shape
-        ctx.had_previous = previous is not None
         # Scores alone are cheaper to compute again than to keep.
         saved = None if kernel is None and (previous is None or not memory_efficient) else mixed
         is_learned = residual_gate is not None
         saved = None if is_learned else saved
+        needs_bias = (memory_efficient or is_learned) and saved is None
+        ctx.had_previous, ctx.bias_shape = previous is not None, None if position_bias is None else position_bias.shape
         ctx.save_for_backward(
-            query,
-            key,
-            value,
+            *step._replace(
+                previous=previous if is_learned else None,
+                position_bias=position_bias if needs_bias else None,
+            )[:-1],
             saved,
-            previous if is_learned else None,
-            position_bias if (memory_efficient or is_learned) and saved is None else None,
-            None if memory_efficient else weights,
+            weights,
             positive,
             kept,
-            kernel,
-            bias,
-            residual_gate,
-            conv_gate,
-            attention_mask,
-            blocked,
         )
-        return output.transpose(1, 2).contiguous(), evolved
+        return output, evolved
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor, grad_evolved: torch.Tensor | None) -> tuple:
+    def backward(ctx: Any, grad_output: torch.Tensor | None, grad_evolved: torch.Tensor | None) -> tuple:
         if torch.is_grad_enabled():  # not `once_differentiable`, which lets `torch.autograd.grad` pass without a word
             raise RuntimeError(
                 "Evolving attention has no second derivatives (`create_graph=True`) on its fast path. Call the model with "
                 "`output_attention_maps=True`, which takes the path that has them."
             )
-        query, key, value, mixed, previous, position_bias, weights, positive, kept, *parameters = ctx.saved_tensors
-        kernel, bias, residual_gate, conv_gate, attention_mask, blocked = parameters
-        layer, dropout = ctx.layer, ctx.dropout
-        if mixed is None and (weights is None or kernel is not None):
-            mixed = mix(query, key, previous, position_bias, layer, residual_gate)
-        if weights is None:
-            evolved = mixed
-            if kernel is not None:
-                evolved = convolve(block_cells(mixed, blocked), kernel, bias, layer)
-                positive = evolved > 0
-                evolved = add_convolved(mixed, evolved, conv_gate, layer)
-            weights = softmax(evolved, attention_mask)
-            del evolved
-
-        # Equation (3).
-        grad_output = grad_output.transpose(1, 2)
-        grad_value = torch.matmul(drop(weights, kept, dropout).transpose(-2, -1), grad_output)
-        grad = drop(torch.matmul(grad_output, value.transpose(-2, -1)), kept, dropout)
-        grad = softmax_backward(grad, weights)
-        if attention_mask is not None:  # not zero by itself in a row that may attend nowhere
-            grad.masked_fill_(~attention_mask, 0.0)
-        if grad_evolved is not None:
-            grad = grad.add_(grad_evolved)
-
-        # Equation (2).
-        grad_kernel = grad_bias = grad_conv_gate = None
-        if kernel is not None:
-            needed = (ctx.needs_input_grad[7], ctx.needs_input_grad[8], ctx.needs_input_grad[10])
-            passed = grad * positive if layer.sign > 0 else grad * -positive.to(grad.dtype)
-            grad_image, *grads = convolution_backward(passed, mixed, blocked, kernel, conv_gate, layer, needed)
-            grad = grad.mul_(layer.map_share).add_(grad_image)
-            grad_kernel, grad_bias, grad_conv_gate = scale_gradients(*grads, kernel, bias, conv_gate, layer)
-
-        # Equation (1).
-        share = layer.score_share if ctx.had_previous else 1.0
-        grad_query = torch.matmul(grad, key).mul_(share * layer.scaling)
-        grad_key = torch.matmul(grad.transpose(-2, -1), query).mul_(share * layer.scaling)
-        grad_position_bias = grad_previous = grad_residual_gate = None
-        if ctx.needs_input_grad[4]:
-            grad_position_bias = (grad * share).sum_to_size(ctx.bias_shape)
-        if ctx.needs_input_grad[9] and previous is not None:
-            grad_residual_gate = (grad * previous).sum(dim=(0, 2, 3)).view_as(residual_gate)
-        if ctx.needs_input_grad[3]:
-            grad_previous = grad.mul_(layer.residual_weight if residual_gate is None else residual_gate)
-        return (
-            *(grad_query, grad_key, grad_value, grad_previous, grad_position_bias, None, None),
-            *(grad_kernel, grad_bias, grad_residual_gate, grad_conv_gate, None, None, None),
-        )
-
-
-def convolution_backward(
-    grad: torch.Tensor,
-    mixed: torch.Tensor,
-    blocked: torch.Tensor | None,
-    kernel: torch.Tensor,
-    conv_gate: torch.Tensor | None,
-    layer: Layer,
-    needed: tuple[bool, bool, bool],
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """The gradients of M_l, and of the kernel and the bias as they are folded, from that of the convolution before its gate."""
-    image = block_cells(mixed, blocked)
-    if layer.is_causal:
-        image = nn.functional.pad(image, (0, 0, layer.kernel_rows - 1, 0))
-    grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
-        grad,
-        image,
-        kernel if conv_gate is None else kernel * conv_gate.unsqueeze(-1),
-        [kernel.shape[0]],
-        (1, 1),
-        layer.padding,
-        (1, 1),
-        False,
-        (0, 0),
-        layer.groups,
-        (True, needed[0] or needed[2], needed[1] or needed[2]),
-    )
-    if layer.is_causal:
-        grad_image = grad_image[:, :, layer.kernel_rows - 1 :]
-    return block_cells(grad_image, blocked), grad_kernel, grad_bias
+        *tensors, mixed, weights, positive, kept = ctx.saved_tensors
+        step = Step(*tensors, ctx.layer)
+        backward = Backward(step, ctx.had_previous, ctx.bias_shape, ctx.needs_input_grad, ctx.dropout)
+        return backward(grad_output, grad_evolved, mixed, weights, positive, kept)
 
 
 def scale_gradients(
@@ -387,14 +399,3 @@ def scale_gradients(
     grad_kernel = None if grad_kernel is None else grad_kernel * conv_gate.unsqueeze(-1)
     grad_bias = None if grad_bias is None else grad_bias * conv_gate.flatten()
     return grad_kernel, grad_bias, grad_gate
-
-
-def softmax(evolved: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Overwrites the cells of `evolved` that the mask hides."""
-    if attention_mask is not None:
-        evolved.masked_fill_(~attention_mask, torch.finfo(evolved.dtype).min)
-    return torch.softmax(evolved, dim=-1)
-
-
-def drop(weights: torch.Tensor, kept: torch.Tensor | None, dropout: float) -> torch.Tensor:
-    return weights if kept is None else (weights * kept).mul_(1 / (1 - dropout))
