@@ -13,6 +13,9 @@ from torch.testing import assert_close
 from transformers import BartConfig, BartModel, LlamaConfig, LlamaModel
 
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, EAViTConfig, EAViTModel, evolve
+from ea_hf.models.evolution_blocks import Layer, Tensors
+from ea_hf.models.evolution_fast import infer
+from ea_hf.models.evolution_operators import attention_operator, namespace
 
 
 LAYERS = 5  # more than graphs are allowed; threads need fewer
@@ -164,3 +167,64 @@ def test_reentrant_wrappers_are_refused():
     stack[1] = CheckpointWrapper(stack[1], CheckpointImpl.REENTRANT)
     with pytest.raises(ValueError, match="use_reentrant"):
         result(model.train(), inputs)
+
+
+def layer_inputs(is_causal: bool, is_learned: bool, dtype: torch.dtype) -> tuple:
+    """Arguments of the operator, in a layer with everything that one can have."""
+    batch, heads, queries, width = 2, 2, 5, 4
+    states = [torch.randn(batch, heads, queries, width, dtype=dtype) for _ in range(3)]
+    maps = [torch.randn(count, heads, queries, queries, dtype=dtype) for count in (batch, 1)]
+    mask = torch.ones(batch, 1, queries, queries, dtype=torch.bool)
+    mask = mask.tril() if is_causal else mask
+    mask[-1, :, :, 3:] = False
+    kernel, bias = torch.randn(heads, heads, 3, 3), torch.randn(heads)
+    gates = [torch.rand(heads, 1, 1, dtype=dtype) if is_learned else None for _ in range(2)]
+    constants = (0.5, 0.4, 0.3, 3, 3, is_causal, "learned" if is_learned else "convex", 1)
+    return (*states, *maps, mask, ~mask, kernel, bias, *gates, *constants)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("is_learned", (False, True), ids=("constant", "learned"))
+@pytest.mark.parametrize("is_causal", (False, True), ids=("both ways", "causal"))
+def test_operator_does_what_compilers_rely_on_and_what_eager_inference_does(is_causal, is_learned, dtype):
+    arguments = layer_inputs(is_causal, is_learned, dtype)
+    with torch.no_grad():
+        torch.library.opcheck(attention_operator, arguments)
+        untouched = [x.clone() for x in arguments if torch.is_tensor(x)]
+        actual = attention_operator(*arguments)
+        for one, other in zip((x for x in arguments if torch.is_tensor(x)), untouched, strict=True):
+            assert_close(one, other, rtol=0, atol=0)
+        expected = infer(Tensors(*arguments[:7]), *arguments[7:11], Layer(*arguments[11:]))
+    assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_operator_without_a_map_before_or_a_convolution():
+    query, key, value, *_ = layer_inputs(False, False, torch.float32)
+    constants = (0.5, 0.4, 0.3, 3, 3, False, "convex", 1)
+    torch.library.opcheck(attention_operator, (query, key, value, *[None] * 8, *constants))
+
+
+@pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
+@MODELS
+def test_compiled_inference_calls_the_operator_and_training_the_equations(make, training):
+    model, _, inputs = make(layers=2)
+    model.eval()
+    targets = []
+
+    def record(graph: torch.fx.GraphModule, _: list):
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    with torch.set_grad_enabled(training):
+        torch.compile(model, backend=record, fullgraph=True)(**inputs)
+    assert any("ea_hf.attention" in target for target in targets) == (not training)
+    assert any("conv2d" in target for target in targets) == training
+
+
+def test_operators_of_another_copy_of_the_file_have_a_name_of_their_own():
+    """As checkpoints bring it with them; both then run in one process."""
+    assert namespace("ea_hf.models.evolution_operators") == "ea_hf"
+    assert namespace("transformers_modules.copy.evolution_operators") not in (
+        "ea_hf",
+        namespace("transformers_modules.b"),
+    )

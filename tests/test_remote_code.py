@@ -32,6 +32,7 @@ SHARED_FILES = {
     "undocumented.py",
     "evolution_blocks.py",
     "evolution_fast.py",
+    "evolution_operators.py",
     "modeling_evolving.py",
     "presets.py",
     "remote_code.py",

@@ -39,6 +39,7 @@ from .evolution_blocks import Layer, Tensors
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
+from .evolution_operators import attention_operator
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
 from .undocumented import has_hooks, is_plain_tensor, sdpa_mask, set_attention_function
 
@@ -172,7 +173,7 @@ def _needs_reference(
     mask = tensors.attention_mask
     floats = (tensors.key, tensors.value, tensors.previous)
     return (
-        is_traced()  # compilers fuse the equations by themselves, and exported graphs should show them
+        (is_traced() and not _keeps_operators(evolution, cache, tensors))
         or tensors.query.is_meta  # shapes without numbers
         or not _is_plain(evolution, tensors.query.device)
         or state.keep_maps
@@ -182,7 +183,22 @@ def _needs_reference(
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
         or evolution.post_mixing is not None
-        or evolution.is_vanilla
+        # A compiler cannot look at learned weights; where all are 0 the operator then gives the same but for rounding.
+        or (not (is_traced() and evolution.gates) and evolution.is_vanilla)
+    )
+
+
+def _keeps_operators(evolution: AttentionEvolution, cache: EvolvingCacheLayer | None, tensors: Tensors) -> bool:
+    """Whether what is traced may call the fast path as an operator.
+
+    Exported files hold the equations, so that they need nothing but PyTorch. Training is traced through them as well.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and tensors.query.device.type == "cpu"  # elsewhere nothing was timed
+        and cache is None
+        and not torch.is_grad_enabled()
     )
 
 
@@ -255,6 +271,8 @@ def _fast_attention(
     with torch.autocast(tensors.query.device.type, enabled=False):
         if torch.is_grad_enabled():
             return EvolvingAttention.apply(*tensors, kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
+        if is_traced():
+            return attention_operator(*tensors, kernel, bias, *gates, *layer)
         return infer(tensors, kernel, bias, *gates, layer)
 
 
