@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from variant_definitions import HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
-from variant_statistics import Difference, holm, mean_ranks, paired, time_matched
+from variant_statistics import mean_ranks, time_matched
 from variant_tasks import TASKS, runs
+
+from ea_hf.paired_statistics import MINIMUM_SEEDS, Difference, holm, paired
 
 
 PICTURE = "results.svg"
 ABOUT = {name: variant.about for name, variant in VARIANTS.items()}
-MINIMUM_SEEDS = 3  # for a verdict
 Line = dict[str, Any]
 
 
