@@ -3,6 +3,7 @@
 """What the fine-tuning scripts share around the training loop: arguments of the model, and a run from end to end."""
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from .liveness import processes_watched
 from .loop import end_training, format_metrics, save_model, train
 from .output_dir import RESULTS_FILE
 from .publishing import push_to_hub, save_model_card
+from .terminal import lines_beside_bars
 from .tokenizer_loading import forget_foreign_code
 
 
@@ -189,6 +191,22 @@ def longest_input(model: PreTrainedModel) -> int | None:
     return longest
 
 
+def closing_lines(
+    output_dir: Path, model_card: dict[str, Any], best_checkpoint: str | None, best_metric: float | None
+) -> list[str]:
+    """What a user looks for when a training is over: the best checkpoint, the model, and how to load it."""
+    lines = []
+    if best_checkpoint is not None and best_metric is not None:
+        lines.append(f"Best checkpoint: {output_dir / best_checkpoint} ({best_metric:.4g})")
+    auto_class, own_class = model_card["auto_class"], model_card.get("model_class")
+    name = auto_class if own_class is None else f"ea_hf.{own_class}"
+    imports = "import ea_hf" if own_class else f"import ea_hf; from transformers import {auto_class}"
+    lines.append(f"Model: {output_dir}")
+    # As JSON, which Python reads too, whatever the name of the directory holds.
+    lines.append(f"Load it: {imports}; model = {name}.from_pretrained({json.dumps(str(output_dir))})")
+    return lines
+
+
 def run(
     accelerator: Accelerator,
     args: argparse.Namespace,
@@ -231,7 +249,8 @@ def run(
 
     results: dict[str, Any] = dict(details)
     scores: dict[str, float] | None = None
-    with signals_noted(), processes_watched(accelerator):
+    best: tuple[str | None, float | None] = (None, None)
+    with signals_noted(), processes_watched(accelerator), lines_beside_bars():
         if args.eval_only:
             # Accelerate leaves it where it is under FSDP, which shards nothing here.
             model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
@@ -241,6 +260,7 @@ def run(
             results |= trained.metrics
             if note_evaluations is not None:
                 note_evaluations(trained.evaluations)
+            best = trained.best_checkpoint, trained.best_metric
             del trained
             save_model(accelerator, model, args.output_dir, processor)
         try:
@@ -262,6 +282,9 @@ def run(
                 )
             # At last: results are the sign of a run that is finished.
             write_json(args.output_dir / RESULTS_FILE, results)
+            if not args.eval_only:
+                for line in closing_lines(args.output_dir, model_card, *best):
+                    logger.info(line)
         model = accelerator.unwrap_model(model)
         if last_run:
             end_training(accelerator)
