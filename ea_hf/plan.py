@@ -463,8 +463,7 @@ def _format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog=program_name("ea_hf.plan"),
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_name_or_path", help="A checkpoint, of which only the configuration is read.")

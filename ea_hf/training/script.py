@@ -5,6 +5,7 @@
 import argparse
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.auto import CONFIGS
 from ..models.evolution_layer import CONV_INITS, MIXINGS, POST_MIXINGS
 from ..models.presets import PRESETS, preset_fields
 from .checkpoints import write_json
@@ -34,8 +36,11 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
     Args:
         chains: the family's own fields that switch a chain of maps on and off.
     """
+    weights = {name: _default_of(name) for name in ("ea_residual_weight", "ea_conv_weight")}
     group.add_argument(
-        "--ea_preset", choices=PRESETS, help="Stands for several of the arguments below; see docs/method.md."
+        "--ea_preset",
+        choices=PRESETS,
+        help="Stands for several of the arguments below; see docs/method.md. Default: none.",
     )
     group.add_argument(
         "--ea_mixing",
@@ -45,15 +50,20 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
     group.add_argument(
         "--ea_residual_weight",
         type=float,
-        help="In [0, 1] if convex, otherwise any number. Default: the checkpoint's, or the family's.",
+        help=f"In [0, 1] if convex, otherwise any number. Default: the checkpoint's, or {weights['ea_residual_weight']}.",
     )
-    group.add_argument("--ea_conv_weight", type=float, help="As --ea_residual_weight.")
+    group.add_argument(
+        "--ea_conv_weight",
+        type=float,
+        help=f"As --ea_residual_weight. Default: the checkpoint's, or {weights['ea_conv_weight']}.",
+    )
     group.add_argument(
         "--ea_kernel_size",
         type=int,
         nargs="+",
         action=_OneOrTwo,
-        help="Odd, or rows and columns; where all is causal rows may be even. Default: the checkpoint's, or the family's.",
+        help="Odd, or rows and columns; where all is causal rows may be even. Default: the checkpoint's, or "
+        f"{_default_of('ea_kernel_size')}.",
     )
     group.add_argument(
         "--ea_conv_groups",
@@ -72,17 +82,28 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         help="What mixes heads after the softmax. Default: the checkpoint's, or none.",
     )
     group.add_argument("--ea_head_kernel_size", type=int, help="Heads that it mixes with each other. Default: all.")
-    group.add_argument("--ea_activation", help="Default: the checkpoint's, or the family's.")
+    group.add_argument(
+        "--ea_activation",
+        help=f"Follows the convolution. Default: the checkpoint's, or {_default_of('ea_activation')}.",
+    )
     group.add_argument(
         "--ea_memory_efficient",
         action="store_true",
         default=None,
-        help="Save less for the backward pass, and compute more.",
+        help="Save less for the backward pass, and compute more. Default: the checkpoint's, or off.",
     )
     for name in chains:
         group.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, help="Default: the checkpoint's, or on."
         )
+
+
+def _default_of(field: str) -> str:
+    """What the families have by default: what most have, then the others by name."""
+    values = {config_class.model_type: getattr(config_class(), field) for config_class in CONFIGS}
+    (usual, _), *others = Counter(values.values()).most_common()
+    exceptions = [f"{name} {value}" for name, value in values.items() if value != usual]
+    return f"{usual} ({', '.join(exceptions)})" if others else str(usual)
 
 
 class _OneOrTwo(argparse.Action):
