@@ -60,7 +60,7 @@ figures: install output/map_flow  ## Draw the pictures of the README, one of the
 VERSES = --train_file glue/data/verses.jsonl.gz --text_column_name web
 
 # A small model, trained from scratch for a few minutes, in whose maps the convolution has a share that can be seen.
-output/map_flow: install
+output/map_flow: | install
 	$(PYTHON) language_modeling/train_tokenizer.py --algorithm wordpiece --vocab_size 2000 $(VERSES) \
 		--output_dir output/map_flow_tokenizer
 	$(PYTHON) language_modeling/run_mlm.py --model_type bert --tokenizer_name output/map_flow_tokenizer $(VERSES) \
