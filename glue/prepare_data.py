@@ -330,7 +330,7 @@ TASKS = (*FILM_TASKS, "verse_pairs")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("data"), help="Folder to write to (default: data).")
     parser.add_argument(
         "--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="Tasks to prepare (default: all)."

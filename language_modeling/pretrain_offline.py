@@ -243,9 +243,7 @@ def model_directory(args: argparse.Namespace, name: str) -> Path:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--output_dir", type=Path, default=Path("output/pretraining"))
     parser.add_argument("--ea_preset", choices=PRESETS, help="Of the evolving model. Default: as EA-BERT has it.")

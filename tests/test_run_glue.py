@@ -92,7 +92,9 @@ def test_a_user_trains_pushes_in_vain_and_evaluates(vanilla, tmp_path):
     assert status == 1, printed
     assert f"saved in {output_dir}, but pushing it to output failed" in printed
     assert f"hf upload output {output_dir}" in printed
-    assert "step 8: loss" in printed and "accuracy" in printed
+    assert re.search(r"step 8/8: loss .* examples/s, 0:00:00 left", printed) and "accuracy" in printed
+    assert "new evolution weights" in printed and "LOAD REPORT" not in printed
+    assert f"Model: {output_dir}" in printed and "Load it: import ea_hf" in printed
 
     results = json.loads((output_dir / "all_results.json").read_text(), parse_constant=pytest.fail)
     assert results["global_step"] == 8 and results["epoch"] == 2

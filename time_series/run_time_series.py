@@ -59,8 +59,7 @@ logger = logging.getLogger(__name__)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__,
         epilog="Epochs and learning rate by default: "
         + "; ".join(f"{task} {v['num_train_epochs']}, {v['learning_rate']}" for task, v in TASK_DEFAULTS.items())
         + ".",

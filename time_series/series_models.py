@@ -25,6 +25,7 @@ from ea_hf import (
     EADCTransformerForMaskedImputation,
     EADCTransformerForRegression,
 )
+from ea_hf.load_report import one_line_report
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import evolution_overrides
 
@@ -154,7 +155,11 @@ def load_model(
         )
     elif data.task == REGRESSION and known.target_names and has_labels(data):
         order_targets(data, known.target_names, args.model_name_or_path)
-    model = model_class.from_pretrained(args.model_name_or_path, config=config, dtype=torch.float32)
+    with one_line_report() as explain:
+        model, loading = model_class.from_pretrained(
+            args.model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+        )
+        explain(model, loading)
     copy_weights_from_file(model)
     return model, known
 
