@@ -84,9 +84,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     place = argv.index("--") if "--" in argv else len(argv)
     parser = ArgumentParser(
         prog=program_name("ea_hf.compare"),
-        description=__doc__.split("\n", 1)[0],
+        description=__doc__,
         usage="%(prog)s [arguments] --output_dir DIRECTORY -- COMMAND",
-        epilog="COMMAND is that of a script, such as: python glue/run_glue.py --model_name_or_path ...",
     )
     parser.add_argument(
         "--variants",
