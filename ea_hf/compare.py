@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does it help on your data? Runs a script's command with variants of attention and several seeds, and says what can be said.
 
-ea-hf compare --variants evolving learned --seeds 1 2 3 4 5 --output_dir output/compare -- \
+ea-hf compare --variants evolving learned --seeds 1 2 3 4 5 --output_dir output/compare -- \\
     python glue/run_glue.py --model_name_or_path google-bert/bert-base-uncased --train_file train.csv --validation_file validation.csv
 
 Behind "--" stands the command as you would run it, without --seed, --output_dir and the arguments of evolving attention.
