@@ -107,8 +107,8 @@ NOT_UTF8 = b'{"en": "a", "de": "b"}\n{"en": "Gr\xfc\xdfe", "de": "c"}\n'
         (["a.en", "a.tsv.gz"], [b"a\n", gzip.compress(b"b\n", mtime=0)], "a.tsv.gz is a table"),
         (["a.en", "./a.en"], [b"a\n", b"a\n"], "are the same file"),
         (["a.csv"], [b"en;de\na;b\n"], "a.csv has only one column, 'en;de'; its values seem to be separated by ';'"),
-        (["a.jsonl"], [b'{"en": "a", "de": "b"}\n{"en": "\\udc00", "de": "b"}\n'], "a.jsonl, row 2 has half of a surrogate pair"),
-        (["a.jsonl"], [b'{"translation": {"en": "\\ud800", "de": "b"}}\n'], "a.jsonl, row 1 has half of a surrogate pair"),
+        (["a.jsonl"], [b'{"en": "a", "de": "b"}\n{"en": "\\udc00", "de": "b"}\n'], "a.jsonl, line 2 has half of a surrogate pair"),
+        (["a.jsonl"], [b'{"translation": {"en": "\\ud800", "de": "b"}}\n'], "a.jsonl, line 1 has half of a surrogate pair"),
         (["a.en", "a.de"], [b"a\nb\nc\n", b"a\n"], "a.en has 3 lines and a.de has 1 lines"),
         (["a.en", "a.de"], [b"a\n", b"a\nb\n"], "a.en has 1 lines and a.de has 2 lines"),
         (["a.en", "a.de"], [b"a\n", b"\xff\n"], "a.de, line 1 is not UTF-8"),
@@ -131,7 +131,7 @@ def test_a_fault_of_a_stream_is_told_before_training(names, vanilla, tmp_path, m
     monkeypatch.chdir(tmp_path)
     for name in names:
         Path(name).write_text('{"en": "\\ud800", "de": "b"}\n' if name == "a.jsonl" else "")
-    message = "row 1 has half of a surrogate pair" if names == ["a.jsonl"] else "no rows"
+    message = "line 1 has half of a surrogate pair" if names == ["a.jsonl"] else "no rows"
     with pytest.raises(ValueError, match=message):
         translate(tmp_path / "output", model_name_or_path=vanilla, train_file=names, streaming=True, max_train_steps=1)
     assert not (tmp_path / "output").exists()
