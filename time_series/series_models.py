@@ -25,7 +25,7 @@ from ea_hf import (
     EADCTransformerForMaskedImputation,
     EADCTransformerForRegression,
 )
-from ea_hf.load_report import one_line_report
+from ea_hf.models.load_report import one_line_report
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import evolution_overrides
 
