@@ -51,11 +51,23 @@ lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-figures: install  ## Draw the pictures of the README, of the model that `make glue` made; one is taken in Chromium.
+figures: install output/map_flow  ## Draw the pictures of the README, one of the model that `make glue` made; it is taken in Chromium.
 	$(PYTHON) docs/draw_map_flow.py
 	$(PYTHON) -m ea_hf.visualization output/film_sentiment "A film that never quite finds its feet." \
 		--layers 1 2 3 --heads 3 --vanilla --output output/maps.html
 	$(PYTHON) docs/photograph_page.py output/maps.html --output docs/visualization.png
+
+VERSES = --train_file glue/data/verses.jsonl.gz --text_column_name web
+
+# A small model, trained from scratch for a few minutes, in whose maps the convolution has a share that can be seen.
+output/map_flow: | install
+	$(PYTHON) language_modeling/train_tokenizer.py --algorithm wordpiece --vocab_size 2000 $(VERSES) \
+		--output_dir output/map_flow_tokenizer
+	$(PYTHON) language_modeling/run_mlm.py --model_type bert --tokenizer_name output/map_flow_tokenizer $(VERSES) \
+		--config_overrides hidden_size=128,num_hidden_layers=4,num_attention_heads=4,intermediate_size=512,max_position_embeddings=64,hidden_dropout_prob=0,attention_probs_dropout_prob=0 \
+		--ea_residual_weight 0.5 --ea_conv_weight 0.5 --max_seq_length 48 --mlm_probability 0.25 \
+		--per_device_train_batch_size 16 --learning_rate 1e-3 --num_warmup_steps 50 --max_train_steps 700 \
+		--eval_steps no --checkpointing_steps no --output_dir output/map_flow --overwrite_output_dir
 
 docs: install  ## Build the documentation's site in build/docs.
 	$(VENV)/bin/mkdocs build

@@ -161,7 +161,7 @@ def open_axes(inputs: Inputs) -> dict[str, dict[int, Any]]:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="directory, or name on the Hub")
     parser.add_argument(
         "--output", required=True, help="the file to write: model.onnx, or model.pt2 for torch.export.load"

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TIME_SERIES_CLASSIF
 from .models.auto import CONFIGS, MODELS, evolving_config_from_pretrained
 from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
+from .plan_report import GB, RESERVED_SHARE, format_plan, verdict
 from .training.command_line import ArgumentParser, program_name, run_main
 from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
 from .training.tokenizer_loading import check_location
@@ -47,9 +48,6 @@ MODES = {
     "gradient checkpointing": {"gradient_checkpointing": True},
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Of a device's memory: what the allocator, the kernels' workspaces and the context take.
-RESERVED_SHARE = 0.1
-GB, MB = 2**30, 2**20
 
 
 class LiveBytes(TorchDispatchMode):
@@ -409,62 +407,10 @@ def load_config(args: argparse.Namespace) -> EvolvingConfig:
     return make({**values, **overrides})
 
 
-def format_plan(figures: dict[str, Any]) -> str:
-    """The tables for reading."""
-    model, batch_size = figures["model"], figures["batch_size"]
-    lines = [
-        f"{model['name']}: {model['parameters']:,} parameters, {model['evolution_parameters']:,} of them in the "
-        "convolutions over maps",
-        f"weights {_mb(model['weight_bytes'])} MB, gradients {_mb(model['weight_bytes'])} MB, {model['optim']} "
-        f"{_mb(model['optimizer_bytes'])} MB",
-        "",
-        f"A step of {batch_size} examples on one device; total: with weights, gradients and optimizer states",
-    ]
-    header = ("length", "precision", "mode", "forward GFLOP", "training GFLOP", "maps MB", "saved MB", "peak MB")
-    rows = [
-        (
-            *(str(row[name]) for name in ("length", "precision", "mode")),
-            *(f"{row[name] / 1e9:,.1f}" for name in ("forward_flops", "training_flops")),
-            *(_mb(row[name]) for name in ("map_bytes", "saved_bytes", "peak_bytes", "total_bytes")),
-        )
-        for row in figures["steps"]
-    ]
-    lines += [_format_table((*header, "total MB"), rows), "", f"Devices, each with {batch_size} examples"]
-    memories = [name for name in figures["devices"][0] if name.startswith("largest_batch_of_")]
-    speeds = [
-        name for name in ("seconds_per_step", "examples_per_second", "efficiency") if name in figures["devices"][0]
-    ]
-    header = ("length", "precision", "mode", "devices", "sharding", "MB each", "sent MB each")
-    labels = (f"largest batch in {name.removeprefix('largest_batch_of_').replace('_', ' ')}" for name in memories)
-    rows = [
-        (
-            *(str(row[name]) for name in ("length", "precision", "mode", "devices", "sharding")),
-            *(_mb(row[name]) for name in ("bytes_per_device", "sent_bytes_per_step")),
-            *(f"{row[name]:.3g}" for name in speeds),
-            *(str(row[name]) for name in memories),
-        )
-        for row in figures["devices"]
-    ]
-    lines.append(_format_table((*header, *(name.replace("_", " ") for name in speeds), *labels), rows))
-    return "\n".join(lines)
-
-
-def _mb(value: int) -> str:
-    return f"{value / MB:,.0f}"
-
-
-def _format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(cells[column]) for cells in (header, *rows)) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (header, *rows)
-    )
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog=program_name("ea_hf.plan"),
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_name_or_path", help="A checkpoint, of which only the configuration is read.")
@@ -497,7 +443,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     figures = plan(args, load_config(args))
-    print(json.dumps(figures, indent=2) if args.json else format_plan(figures))
+    if args.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(format_plan(figures), *verdict(figures, args.memory), sep="\n")
 
 
 if __name__ == "__main__":

@@ -35,9 +35,7 @@ STANDARD_INPUT = 0
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("model_name_or_path", metavar="CHECKPOINT", help="A directory, or a name on the Hub.")
     parser.add_argument("--input", help="A text file, maybe gzipped. Default: standard input.")
     parser.add_argument("--output", type=Path, help="Default: standard output.")

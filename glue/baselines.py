@@ -183,7 +183,7 @@ def read_table(path: Path, label_column: str) -> dict[str, list]:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("task_dir", type=Path, nargs="?", help="Folder that holds train.csv and validation.csv.")
     parser.add_argument("--train_file", type=Path, help="A csv or tsv file, instead of a folder.")
     parser.add_argument("--validation_file", type=Path, help="A csv or tsv file, instead of the folder's.")

@@ -10,7 +10,6 @@ Further arguments go to run_glue.py. The last lines compare the held-out test se
 TF-IDF, and tell how to load the model.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -93,9 +92,7 @@ def report(data_dir: Path, task: str, output_dir: Path, test: dict[str, float]) 
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=prepare_data.TASKS, default="film_sentiment")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--output_dir", type=Path, help="Default: output/TASK.")

@@ -11,7 +11,6 @@ Further arguments go to run_image_classification.py. It leaves a confusion matri
 images beside the model, as PNG; the last lines compare the test set with two simple guesses.
 """
 
-import argparse
 import csv
 from pathlib import Path
 
@@ -198,9 +197,7 @@ def draw_attention_maps(path: Path, model_dir: Path, data: ImageData) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=DATASETS, default="digits")
     parser.add_argument("--model_type", choices=sorted(run_image_classification.CONFIGS), default="ea_vit")
     parser.add_argument("--data_dir", type=Path, default=FASHION_MNIST_DIR, help="With the files of Fashion-MNIST.")

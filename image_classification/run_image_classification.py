@@ -56,8 +56,7 @@ DIGITS = "digits"
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__,
         allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
     )
     group = parser.add_argument_group("data")

@@ -41,7 +41,6 @@ def make_parser(description: str, length_name: str, chains: tuple[str, ...] = ()
     """
     parser = ArgumentParser(
         description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
     )
     group = parser.add_argument_group("data")

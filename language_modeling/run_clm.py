@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    return parse(make_parser(__doc__.split("\n", 1)[0], "block_size"), argv)
+    return parse(make_parser(__doc__, "block_size"), argv)
 
 
 class Collator:

@@ -30,7 +30,7 @@ MASKED, RANDOM_OF_OTHERS = 0.8, 0.5
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(__doc__.split("\n", 1)[0], "max_seq_length")
+    parser = make_parser(__doc__, "max_seq_length")
     group = parser.add_argument_group("masks")
     group.add_argument("--mlm_probability", type=float, default=0.15, help="Share of the tokens to predict.")
     group.add_argument("--whole_word_mask", action="store_true", help="Choose words with all their tokens.")

@@ -26,9 +26,7 @@ from ea_hf.training.command_line import run_main
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        __doc__.split("\n", 1)[0], "max_seq_length", chains=("ea_encoder", "ea_decoder", "ea_cross_attention")
-    )
+    parser = make_parser(__doc__, "max_seq_length", chains=("ea_encoder", "ea_decoder", "ea_cross_attention"))
     group = parser.add_argument_group("spans")
     group.add_argument("--mlm_probability", type=float, default=0.15, help="Share of the tokens that are left out.")
     group.add_argument("--mean_noise_span_length", type=float, default=3.0, help="Tokens of a span, on average.")

@@ -34,9 +34,7 @@ LONGEST_TEXT = 4096
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", choices=sorted(LEAST_VOCABULARY), required=True)
     add_text_arguments(parser)
     parser.add_argument("--output_dir", type=Path, required=True)

@@ -3,15 +3,20 @@
 """A user's mistake is told in one line, by every program."""
 
 import re
+import runpy
 import subprocess
 import sys
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from ea_hf.__main__ import COMMANDS
 from ea_hf.training import command_line
 from ea_hf.training.command_line import ArgumentParser, Mistake, RunError, run_main
 from ea_hf.training.interruptions import Interrupted
+from ea_hf.training.script import add_evolution_arguments
 
 
 REPOSITORY = Path(__file__).parents[1]
@@ -116,10 +121,46 @@ def test_debug_is_not_among_the_arguments_of_a_run():
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_program_tells_mistakes_this_way(program):
-    if program.name in ("baselines.py", "prepare_data.py") and program.parent.name == "glue":
-        pytest.skip("runs without ea_hf, and tells mistakes in one line of its own")
     text = program.read_text()
     assert "run_main(main)" in text and "argparse.ArgumentParser(" not in text
+
+
+def helps():
+    commands = [(f"ea-hf {name}", module) for name, (module, _) in COMMANDS.items()]
+    return [
+        *(pytest.param(path, id=str(path.relative_to(REPOSITORY))) for path in PROGRAMS if "ea_hf" not in path.parts),
+        *(pytest.param(module, id=name) for name, module in commands),
+    ]
+
+
+@pytest.mark.parametrize("program", helps())
+def test_help_gives_every_default_and_an_example(program, capsys, command):
+    """In this process, as starting each program takes seconds."""
+    modules = set(sys.modules)
+    if isinstance(program, Path):
+        command.setattr(sys, "path", [str(program.parent), *sys.path])
+        start = partial(runpy.run_path, str(program), run_name="__main__")
+    else:
+        start = partial(import_module(program).main, ["--help"])
+    command.setattr(sys, "argv", [str(program), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        start()
+    for name in set(sys.modules) - modules:  # folders have modules of the same name
+        if not name.startswith("ea_hf") and str(REPOSITORY) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    told = capsys.readouterr().out
+    assert ended.value.code == 0 and not re.search("[Dd]efault: None", told)
+    assert re.search(r"^ *(\$ )?(python|ea-hf) ", told.split("show this help")[-1], re.MULTILINE), "no example"
+    for argument in re.findall(r"^  (-\S.*(?:\n {4,}.*)*)", told, re.MULTILINE):
+        if not argument.startswith(("-h,", "--debug")):
+            assert re.search("default|required", argument, re.IGNORECASE), argument
+
+
+def test_help_tells_the_families_weights():
+    parser = ArgumentParser()
+    add_evolution_arguments(parser.add_argument_group("model"))
+    told = " ".join(parser.format_help().split())
+    assert "or 0.1 (ea_dc_transformer 0.3, ea_resnet 0.5)." in told
 
 
 def test_a_script_from_the_command_line(tmp_path):

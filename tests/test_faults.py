@@ -318,7 +318,7 @@ def test_two_processes_and_one_take_turns(options, tmp_path):
     two = {**options, **shared}
     run_glue.main(arguments(**{**one, "output_dir": tmp_path / "whole"}))
     run = Torchrun(arguments(**two))
-    assert run.wait_for("step 3:"), run.output
+    assert run.wait_for("step 3/"), run.output
     run.workers()[1].terminate()
     assert run.wait() != 0
     assert "Stopped by SIGTERM" in run.output and "exitcode  : 143" in run.output
@@ -336,7 +336,7 @@ def test_a_rank_that_is_killed_ends_the_other_and_is_named(options, tmp_path):
     run = Torchrun(
         arguments(**options | {"num_train_epochs": 1000, "eval_steps": "no"}, output_dir=tmp_path / "output")
     )
-    assert run.wait_for("step 8:"), run.output
+    assert run.wait_for("step 8/"), run.output
     victim = run.workers()[0]
     victim.kill()
     started = time.monotonic()
@@ -427,7 +427,7 @@ def test_every_kill_at_a_random_moment_is_survived(count, options, small_disk, t
         before = (checkpoint_steps(output_dir) or [0])[-1]
         filler = fill(small_disk, chance.randrange(30_000, 250_000)) if kind == "disk full" else None
         run = Pair(words, tmp_path / f"logs_{number}")
-        step = f"step {before + chance.randrange(1, 25)}:"
+        step = f"step {before + chance.randrange(1, 25)}/"
         run.wait_for(lambda run=run, step=step: step in run.output)
         resumed = re.search(r"Resuming from .*: step (\d+),", run.output)
         assert before == (int(resumed.group(1)) if resumed else 0) or filler is not None, run.output
@@ -448,7 +448,7 @@ def test_every_kill_at_a_random_moment_is_survived(count, options, small_disk, t
             assert re.search(r"rank \d \(|store of the processes", run.output), run.output
         after = (checkpoint_steps(output_dir) or [0])[-1]
         assert after == 0 or find_fault(output_dir / f"checkpoint-{after}") is None
-        reached = max([0, *map(int, re.findall(r"step (\d+): loss", run.output))])
+        reached = max([0, *map(int, re.findall(r"step (\d+)/\d+: loss", run.output))])
         assert before <= after < last_step and reached - after <= 10, run.output
         print(f"{number}: {kind}: resumed at {before}, reached {reached}, last checkpoint {after}", flush=True)
     run = Pair(words, tmp_path / "logs_end")

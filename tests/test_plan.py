@@ -5,6 +5,7 @@
 import argparse
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from ea_hf import (
     EAT5Config,
     EAViTConfig,
     plan,
+    plan_report,
 )
 from ea_hf.models.evolution_state import EvolutionState
 from ea_hf.training.optimizers import create_optimizer
@@ -208,3 +210,35 @@ def test_bad_input(words, message, capsys):
     with pytest.raises((ValueError, SystemExit)) as error:
         plan.main(words.split())
     assert message in str(error.value) + capsys.readouterr().err
+
+
+def verdict_of(memories, sizes):
+    """Of devices, sharding and bytes each."""
+    rows = [
+        {"length": 64, "precision": p, "mode": m, "devices": d, "sharding": s, "bytes_per_device": b * 2**30}
+        for p, m, d, s, b in sizes
+    ]
+    return plan_report.verdict({"batch_size": 8, "devices": rows}, memories)
+
+
+def test_the_verdict_names_the_simplest_way_that_fits():
+    sizes = [
+        ("fp32", "default", 1, "one device", 30),
+        ("bf16", "gradient checkpointing", 1, "one device", 18),
+        ("fp32", "default", 8, "ddp", 34),
+        ("fp32", "default", 8, "fsdp2", 9),
+    ]
+    large, middle, small, tiny = verdict_of([40, 24, 12, 4], sizes)
+    assert "fit into 40 GB" in large and "configs/one_gpu.yaml and --mixed_precision no." in large
+    assert "configs/one_gpu.yaml and --mixed_precision bf16 --gradient_checkpointing." in middle
+    assert "8 devices, configs/fsdp2.yaml (--num_processes 8)" in small
+    assert "do not fit into 4 GB; 10.0 GB are needed" in tiny
+    (unknown,) = verdict_of([], sizes)
+    assert "need 10.0 GB of memory at least" in unknown and "--memory" in unknown
+
+
+def test_the_verdict_names_files_that_there_are():
+    for name in plan_report.LAUNCH_FILES.values():
+        assert (Path(__file__).parents[1] / name).exists()
+    assert set(plan_report.MODE_ARGUMENTS) == set(plan.MODES)
+    assert set(plan_report.PRECISION_ARGUMENTS) == set(plan.PRECISIONS)

@@ -10,7 +10,6 @@ Further arguments go to run_time_series.py. It leaves the evolving maps of one t
 last lines compare the test series with published results.
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib
@@ -108,9 +107,7 @@ def format_score(scores: dict[str, float], name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_name", default="JapaneseVowels")
     parser.add_argument("--output_dir", type=Path, help="Default: output/DATASET_NAME.")
     args, extra = parser.parse_known_args(argv)

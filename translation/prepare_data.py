@@ -8,7 +8,6 @@ Whole pages go to one split, since a page repeats itself, and a page's split dep
 which a side also occurs in validation or test are left out. What is there already is written again.
 """
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -63,7 +62,7 @@ def split_by_page(rows: list[dict[str, str]]) -> dict[str, list[dict[str, Any]]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("data") / "libreoffice_help")
     args = parser.parse_args(arguments)
     args.output_dir.mkdir(parents=True, exist_ok=True)

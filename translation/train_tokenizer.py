@@ -26,9 +26,7 @@ from ea_hf.training.tokenizer_training import (
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--source_lang", required=True, help='Such as "en".')
     parser.add_argument("--target_lang", required=True, help='Such as "de".')
     parser.add_argument("--dataset_name", help="On the Hub, or a local copy of its repository.")

@@ -10,7 +10,6 @@ Further arguments go to run_translation.py. The data are sentences of the LibreO
 held-out test pages with copying the source, and show translations.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -104,9 +103,7 @@ def report(output_dir: Path, results: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data/libreoffice_help"))
     parser.add_argument("--output_dir", type=Path, default=Path("output/translation"))
     parser.add_argument("--long", action="store_true", help="Train longer.")

@@ -36,6 +36,7 @@ from .configuration_ea_evolved import EvolvedConfig
 from .configuration_evolving import EvolvingConfig
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
+from .load_report import one_line_report
 from .modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
     EADCTransformerForMaskedImputation,
@@ -201,9 +202,11 @@ def evolving_model_from_pretrained(
         raise ValueError(f"{name} is of the type {config.model_type!r}, which has no {auto_class.__name__}.")
     if prepare_config is not None:
         prepare_config(config)
-    model, loading = auto_class.from_pretrained(
-        name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
-    )
+    with one_line_report() as explain:
+        model, loading = auto_class.from_pretrained(
+            name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
+        )
+        explain(model, loading)
     if is_other:
         try:
             evolve(model, **{field.removeprefix("ea_"): value for field, value in fields.items()})

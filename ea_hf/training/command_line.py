@@ -4,6 +4,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -44,16 +45,50 @@ class _Nothing(argparse.Action):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line, instead of below all arguments that there are, and knows --debug."""
+    """A parser that tells a mistake in one line, instead of below all arguments that there are, and knows --debug.
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+    Its help gives the default of every argument, and the examples of the program's docstring.
+
+    Args:
+        description: the docstring; its first line stands above the arguments, and the others below them.
+        epilog: follows these.
+    """
+
+    def __init__(self, *, description: str | None = None, epilog: str | None = None, **kwargs: Any):
+        first, _, others = (description or "").partition("\n")
+        below = "\n\n".join(text.strip("\n") for text in (others, epilog) if text)
+        super().__init__(
+            description=first, epilog=below, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
         self.add_argument(
             DEBUG, action=_Nothing, nargs=0, default=argparse.SUPPRESS, help="Show the traceback of an error."
         )
 
+    def format_help(self) -> str:
+        for action in self._actions:
+            action.help = _with_default(action)
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         _end(self.prog, f"{message}; see --help")
+
+
+def _with_default(action: argparse.Action) -> str | None:
+    """The help of an argument, which says what holds without it, unless its words already do."""
+    text, default = action.help or "", action.default
+    if action.required:
+        return text if not action.option_strings or "required" in text.lower() else f"{text} Required.".strip()
+    if default == argparse.SUPPRESS or re.search("default|required", text, re.IGNORECASE) or "%(default)" in text:
+        return action.help
+    if default is None or default == [] or default == {}:
+        shown = "none"
+    elif isinstance(default, bool):
+        shown = "on" if default else "off"
+    elif isinstance(default, (list, tuple, range)):
+        shown = " ".join(map(str, default))
+    else:
+        shown = str(default)
+    return f"{text} Default: {shown.replace('%', '%%')}.".strip()
 
 
 def program_name(module: str) -> str:

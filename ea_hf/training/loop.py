@@ -15,14 +15,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.utils import (
     InitProcessGroupKwargs,
@@ -50,6 +48,7 @@ from .output_dir import output_dir_fault
 from .run_state import SETTINGS, TrainerState, check_same_run, describe
 from .sharding import prepare
 from .streaming import Stream
+from .terminal import Pace, set_up_logging
 from .training_state import describe_engine, load_training_state, save_training_state
 
 
@@ -75,14 +74,7 @@ def create_accelerator(args: argparse.Namespace) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
     )
     configure_engine(accelerator, args)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for name in ("ea_hf", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
-    if not accelerator.is_local_main_process:
-        datasets.utils.logging.set_verbosity_error()
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
+    set_up_logging(accelerator.is_main_process, accelerator.is_local_main_process)
     set_seed(args.seed)
     fault = output_dir_fault(args) if accelerator.is_main_process else None
     fault = broadcast_object_list([fault])[0]
@@ -100,12 +92,15 @@ class TrainingResult:
         metrics: of the training itself, such as its last loss and its speed.
         evaluation: the metrics of the final weights, if they were evaluated.
         evaluations: all metrics that were taken on the way, by step.
+        best_checkpoint: the name of the best one, if there is one, and `best_metric`, its score.
     """
 
     model: torch.nn.Module
     metrics: dict[str, float]
     evaluation: dict[str, float] | None
     evaluations: dict[int, dict[str, float]]
+    best_checkpoint: str | None = None
+    best_metric: float | None = None
 
 
 def copy_weights_from_file(model: torch.nn.Module) -> None:
@@ -230,10 +225,12 @@ class _Run:
     save_assets: Callable[[Path], None]
     metric_for_best_model: str | None
     greater_is_better: bool
+    pace: Pace = field(init=False)
 
     def train(self, collate: Callable, compute_loss: Callable) -> None:
         """Goes on to the last step, with reports, evaluations and checkpoints on the way."""
         state = self.state
+        self.pace = Pace(state.global_step, self.max_train_steps, self.batches.total_batch_size)
         progress = progress_bar(self.accelerator, "training", total=self.max_train_steps, initial=state.global_step)
         self.model.train()
         try:
@@ -255,7 +252,8 @@ class _Run:
                     signals = self.step(step, compute_loss)
                     progress.update()
                     raise_if_any(signals)
-                    self.finish_step(step.inputs[0])
+                    with self.pace.pause():
+                        self.finish_step(step.inputs[0])
         except Interrupted as interruption:
             checkpoint = self.save()
             logger.warning(
@@ -319,7 +317,8 @@ class _Run:
             state.log_history.append({"step": state.global_step, **values})
         else:
             state.evaluations[str(state.global_step)] = values
-        logger.info(f"step {state.global_step}: {format_metrics(values)}")
+        line = f"step {state.global_step}/{self.max_train_steps}: {format_metrics(values)}"
+        logger.info(f"{line}, {self.pace.describe(state.global_step)}" if kind == "train" else f"{line} (evaluation)")
         if self.args.with_tracking:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, state.global_step)
 
@@ -390,7 +389,10 @@ class _Run:
             self.load(self.args.output_dir / state.best_checkpoint)
             step_of_weights = int(CHECKPOINT.fullmatch(state.best_checkpoint).group(1))
         evaluations = {int(step): values for step, values in state.evaluations.items()}
-        return TrainingResult(self.model, metrics, evaluations.get(step_of_weights), evaluations)
+        return TrainingResult(
+            *(self.model, metrics, evaluations.get(step_of_weights), evaluations),
+            *(state.best_checkpoint, state.best_metric),
+        )
 
 
 def end_training(accelerator: Accelerator) -> None:

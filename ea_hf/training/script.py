@@ -3,7 +3,9 @@
 """What the fine-tuning scripts share around the training loop: arguments of the model, and a run from end to end."""
 
 import argparse
+import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.auto import CONFIGS
 from ..models.evolution_layer import CONV_INITS, MIXINGS, POST_MIXINGS
 from ..models.presets import PRESETS, preset_fields
 from .checkpoints import write_json
@@ -20,6 +23,7 @@ from .liveness import processes_watched
 from .loop import end_training, format_metrics, save_model, train
 from .output_dir import RESULTS_FILE
 from .publishing import push_to_hub, save_model_card
+from .terminal import lines_beside_bars
 from .tokenizer_loading import forget_foreign_code
 
 
@@ -32,8 +36,11 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
     Args:
         chains: the family's own fields that switch a chain of maps on and off.
     """
+    weights = {name: _default_of(name) for name in ("ea_residual_weight", "ea_conv_weight")}
     group.add_argument(
-        "--ea_preset", choices=PRESETS, help="Stands for several of the arguments below; see docs/method.md."
+        "--ea_preset",
+        choices=PRESETS,
+        help="Stands for several of the arguments below; see docs/method.md. Default: none.",
     )
     group.add_argument(
         "--ea_mixing",
@@ -43,15 +50,20 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
     group.add_argument(
         "--ea_residual_weight",
         type=float,
-        help="In [0, 1] if convex, otherwise any number. Default: the checkpoint's, or the family's.",
+        help=f"In [0, 1] if convex, otherwise any number. Default: the checkpoint's, or {weights['ea_residual_weight']}.",
     )
-    group.add_argument("--ea_conv_weight", type=float, help="As --ea_residual_weight.")
+    group.add_argument(
+        "--ea_conv_weight",
+        type=float,
+        help=f"As --ea_residual_weight. Default: the checkpoint's, or {weights['ea_conv_weight']}.",
+    )
     group.add_argument(
         "--ea_kernel_size",
         type=int,
         nargs="+",
         action=_OneOrTwo,
-        help="Odd, or rows and columns; where all is causal rows may be even. Default: the checkpoint's, or the family's.",
+        help="Odd, or rows and columns; where all is causal rows may be even. Default: the checkpoint's, or "
+        f"{_default_of('ea_kernel_size')}.",
     )
     group.add_argument(
         "--ea_conv_groups",
@@ -70,17 +82,28 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         help="What mixes heads after the softmax. Default: the checkpoint's, or none.",
     )
     group.add_argument("--ea_head_kernel_size", type=int, help="Heads that it mixes with each other. Default: all.")
-    group.add_argument("--ea_activation", help="Default: the checkpoint's, or the family's.")
+    group.add_argument(
+        "--ea_activation",
+        help=f"Follows the convolution. Default: the checkpoint's, or {_default_of('ea_activation')}.",
+    )
     group.add_argument(
         "--ea_memory_efficient",
         action="store_true",
         default=None,
-        help="Save less for the backward pass, and compute more.",
+        help="Save less for the backward pass, and compute more. Default: the checkpoint's, or off.",
     )
     for name in chains:
         group.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, help="Default: the checkpoint's, or on."
         )
+
+
+def _default_of(field: str) -> str:
+    """What the families have by default: what most have, then the others by name."""
+    values = {config_class.model_type: getattr(config_class(), field) for config_class in CONFIGS}
+    (usual, _), *others = Counter(values.values()).most_common()
+    exceptions = [f"{name} {value}" for name, value in values.items() if value != usual]
+    return f"{usual} ({', '.join(exceptions)})" if others else str(usual)
 
 
 class _OneOrTwo(argparse.Action):
@@ -189,6 +212,22 @@ def longest_input(model: PreTrainedModel) -> int | None:
     return longest
 
 
+def closing_lines(
+    output_dir: Path, model_card: dict[str, Any], best_checkpoint: str | None, best_metric: float | None
+) -> list[str]:
+    """What a user looks for when a training is over: the best checkpoint, the model, and how to load it."""
+    lines = []
+    if best_checkpoint is not None and best_metric is not None:
+        lines.append(f"Best checkpoint: {output_dir / best_checkpoint} ({best_metric:.4g})")
+    auto_class, own_class = model_card["auto_class"], model_card.get("model_class")
+    name = auto_class if own_class is None else f"ea_hf.{own_class}"
+    imports = "import ea_hf" if own_class else f"import ea_hf; from transformers import {auto_class}"
+    lines.append(f"Model: {output_dir}")
+    # As JSON, which Python reads too, whatever the name of the directory holds.
+    lines.append(f"Load it: {imports}; model = {name}.from_pretrained({json.dumps(str(output_dir))})")
+    return lines
+
+
 def run(
     accelerator: Accelerator,
     args: argparse.Namespace,
@@ -231,7 +270,8 @@ def run(
 
     results: dict[str, Any] = dict(details)
     scores: dict[str, float] | None = None
-    with signals_noted(), processes_watched(accelerator):
+    best: tuple[str | None, float | None] = (None, None)
+    with signals_noted(), processes_watched(accelerator), lines_beside_bars():
         if args.eval_only:
             # Accelerate leaves it where it is under FSDP, which shards nothing here.
             model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
@@ -241,6 +281,7 @@ def run(
             results |= trained.metrics
             if note_evaluations is not None:
                 note_evaluations(trained.evaluations)
+            best = trained.best_checkpoint, trained.best_metric
             del trained
             save_model(accelerator, model, args.output_dir, processor)
         try:
@@ -262,6 +303,9 @@ def run(
                 )
             # At last: results are the sign of a run that is finished.
             write_json(args.output_dir / RESULTS_FILE, results)
+            if not args.eval_only:
+                for line in closing_lines(args.output_dir, model_card, *best):
+                    logger.info(line)
         model = accelerator.unwrap_model(model)
         if last_run:
             end_training(accelerator)

@@ -27,12 +27,9 @@ from .recording import evolutions_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    description, examples = __doc__.split("\n", 1)
     parser = ArgumentParser(
         prog=program_name("ea_hf.visualization"),
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="A directory, or a name on the Hub.")
     parser.add_argument("text", nargs="?", metavar="SENTENCE", help="With the prefix that the model wants, if any.")
