@@ -1,6 +1,7 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import os
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 # Tiny tensors gain nothing from threads, and the workers of pytest-xdist already use every core.
 torch.set_num_threads(1)
+# For a machine with a GPU: EA_HF_TEST_DEVICE=cuda; see docs/scaling.md.
+torch.set_default_device(os.environ.get("EA_HF_TEST_DEVICE", "cpu"))
 
 
 @pytest.fixture(autouse=True)
