@@ -15,6 +15,15 @@ torch.set_num_threads(1)
 torch.set_default_device(os.environ.get("EA_HF_TEST_DEVICE", "cpu"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
+def pytest_collection_modifyitems(items):
+    """Members of a parametrized test whose ids contain none of the texts that `slow_but` names become slow."""
+    for item in items:
+        mark = item.get_closest_marker("slow_but")
+        if mark and not any(part in item.callspec.id for part in mark.args):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

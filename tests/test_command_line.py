@@ -163,6 +163,7 @@ def test_help_tells_the_families_weights():
     assert "or 0.1 (ea_dc_transformer 0.3, ea_resnet 0.5)." in told
 
 
+@pytest.mark.slow
 def test_a_script_from_the_command_line(tmp_path):
     (tmp_path / "model").write_text("a file")
     script = REPOSITORY / "glue" / "run_glue.py"

@@ -53,6 +53,7 @@ def test_every_parameter_gets_a_gradient(model_class, options):
 
 @every_head
 @every_option
+@pytest.mark.slow_but("Regression")
 def test_a_saved_model_gives_the_same_output_twice(model_class, options, tmp_path):
     model = tiny_model(model_class, **options)
     model.save_pretrained(tmp_path)

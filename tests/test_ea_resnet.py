@@ -228,6 +228,7 @@ def test_resnet_50_at_224_pixels_has_the_published_sizes():
 
 
 @pytest.mark.parametrize("depth, layers", [(18, 6), (26, 6), (34, 13), (50, 13), (101, 30), (152, 47)])
+@pytest.mark.slow_but("34-13", "50-13")
 def test_every_depth_runs_at_any_size(depth, layers):
     """As a backbone, which gives the features of several stages."""
     with torch.device("meta"):
@@ -391,6 +392,7 @@ def test_backbone_gives_the_features_of_the_model():
         assert_close(actual, hidden_states[index], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_and_exports():
     model = tiny_model()
     inputs = images()

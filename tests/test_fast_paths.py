@@ -198,6 +198,7 @@ def test_training_by_blocks_equals_reference(case, memory_efficient, block_bytes
     ],
     ids=str,
 )
+@pytest.mark.slow_but("mixing=learned-default")
 def test_training_path_passes_gradcheck(case, memory_efficient, monkeypatch):
     monkeypatch.setattr(evolution_blocks, "BLOCK_BYTES_PER_THREAD", 1)
     chain = Chain(case, torch.float64, memory_efficient)

@@ -122,6 +122,7 @@ MOMENTS = [
 @pytest.mark.parametrize(
     ("moment", "action", "step"), MOMENTS, ids=["step", "after_a_step", "evaluation", "saving", "last_step"]
 )
+@pytest.mark.slow_but("after_a_step")
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(moment, action, step, options, tmp_path):
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     output_dir, log = tmp_path / "stopped", tmp_path / "log"
@@ -175,6 +176,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(name, tmp_path,
 
 
 @pytest.mark.parametrize("room", [20_000, 150_000, 300_000])
+@pytest.mark.slow_but("300000")
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(room, options, small_disk, tmp_path):
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     output_dir, log = small_disk / "output", tmp_path / "log"
@@ -310,6 +312,7 @@ class Torchrun:
         return status
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_take_turns(options, tmp_path):
     """A signal to one rank stops both. With dropout, and with the losses of the run that nobody disturbed."""
     options |= {"num_train_epochs": 12, "eval_steps": "no", "checkpointing_steps": 1000}
@@ -332,6 +335,7 @@ def test_two_processes_and_one_take_turns(options, tmp_path):
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_other_and_is_named(options, tmp_path):
     run = Torchrun(
         arguments(**options | {"num_train_epochs": 1000, "eval_steps": "no"}, output_dir=tmp_path / "output")
@@ -410,7 +414,8 @@ def is_writing(output_dir: Path) -> bool:
     return bool(list(output_dir.glob(".checkpoint-*")))
 
 
-@pytest.mark.parametrize("count", [pytest.param(7, id="seven"), pytest.param(20, id="twenty", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(7, id="seven"), pytest.param(20, id="twenty")])
+@pytest.mark.slow
 def test_every_kill_at_a_random_moment_is_survived(count, options, small_disk, tmp_path):
     """Two processes. Each goes on from the last checkpoint; the end is that of a run which nobody disturbed."""
     chance = random.Random(count)

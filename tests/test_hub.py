@@ -214,6 +214,7 @@ for name, auto_name in {jobs}:
     run_stranger(load, tmp_path / "theirs", **hub.environment)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_script_is_pushed_and_used_by_a_stranger(hub, tmp_path):
     """From a vanilla RoBERTa to a classifier that someone else loads with its tokenizer, as the card says."""
     vanilla = Path(tiny_roberta.write_checkpoint(tmp_path / "vanilla"))

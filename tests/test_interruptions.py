@@ -99,6 +99,7 @@ BEST = {"load_best_model_at_end": True, "checkpointing_steps": "epoch", "mixed_p
 
 
 @pytest.mark.parametrize(("changes", "moments"), [({}, BY_STEPS), (BEST, BY_EPOCHS)], ids=["steps", "epochs"])
+@pytest.mark.slow_but("epochs")
 def test_a_run_that_is_killed_at_many_moments_ends_as_an_undisturbed_one(changes, moments, options, tmp_path):
     options |= changes
     finish(arguments(**options, output_dir=tmp_path / "whole"), tmp_path / "whole.log")
@@ -113,6 +114,7 @@ def test_a_run_that_is_killed_at_many_moments_ends_as_an_undisturbed_one(changes
     assert_same_end(output_dir, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(options, tmp_path):
     """By the clock, wherever it is."""
     options |= {"checkpointing_steps": 1}

@@ -115,6 +115,7 @@ def training(tmp_path, name, **options):
     )
 
 
+@pytest.mark.slow
 def test_cpu_processes_starts_several(tmp_path):
     words = training(tmp_path, "output")
     statuses, printed = output_of(start("cpu_processes", "--main_process_port", "0", str(SCRIPT), *words))
@@ -198,6 +199,7 @@ def test_slurm_starts_a_launcher_on_each_node(tmp_path):
 # Bad launches
 
 
+@pytest.mark.slow
 def test_several_processes_of_which_accelerate_starts_one(tmp_path):
     words = training(tmp_path, "output")
     command = [

@@ -45,6 +45,7 @@ def options(tokenizer, output_dir, **more):
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), [("gpt2", GPT2), ("llama", LLAMA)])
+@pytest.mark.slow_but("llama")
 def test_loss_and_perplexity_equal_an_independent_reckoning(model_type, overrides, tokenizer, tmp_path):
     validation = documents(7, start=100)
     settings = options(tokenizer, tmp_path / "first", model_type=model_type, config_overrides=overrides)
@@ -100,6 +101,7 @@ def test_documents_end_with_the_end_token_though_the_tokenizer_puts_none(tokeniz
 
 
 @pytest.mark.parametrize("streaming", [None, True], ids=["mapped", "streamed"])
+@pytest.mark.slow_but("streamed")
 def test_a_killed_run_goes_on_bit_by_bit(streaming, tokenizer, tmp_path, monkeypatch):
     file = write_text(tmp_path / "train.txt", documents(30))
     settings = options(

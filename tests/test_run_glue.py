@@ -81,6 +81,7 @@ def vanilla(tmp_path_factory) -> str:
 # What a run reads and writes
 
 
+@pytest.mark.slow
 def test_a_user_trains_pushes_in_vain_and_evaluates(vanilla, tmp_path):
     """The script as a process of its own: the push fails without a network, and nothing is lost."""
     data, output_dir = files(tmp_path), tmp_path / "output"
@@ -135,6 +136,7 @@ def test_a_user_trains_pushes_in_vain_and_evaluates(vanilla, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+@pytest.mark.slow_but(".csv")
 def test_every_file_format_gives_the_same_run(suffix, vanilla, tmp_path):
     for kind in ("sign", "stars", "pairs"):
         expected = load_files(files_by_split(files(tmp_path / "csv", kind)))
@@ -159,6 +161,7 @@ def test_pairs_are_told_apart_by_token_types(vanilla, tmp_path):
     assert read_predictions(output_dir / "predictions.tsv") == expected
 
 
+@pytest.mark.slow
 def test_regression_is_known_by_its_labels(vanilla, tmp_path):
     data, output_dir = files(tmp_path, "stars"), tmp_path / "output"
     results = fine_tune(
@@ -332,6 +335,7 @@ GLUE_FILES = {
 
 
 @pytest.mark.parametrize("task", TASK_COLUMNS)
+@pytest.mark.slow_but("mnli", "stsb")
 def test_every_task_of_glue_is_scored_and_written_for_the_server(task, glue, vanilla, tmp_path):
     output_dir = tmp_path / "output"
     results = fine_tune(

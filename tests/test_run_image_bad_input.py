@@ -114,6 +114,7 @@ def test_bad_data_and_models_are_told_before_anything_is_written(vanilla, tmp_pa
 
 
 @pytest.mark.parametrize("batch_size, accumulation_steps, fits", [(10, 1, False), (8, 1, True), (4, 3, False)])
+@pytest.mark.slow_but("10-1-False")
 def test_a_batch_of_one_image_and_one_pixel_is_told_before_training(batch_size, accumulation_steps, fits, tmp_path):
     """Batch normalization would fail in the last step of the first epoch. There are 21 images; in the last case the last
     step's 9 make batches of 4, 4 and 1."""

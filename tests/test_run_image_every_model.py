@@ -36,6 +36,7 @@ def write_model(directory: Path, config: PreTrainedConfig) -> str:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow_but("beit")
 def test_a_model_without_a_family_evolves_with_its_weights_and_goes_on(name, tmp_path):
     vanilla, data = write_model(tmp_path / "vanilla", CONFIGS[name](**TINY_VIT)), folders(tmp_path)
     options = {**data, "learning_rate": 0.0}
@@ -81,6 +82,7 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path):
         classify(tmp_path / "output", model_name_or_path=vanilla, **folders(tmp_path), image_size=12)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_no_loss_depends_on_remains_and_a_run_with_it_is_resumed(tmp_path):
     """DINOv2's mask token."""
     vanilla = write_model(tmp_path / "vanilla", Dinov2Config(**TINY_VIT))

@@ -218,6 +218,7 @@ def interrupted(script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_
 
 
 @pytest.mark.parametrize("streaming", [None, True], ids=["mapped", "streamed"])
+@pytest.mark.slow_but("mapped")
 def test_a_killed_run_goes_on_bit_by_bit(streaming, vanilla, tmp_path, monkeypatch):
     files = [write_text(tmp_path / f"{part}.txt", documents(17, 17 * part)) for part in range(3)]
     settings = options(
@@ -264,6 +265,7 @@ def test_two_processes_train_as_one(streaming, vanilla, tmp_path):
         ("modernbert", "EvolvedModernBertForMaskedLM"),
     ],
 )
+@pytest.mark.slow_but("ea_bert", "electra")
 def test_models_from_scratch_and_onwards(model_type, expected, vanilla, tmp_path):
     tokenizer = vanilla
     if model_type == "roberta":

@@ -109,6 +109,7 @@ def test_loss_equals_an_independent_reckoning(tokenizer, tmp_path):
     assert results["eval_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_by_bit(tokenizer, tmp_path, monkeypatch):
     file = write_text(tmp_path / "train.txt", texts(60))
     settings = options(

@@ -181,6 +181,7 @@ def test_a_repository_of_the_hub_is_read(vanilla, tmp_path):
         load_hub(str(tmp_path / "hub"), "de-en", "en", "fr")
 
 
+@pytest.mark.slow
 def test_a_vanilla_checkpoint_is_converted_with_its_own_prefix(tmp_path):
     tasks = {"translation_en_to_de": {"prefix": "to German: "}, "translation_en_to_fr": {"prefix": "to French: "}}
     vanilla = write_checkpoint(tmp_path / "vanilla", task_specific_params=tasks, feed_forward_proj="gated-gelu")
@@ -206,6 +207,7 @@ def test_chains_can_be_switched_off(vanilla, tmp_path):
     assert (config.ea_encoder, config.ea_decoder, config.ea_cross_attention) == (True, False, True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(vanilla, tmp_path):
     options = {
         **files(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 6, "checkpointing_steps": 3, "group_by_length": True,
@@ -222,6 +224,7 @@ def test_a_resumed_run_ends_with_the_same_weights(vanilla, tmp_path):
     assert not any(torch.equal(start[name], value) for name, value in expected.items() if "weight" in name)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_chosen(vanilla, tmp_path):
     options = {
         **files(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 3, "eval_steps": 1, "learning_rate": 3.0,
@@ -240,6 +243,7 @@ def test_the_best_checkpoint_is_chosen(vanilla, tmp_path):
     assert evaluated["eval_loss"] == pytest.approx(min(losses.values()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(tmp_path):
     """Neither 13 validation nor 7 test examples can be shared evenly in batches of 3."""
     data = files(tmp_path)

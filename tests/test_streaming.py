@@ -155,6 +155,7 @@ def losses(output_dir: Path, step: int = 13) -> list[float]:
 
 
 @pytest.mark.parametrize("moment", [3, 7, 12])
+@pytest.mark.slow_but("7")
 def test_a_killed_run_on_a_stream_ends_as_an_undisturbed_one(moment, tmp_path):
     options = glue_options(tmp_path, dataloader_num_workers=1 if moment == 7 else None)
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
@@ -169,6 +170,7 @@ def test_a_killed_run_on_a_stream_ends_as_an_undisturbed_one(moment, tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_take_a_stream_over_from_one(tmp_path):
     """With dropout: a batch has the same random numbers on whichever process."""
     options = glue_options(tmp_path, gradient_accumulation_steps=2, max_train_steps=7, checkpointing_steps=3)
@@ -237,6 +239,7 @@ def test_a_task_of_the_hub_is_streamed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "txt.gz", "parquet"])
+@pytest.mark.slow_but("jsonl")
 def test_translation_of_a_stream(kind, tmp_path):
     """One short sentence among the first has no translation."""
     rows = tiny_t5.pairs(21)
@@ -260,6 +263,7 @@ def test_translation_of_a_stream(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "nested"), [("parquet", True), ("jsonl", True), ("csv", False)])
+@pytest.mark.slow_but("jsonl")
 def test_a_repository_of_translations_is_streamed_and_gone_on_with(kind, nested, tmp_path):
     for name, rows in (("train", tiny_t5.pairs(29)), ("validation", tiny_t5.pairs(3, 100))):
         tiny_t5.write_pairs(tmp_path / f"repository/{name}.{kind}", rows, nested)
