@@ -403,7 +403,7 @@ def test_scripts_take_presets_and_the_other_forms(capsys):
 
 
 def test_pictures_without_the_mechanism_are_without_head_mixing():
-    from ea_hf.visualization.recording import record_maps
+    from ea_hf.map_recording import record_maps
 
     torch.manual_seed(0)
     model = ea_hf.EABertModel(ea_hf.EABertConfig(**TINY_BERT, **ea_hf.PRESETS["talking_heads"])).eval()

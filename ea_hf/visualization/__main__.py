@@ -16,14 +16,13 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
-import ea_hf
-
+from ..map_recording import evolutions_of
+from ..models.auto import MODELS
 from ..models.image_processing_ea import to_plain_image
 from ..training.command_line import ArgumentParser, Mistake, program_name, run_main
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
 from .page import write_page
-from .recording import evolutions_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,7 +72,8 @@ def load_model(checkpoint: str) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(checkpoint)
         (architecture, *_) = config.architectures or [None]
         # The class that was saved, since another one might lack weights.
-        model = getattr(ea_hf, architecture or "", AutoModel).from_pretrained(checkpoint)
+        model_class = next((one for _, one in MODELS if one.__name__ == architecture), AutoModel)
+        model = model_class.from_pretrained(checkpoint)
     except (OSError, ValueError, SafetensorError) as error:
         raise Mistake(
             f"{checkpoint} holds no checkpoint that can be loaded: give a directory with config.json and "
