@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Container
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ The model's code lies beside its weights. Where `ea_hf` is installed, no remote 
 
 ## Results
 
-{results}
+{evaluated_on}{results}
 
 Measured with
 
@@ -50,18 +51,60 @@ Measured with
 {command}
 ```
 
-## Evolving attention
+## Limits
+
+The scores are of one run and one seed, on the data that are named. On other kinds of data the model was not tried. What its
+data hold of errors and prejudice, it may repeat.
+
+## Settings
+
+{training}
+
+<details><summary>All settings</summary>
 
 {evolution}
 
-## Training
+{all_training}
 
-{training}
+</details>
+
+Versions: {versions}.
 
 ## License
 
 {license}
+
+## Citation
+
+```bibtex
+@inproceedings{{wang2021evolving,
+  title = {{Evolving Attention with Residual Convolutions}},
+  author = {{Wang, Yujing and Yang, Yaming and Bai, Jiangang and Zhang, Mingliang and Bai, Jing and Yu, Jing and Zhang, Ce
+    and Huang, Gao and Tong, Yunhai}},
+  booktitle = {{International Conference on Machine Learning}},
+  year = {{2021}},
+}}
+```
 """
+
+# The settings that are not folded away.
+SHOWN_SETTINGS = (
+    "ea_residual_weight",
+    "ea_conv_weight",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "num_train_epochs",
+    "max_train_steps",
+    "mixed_precision",
+    "seed",
+)
+LIBRARIES = ("ea_hf", "transformers", "torch", "accelerate", "datasets")
+# What the Hub's page lets a visitor try.
+WIDGETS = {
+    "text-classification": "A film that never quite finds its feet.",
+    "translation": "Open the file.",
+    "text-generation": "In the beginning",
+}
 
 # What stays here when a run is pushed; hidden files too.
 NOT_PUSHED = ("checkpoint-*/**", "logs/**", ".*")
@@ -120,6 +163,7 @@ def save_model_card(
     model_class: str | None = None,
     license: str | None = None,
     language: str | list[str] | None = None,
+    evaluated_on: str | None = None,
 ) -> None:
     """Writes the README.md of a finished run.
 
@@ -131,6 +175,7 @@ def save_model_card(
         base_model: what was fine-tuned; `None` if the model was trained from scratch.
         metrics: the results of the final evaluation.
         model_class: the class in `ea_hf`, if there is no Auto class for its task.
+        evaluated_on: the split of the scores and its size, such as "validation, 408 examples".
         license: of the weights; `None` for that of the base model's own card, if it names one.
     """
     name = args.hub_model_id or output_dir.resolve().name
@@ -140,7 +185,7 @@ def save_model_card(
     elif is_hub_model:
         origin = f"fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
     else:
-        origin = f"fine-tuned from `{base_model}`"
+        origin = f"fine-tuned from `{Path(base_model).name}`"  # where it lay is nobody's business
     license_origin = f"The weights are under `{license}`."
     if license is None and base_model is not None:
         license = find_license(base_model, args.hub_token)
@@ -162,6 +207,7 @@ def save_model_card(
                 task_name=task_name,
                 dataset_type=dataset_name,
                 dataset_name=task_name,
+                dataset_split=None if evaluated_on is None else evaluated_on.partition(",")[0],
                 metric_type=metric,
                 metric_value=value,
             )
@@ -169,12 +215,15 @@ def save_model_card(
             if isinstance(value, float)
         ]
         or None,
+        widget=[{"text": WIDGETS[task_type]}] if task_type in WIDGETS else None,
     )
     arguments = {
-        key: getattr(value, "value", value)
+        key: without_places(getattr(value, "value", value))
         for key, value in sorted(vars(args).items())
         if value is not None and value is not False and key != "hub_token"
     }
+    fields = config.to_dict() | arguments
+    shown = {key: fields[key] for key in SHOWN_SETTINGS if fields.get(key) is not None}
     card = ModelCard(
         CARD.format(
             card_data=card_data.to_yaml(),
@@ -186,11 +235,14 @@ def save_model_card(
             local_class=auto_class if model_class is None else f"ea_hf.{model_class}",
             processor_class=processor_class,
             processor_name="tokenizer" if processor_class == "AutoTokenizer" else "processor",
-            location=args.hub_model_id or output_dir,
+            location=args.hub_model_id or name,
+            evaluated_on=f"On {evaluated_on}.\n\n" if evaluated_on and metrics else "",
             results=_table(("metric", "value"), metrics) if metrics else "This run evaluated nothing.",
             command=command_line(),
             evolution=_table(("setting", "value"), {k: v for k, v in config.to_dict().items() if k.startswith("ea_")}),
-            training=_table(("argument", "value"), arguments),
+            training=_table(("setting", "value"), shown),
+            all_training=_table(("argument", "value"), arguments),
+            versions=", ".join(f"{library} {version(library)}" for library in LIBRARIES),
             license=license_origin,
         )
     )
@@ -203,7 +255,18 @@ def command_line() -> str:
     for i, word in enumerate(words[:-1]):
         if word == "--hub_token":
             words[i + 1] = "..."
-    return shlex.join(["python", *("--hub_token=..." if w.startswith("--hub_token=") else w for w in words)])
+    words = ["--hub_token=..." if word.startswith("--hub_token=") else without_places(word) for word in words]
+    return shlex.join(["python", *words])
+
+
+def without_places(value: Any) -> Any:
+    """A value of an argument without the directories of this machine: of an absolute path its name stays."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(without_places, value))
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "--"))):
+        option, equals, path = str(value).rpartition("=") if str(value).startswith("--") else ("", "", str(value))
+        return f"{option}{equals}{Path(path).name}" if Path(path).is_absolute() else value
+    return value
 
 
 def find_license(base_model: str, token: str | None = None) -> str | None:
