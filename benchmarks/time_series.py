@@ -34,8 +34,9 @@ from aeon.regression.convolution_based import MiniRocketRegressor
 from aeon.regression.distance_based import KNeighborsTimeSeriesRegressor
 from aeon.visualisation import plot_critical_difference
 from comparison import VANILLA, create_parser, mean_and_spread, own_runs
-from run_time_series import Run, SeriesData, compute_metrics
-from series_data import CLASSIFICATION, REGRESSION, bundled_datasets, dataset_files, load_files
+from series_data import CLASSIFICATION, REGRESSION, SeriesData, bundled_datasets, dataset_files, load_files
+from series_evaluation import compute_metrics
+from series_models import Run
 from transformers import PatchTSTConfig, PatchTSTForClassification, PatchTSTForRegression
 from transformers.modeling_outputs import SequenceClassifierOutput
 

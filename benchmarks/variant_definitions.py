@@ -62,7 +62,7 @@ VARIANTS = {
     "cross_chain": Variant("(0.1, 0.1) in the cross-attention alone", weights(0.1, 0.1, encoder=False, decoder=False)),
     "separate_heads": Variant("(0.1, 0.1), each head its own kernel", weights(0.1, 0.1, conv_groups="heads")),
     "separate_heads_linear": Variant(
-        "likewise, no activation: attention with convolved queries and keys",
+        "each head its own kernel, no activation: attention with convolved queries and keys",
         weights(0.1, 0.1, conv_groups="heads", activation="linear"),
     ),
     "rows_only": Variant("(0.1, 0.1), kernel of 3 rows and 1 column", weights(0.1, 0.1, kernel_size=(3, 1))),

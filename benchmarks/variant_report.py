@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from variant_definitions import HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
-from variant_statistics import Difference, holm, mean_ranks, paired, time_matched
+from variant_statistics import mean_ranks, time_matched
 from variant_tasks import TASKS, runs
+
+from ea_hf.paired_statistics import MINIMUM_SEEDS, Difference, holm, paired
 
 
 PICTURE = "results.svg"
 ABOUT = {name: variant.about for name, variant in VARIANTS.items()}
-MINIMUM_SEEDS = 3  # for a verdict
 Line = dict[str, Any]
 
 
@@ -160,9 +161,10 @@ def verdicts(results: Results) -> str:
                 avoid.append(f"{kind} ({cell(difference)} {unit(kind)})")
             else:
                 unclear.append(f"{kind} (would have seen {difference.visible:.2f} {unit(kind)})")
-        parts = (("use it when", use), ("do not use it when", avoid), ("no difference shown", unclear))
+        parts = (("use it for", use), ("do not use it for", avoid), ("no difference shown", unclear))
         said = [f"{name}: {', '.join(found)}" for name, found in parts if found]
-        said += [f"fewer than {MINIMUM_SEEDS} common seeds: {', '.join(unknown)}"] if unknown else []
+        kinds_unknown = "all kinds of task" if unknown == kinds() else ", ".join(unknown)
+        said += [f"fewer than {MINIMUM_SEEDS} seeds finished so far: {kinds_unknown}"] if unknown else []
         lines.append(f"- `{variant}`: {'; '.join(said)}.")
     return "\n".join(lines) or "Nothing can be said yet."
 
@@ -284,20 +286,27 @@ def render(lines: list[Line]) -> str:
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(line["versions"].items())) for line in lines})
     parts = [
         "# Does it help?",
-        f"{len(done & set(planned))} of {len(planned)} planned runs are here: {len(TASKS)} tasks, each variant with the same "
-        "data, steps, hyperparameters and seeds as vanilla. "
+        "Each variant of attention was trained beside vanilla, the same model with plain attention: with the same data, steps, "
+        f"hyperparameters and seeds, on {len(TASKS)} tasks. {len(done & set(planned))} of {len(planned)} planned runs are "
+        "finished. "
         + (f"Not begun: {', '.join(f'`{name}`' for name in missing)}. " if missing else "")
         + "Where runs are missing, what is said rests on those that are there.",
-        "Gain over vanilla with its 95 % interval, after the same number of steps; positive is better. Bold: different from 0 "
-        "after Holm's correction for all cells of the table. Time is that of training, vanilla's is 1.",
+        "A cell is the mean gain over vanilla on a kind of task, after the same number of training steps, with its 95 % "
+        "interval; positive is better. A gain is by how many per cent the loss is lower, or by how many points (hundredths) "
+        "the score is higher, as the column says. Bold: unlikely to be chance (p < 0.05, after Holm's correction for the number of "
+        "cells); all else may be chance. A dash: not two seeds are finished yet. Numbers in brackets are the weights of "
+        "residual and convolution. The last column is the price: CPU time of a training step, where vanilla's is 1.",
         top_table(results),
         f"![Gains over vanilla with 95 % intervals, by kind of task and variant]({PICTURE})",
         "## When to use what",
-        f"Said only where at least {MINIMUM_SEEDS} seeds agree beyond chance after the correction.",
+        "Named for use, or against it, are kinds of task whose difference is unlikely to be chance (bold above) and rests on at least "
+        f"{MINIMUM_SEEDS} seeds. Where no difference is shown there may be a small one: in brackets stands the gain from which "
+        "80 of 100 such studies would have seen it.",
         verdicts(results),
         "## With the same time instead of the same steps",
-        "Vanilla trained for the time that the variant takes: interpolated between vanilla and `vanilla_longer`, in the "
-        "logarithm of the steps. A step that costs more than twice vanilla's is compared with twice the steps.",
+        "A step of most variants takes longer than vanilla's. Here vanilla may take more steps, until it has trained for as long "
+        "as the variant. Its value there is interpolated between vanilla and `vanilla_longer`, in the logarithm of the steps; a "
+        "step that costs more than twice vanilla's is compared with twice the steps.",
         top_table(results, True),
         "## Mean ranks",
         rank_table(results),

@@ -4,6 +4,7 @@
 
 ea-hf plan --model_name_or_path google-bert/bert-base-uncased --batch_size 32 --length 128
 ea-hf maps output/film_sentiment "A film that never quite finds its feet." --output maps.html
+ea-hf compare --output_dir output/compare -- python glue/run_glue.py --model_name_or_path ... --train_file train.csv
 """
 
 import sys
@@ -16,6 +17,7 @@ from .training.command_line import ArgumentParser, run_main
 COMMANDS = {
     "plan": ("ea_hf.plan", "what a training run needs: parameters, FLOPs, memory, devices"),
     "export": ("ea_hf.export", "a checkpoint as ONNX or torch.export, checked against the model"),
+    "compare": ("ea_hf.compare", "whether it helps on your data: a script's command with several variants and seeds"),
     "translate": ("ea_hf.translate", "translations of a text, line by line"),
     "maps": ("ea_hf.visualization.__main__", "a page of a model's attention maps and their parts"),
 }

@@ -41,6 +41,7 @@ from datasets import load_dataset
 from pretraining import pretrain
 from run_glue import main as run_glue
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from verses import kinds_of_books, read_verses
 
 from ea_hf.models.presets import PRESETS
 from ea_hf.training.command_line import ArgumentParser, run_main
@@ -97,9 +98,8 @@ def help_pages(split: str) -> list[str]:
 
 def verses(split: str) -> list[str]:
     """The verses of a split's books, each a document of both wordings; which is first changes from verse to verse."""
-    glue = load_script("glue", "prepare_data")
-    books = glue.kinds_of_books(split)
-    chosen = [verse for verse in glue.read_verses() if verse.book in books]
+    books = kinds_of_books(split)
+    chosen = [verse for verse in read_verses() if verse.book in books]
     return [f"{v.kjv} {v.web}" if place % 2 else f"{v.web} {v.kjv}" for place, v in enumerate(chosen)]
 
 

@@ -13,6 +13,7 @@ import tiny_bert
 import tiny_images
 import tiny_roberta
 import tiny_t5
+import tiny_translators
 from datasets import Dataset, DatasetInfo
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
@@ -51,6 +52,10 @@ def write_t5(directory: Path) -> None:
     tiny_t5.write_checkpoint(directory, feed_forward_proj="relu")
 
 
+def write_mbart(directory: Path) -> None:
+    tiny_translators.write_model(directory, "mbart")
+
+
 def write_vit(directory: Path) -> None:
     config = ViTConfig(**{**tiny_images.TINY_VIT, "image_size": 224, "patch_size": 56, "num_channels": 3})
     ViTModel(config).save_pretrained(directory)
@@ -60,6 +65,7 @@ def write_vit(directory: Path) -> None:
 # By their names on the Hub.
 MODELS: dict[str, Callable[[Path], None]] = {
     "FacebookAI/roberta-base": write_roberta,
+    "facebook/mbart-large-cc25": write_mbart,
     "google-bert/bert-base-uncased": write_bert,
     "google/electra-small-generator": write_electra,
     "google-t5/t5-small": write_t5,

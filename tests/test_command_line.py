@@ -121,8 +121,6 @@ def test_debug_is_not_among_the_arguments_of_a_run():
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_program_tells_mistakes_this_way(program):
-    if program.name in ("baselines.py", "prepare_data.py") and program.parent.name == "glue":
-        pytest.skip("runs without ea_hf, and tells mistakes in one line of its own")
     text = program.read_text()
     assert "run_main(main)" in text and "argparse.ArgumentParser(" not in text
 

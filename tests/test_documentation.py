@@ -26,6 +26,8 @@ STAND_INS = {
     "git": "exit 0",  # there is nothing to clone from
     "pip": "exit 0",  # everything is installed
     "python": 'case "$1" in */run_*.py) set -- "$@" {budget};; esac; exec {python} "$@"',
+    # One seed of the default ones.
+    "ea-hf": 'case "$1" in compare) shift; set -- compare --seeds 1 "$@";; esac; exec {python} -m ea_hf "$@"',
     "torchrun": 'case "$*" in */run_*.py*) set -- "$@" {budget};; esac; exec {torchrun} "$@"',
     "accelerate": 'case "$*" in */run_*.py*) set -- "$@" {budget};; esac; exec {accelerate} "$@"',
 }

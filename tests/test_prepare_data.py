@@ -3,7 +3,6 @@
 """The data of the offline default and their baselines. Nothing here needs a network."""
 
 import csv
-import importlib.util
 import io
 import os
 import random
@@ -14,7 +13,10 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import baselines
+import prepare_data
 import pytest
+import verses
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -24,21 +26,9 @@ from transformers import BertConfig, BertModel, BertTokenizer
 GLUE = Path(__file__).resolve().parent.parent / "glue"
 
 
-def load_script(name):
-    specification = importlib.util.spec_from_file_location(name, GLUE / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
-
-
-prepare_data = load_script("prepare_data")
-baselines = load_script("baselines")
-
-
 def read_rows(folder):
     rows = {}
-    for split in prepare_data.SPLITS:
+    for split in verses.SPLITS:
         with open(folder / f"{split}.csv", encoding="utf-8", newline="") as file:
             rows[split] = list(csv.reader(file))
     return rows
@@ -56,14 +46,14 @@ def film_rows(lines):
 
 def test_no_snippet_is_on_two_sides_of_a_film_split():
     rating, _ = film_rows(RATINGS)
-    keys = [prepare_data.normalise(snippet) for rows in rating.values() for snippet, _ in rows]
+    keys = [verses.normalise(snippet) for rows in rating.values() for snippet, _ in rows]
     assert len(keys) == len(set(keys)) == 200
     assert {split: len(rows) for split, rows in rating.items()} == {"train": 160, "validation": 20, "test": 20}
 
 
 def test_both_film_tasks_have_one_split_and_agree_in_sign():
     rating, sentiment = film_rows(RATINGS)
-    for split in prepare_data.SPLITS:
+    for split in verses.SPLITS:
         expected = [
             (snippet, "positive" if float(value) > 0 else "negative")
             for snippet, value in rating[split]
@@ -232,44 +222,44 @@ def test_weights_with_a_missing_key_are_refused(tmp_path, model_package):
 
 
 @pytest.fixture(scope="module")
-def verses():
-    return prepare_data.read_verses()
+def all_verses():
+    return verses.read_verses()
 
 
 @pytest.fixture(scope="module")
-def verse_pairs(verses):
-    return prepare_data.verse_pairs(verses)
+def verse_pairs(all_verses):
+    return verses.verse_pairs(all_verses)
 
 
-def test_verse_pairs_are_split_by_book(verses, verse_pairs):
-    book_of = {text: verse.book for verse in verses for text in (verse.web, verse.kjv)}
+def test_verse_pairs_are_split_by_book(all_verses, verse_pairs):
+    book_of = {text: verse.book for verse in all_verses for text in (verse.web, verse.kjv)}
     books = {split: {book_of[text] for row in rows for text in row[:2]} for split, rows in verse_pairs.items()}
     assert not books["train"] & books["validation"]
     assert not books["train"] & books["test"]
     assert not books["validation"] & books["test"]
     for split, found in books.items():
-        kinds = prepare_data.kinds_of_books(split)
-        assert {kinds[book] for book in found} == set(prepare_data.BOOKS), f"{split} lacks a kind of text"
+        kinds = verses.kinds_of_books(split)
+        assert {kinds[book] for book in found} == set(verses.BOOKS), f"{split} lacks a kind of text"
 
 
-def test_every_book_has_one_split(verses):
-    books = [book for split in prepare_data.SPLITS for book in prepare_data.kinds_of_books(split)]
+def test_every_book_has_one_split(all_verses):
+    books = [book for split in verses.SPLITS for book in verses.kinds_of_books(split)]
     assert len(books) == len(set(books)) == 66
-    assert {verse.book for verse in verses} <= set(books)
+    assert {verse.book for verse in all_verses} <= set(books)
 
 
-def test_positives_are_one_verse_and_negatives_are_neighbours(verses, verse_pairs):
-    web, kjv = ({getattr(verse, wording): verse for verse in verses} for wording in ("web", "kjv"))
+def test_positives_are_one_verse_and_negatives_are_neighbours(all_verses, verse_pairs):
+    web, kjv = ({getattr(verse, wording): verse for verse in all_verses} for wording in ("web", "kjv"))
     for first, second, label in (row for rows in verse_pairs.values() for row in rows):
         one, other = (web[first], kjv[second]) if first in web else (kjv[first], web[second])
         assert (one.book, one.chapter) == (other.book, other.chapter)
         assert abs(one.verse - other.verse) in ((0,) if label == "equivalent" else (1, 2))
 
 
-@pytest.mark.parametrize("split", prepare_data.SPLITS)
+@pytest.mark.parametrize("split", verses.SPLITS)
 def test_no_side_of_a_verse_pair_says_anything_about_its_label(split, verse_pairs):
     rows = verse_pairs[split]
-    assert len(rows) == prepare_data.PAIRS_PER_SPLIT[split]
+    assert len(rows) == verses.PAIRS_PER_SPLIT[split]
     assert len(rows) == len(set(rows))
     for side in (0, 1):
         counts = {
@@ -279,8 +269,8 @@ def test_no_side_of_a_verse_pair_says_anything_about_its_label(split, verse_pair
         assert set(counts["equivalent"].values()) == {1}
 
 
-def test_both_wordings_come_first_equally_often(verses, verse_pairs):
-    web = {verse.web for verse in verses}
+def test_both_wordings_come_first_equally_often(all_verses, verse_pairs):
+    web = {verse.web for verse in all_verses}
     for rows in verse_pairs.values():
         assert abs(sum(row[0] in web for row in rows) / len(rows) - 0.5) <= 0.02
 
@@ -340,7 +330,7 @@ def test_a_second_call_does_nothing_and_says_so(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 
-ROWS = {split: [("a film", "positive")] * 100 for split in prepare_data.SPLITS}
+ROWS = {split: [("a film", "positive")] * 100 for split in verses.SPLITS}
 
 
 class InterruptedRows:
@@ -370,7 +360,7 @@ def test_a_killed_call_is_made_good_by_the_next(tmp_path):
     (aside / "validation.csv").write_text("sentence1,sen")
     assert prepare(tmp_path, "--no-model", "--tasks", "verse_pairs") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["verse_pairs"]
-    assert {split: len(rows) - 1 for split, rows in read_rows(folder).items()} == prepare_data.PAIRS_PER_SPLIT
+    assert {split: len(rows) - 1 for split, rows in read_rows(folder).items()} == verses.PAIRS_PER_SPLIT
 
 
 def test_an_empty_split_is_refused(tmp_path):

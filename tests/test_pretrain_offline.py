@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny_language  # noqa: F401  puts language_modeling/ on the path
+import verses
 from tiny_bert import write_checkpoint
 from transformers import AutoTokenizer
 
@@ -33,10 +34,9 @@ def test_what_is_held_out_is_no_part_of_what_is_trained_on(pretrain_offline):
         assert len(train) > len(held_out) > 50
         assert not set(train) & {*held_out, *test}
     # Nor any of the verses that the pairs are tested on, in either wording.
-    prepare_data = pretrain_offline.load_script("glue", "prepare_data")
     train = "\n".join(pretrain_offline.verses("train"))
-    books = prepare_data.kinds_of_books("test")
-    tested = [verse for verse in prepare_data.read_verses() if verse.book in books and len(verse.web) > 80]
+    books = verses.kinds_of_books("test")
+    tested = [verse for verse in verses.read_verses() if verse.book in books and len(verse.web) > 80]
     assert len(tested) > 500 and sum(verse.web in train for verse in tested) <= 2  # a few verses stand in two books
 
 

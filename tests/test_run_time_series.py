@@ -27,16 +27,10 @@ from ea_hf.training.checkpoints import write_json
 pytest.importorskip("aeon")
 
 import run_time_series
-from run_time_series import (
-    TASK_DEFAULTS,
-    choose_epochs,
-    compute_metrics,
-    load_data,
-    parse_args,
-    plan_runs,
-    set_task_defaults,
-)
+from run_time_series import TASK_DEFAULTS, load_data, parse_args, set_task_defaults
 from series_data import dataset_files, load_files
+from series_evaluation import compute_metrics
+from series_runs import choose_epochs, plan_runs
 
 
 SCRIPT = Path(run_time_series.__file__)

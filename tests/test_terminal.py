@@ -12,7 +12,7 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-from ea_hf import load_report
+from ea_hf.models import load_report
 from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.training import terminal
 from ea_hf.training.script import closing_lines

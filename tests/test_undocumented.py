@@ -13,7 +13,15 @@ import transformers
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, BertConfig, BertModel, GenerationConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GenerationConfig,
+    conversion_mapping,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ea_hf
@@ -162,7 +170,7 @@ def test_a_task_that_was_removed_is_registered():
 def test_old_checkpoints_are_converted_as_those_of_the_vanilla_class():
     """Else a checkpoint of an older ViT would lose its weights."""
     undocumented.convert_checkpoints_as("Renamed", "ViTModel")
-    assert transformers.conversion_mapping.get_checkpoint_conversion_mapping("Renamed")
+    assert conversion_mapping.get_checkpoint_conversion_mapping("Renamed")
 
 
 def test_files_of_code_are_found_by_their_imports(tmp_path):

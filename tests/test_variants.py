@@ -22,22 +22,24 @@ import variants
 from variant_definitions import HEAD_TO_HEAD, VARIANTS, make_model, parameters
 from variant_training import evaluated, rate, train
 
+from ea_hf import paired_statistics
+
 
 def test_the_paired_interval_and_p_are_those_of_scipy():
     values = np.random.default_rng(0).normal(0.3, 1, size=5)
-    found, expected = variant_statistics.paired(values), stats.ttest_1samp(values, 0)
+    found, expected = paired_statistics.paired(values), stats.ttest_1samp(values, 0)
     interval = expected.confidence_interval(0.95)
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(tuple(interval))
-    assert variant_statistics.paired([1.0]) is None
-    assert variant_statistics.paired([0.0, 0.0]).p == 1 and not variant_statistics.paired([0.0, 0.0]).is_apart
+    assert paired_statistics.paired([1.0]) is None
+    assert paired_statistics.paired([0.0, 0.0]).p == 1 and not paired_statistics.paired([0.0, 0.0]).is_apart
 
 
 def test_the_visible_effect_is_found_in_eighty_of_a_hundred_studies():
-    effect = variant_statistics.visible_effect(2.0, 5)
+    effect = paired_statistics.visible_effect(2.0, 5)
     draws = np.random.default_rng(0).normal(effect, 2.0, size=(20_000, 5))
     assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.01)
-    assert variant_statistics.power(1.0, 2.0, 10) == pytest.approx(
+    assert paired_statistics.power(1.0, 2.0, 10) == pytest.approx(
         stats.nct.sf(stats.t.ppf(0.975, 9), 9, math.sqrt(10) / 2)
         + stats.nct.cdf(-stats.t.ppf(0.975, 9), 9, math.sqrt(10) / 2),
         abs=1e-3,
@@ -46,7 +48,7 @@ def test_the_visible_effect_is_found_in_eighty_of_a_hundred_studies():
 
 def test_holm_corrects_step_by_step():
     # 0.01 * 3, then 0.02 * 2, then the largest so far.
-    corrected = variant_statistics.holm({"a": 0.02, "b": 0.01, "c": 0.03})
+    corrected = paired_statistics.holm({"a": 0.02, "b": 0.01, "c": 0.03})
     assert corrected == pytest.approx({"a": 0.04, "b": 0.03, "c": 0.04})
 
 
@@ -95,7 +97,7 @@ def test_a_planted_effect_is_found_and_none_is_made_up():
     evolving, learned = (next(line for line in verdicts if f"`{name}`" in line) for name in ("evolving", "learned"))
     assert all(f"{kind} (+" in evolving for kind in variant_report.kinds())
     assert evolving.count("also at equal time") == len(variant_report.kinds()) and "do not" not in evolving
-    assert "use it when" not in learned and learned.count("would have seen") == len(variant_report.kinds())
+    assert "use it for" not in learned and learned.count("would have seen") == len(variant_report.kinds())
 
 
 def test_a_loss_is_reported_as_a_gain_when_it_falls():
@@ -106,7 +108,7 @@ def test_a_loss_is_reported_as_a_gain_when_it_falls():
 
 def test_too_few_seeds_give_no_verdict():
     verdicts = variant_report.verdicts(variant_report.Results.of(made_up_lines(seeds=2)))
-    assert "use it when" not in verdicts and "would have seen" not in verdicts
+    assert "use it for" not in verdicts and "would have seen" not in verdicts
 
 
 def test_the_report_is_the_same_whatever_the_order_of_its_lines(tmp_path):

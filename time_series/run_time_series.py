@@ -17,77 +17,44 @@ each training keeps the checkpoint that is best on its validation series. The te
 
 import argparse
 import copy
-import csv
-import hashlib
-import json
 import logging
-import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from scipy.special import log_softmax
 from series_data import (
     CLASSIFICATION,
     REGRESSION,
     SeriesData,
-    SeriesSplit,
     dataset_files,
     load_files,
-    train_validation_splits,
 )
-from sklearn.metrics import f1_score, mean_absolute_error, root_mean_squared_error
+from series_evaluation import GREATER_IS_BETTER, evaluate, find_best_metric, write_predictions
+from series_models import COLUMNS, MASKED_IMPUTATION, MODELS, Run, SeriesDataset, collate, has_labels, load_model
+from series_runs import EVALUATIONS_FILE, check_output_dirs, choose_epochs, find_finished, plan_runs, summarize
 from transformers import PreTrainedModel
 
 from ea_hf import (
     EADCTransformerConfig,
     EADCTransformerFeatureExtractor,
-    EADCTransformerForClassification,
-    EADCTransformerForMaskedImputation,
-    EADCTransformerForRegression,
 )
-from ea_hf.load_report import one_line_report
 from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.batching import predict
 from ea_hf.training.checkpoints import write_json
 from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator, end_training, format_metrics
+from ea_hf.training.loop import create_accelerator, end_training
 from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import (
-    ARGUMENTS_FILE,
     RESULTS_FILE,
     lock_output_dir,
-    output_dir_fault,
     prepare_output_dir,
 )
-from ea_hf.training.script import add_evolution_arguments, check_arguments, evolution_overrides, run
+from ea_hf.training.script import add_evolution_arguments, check_arguments, run
 
 
 logger = logging.getLogger(__name__)
-
-MASKED_IMPUTATION = "masked_imputation"
-MODELS = {
-    CLASSIFICATION: EADCTransformerForClassification,
-    REGRESSION: EADCTransformerForRegression,
-    MASKED_IMPUTATION: EADCTransformerForMaskedImputation,
-}
-# What evaluations give, the one that tells the best checkpoint first. All but these are better when they are lower.
-METRICS = {
-    CLASSIFICATION: ("accuracy", "f1", "loss"),
-    REGRESSION: ("rmse", "mae"),
-    MASKED_IMPUTATION: ("loss",),
-}
-GREATER_IS_BETTER = ("accuracy", "f1")
-# Arguments that name columns of tables, with their defaults. A model is saved with them.
-COLUMNS = {"series_column_name": "series", "time_column_name": None, "label_column_name": ["label"]}
-EVALUATIONS_FILE = "evaluations.json"
-PREDICTIONS_FILE = "predictions.csv"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -217,9 +184,6 @@ TASK_DEFAULTS = {
     REGRESSION: {"num_train_epochs": 30, "learning_rate": 1e-3},
     MASKED_IMPUTATION: {"num_train_epochs": 100, "learning_rate": 3e-3},
 }
-# Of a new model's configuration. The released head, which reads each step with weights of its own ("pooling_type": None),
-# learns where in a series things happen, and generalizes worse from few series.
-MODEL_DEFAULTS = {"pooling_type": "mean"}
 
 
 def set_task_defaults(args: argparse.Namespace, task: str) -> None:
@@ -316,362 +280,10 @@ def find_channels(args: argparse.Namespace, known: EADCTransformerFeatureExtract
     return names
 
 
-@dataclass
-class Run:
-    """One training.
-
-    Attributes:
-        name: of its directory; empty if there is one training only.
-        train: the series to learn from; `None` if there are none.
-        validation: the series that choose the checkpoint; `None` if there are none.
-        test: the series to predict; `None` if there are none.
-        num_train_epochs: `None` for that of the arguments.
-    """
-
-    name: str
-    seed: int
-    train: SeriesSplit | None
-    validation: SeriesSplit | None
-    test: SeriesSplit | None
-    num_train_epochs: int | None = None
-
-
-def plan_runs(args: argparse.Namespace, data: SeriesData) -> list[Run]:
-    """Each division of the training series with each seed; without the training of --refit, whose epochs follow."""
-    train, validation, test = (data.splits.get(name) for name in ("train", "validation", "test"))
-    test = None if test is None else test.sample(args.max_predict_samples)
-    validation = None if validation is None else validation.sample(args.max_eval_samples)
-    if args.eval_only:
-        return [Run("", args.seeds[0], None, validation, test)]
-    parts: list[tuple[str, SeriesSplit, SeriesSplit | None]]
-    if validation is not None:
-        parts = [("", train, validation)]
-    elif args.num_splits == 0:
-        parts = [("whole", train, None)]
-    else:
-        indices = train_validation_splits(
-            train,
-            data.task if train.labels is not None else None,
-            args.num_splits,
-            args.train_val_split,
-            args.split_seed,
-            data.labels,
-        )
-        parts = [
-            (f"split-{number}", train.select(first), train.select(second).sample(args.max_eval_samples))
-            for number, (first, second) in enumerate(indices, 1)
-        ]
-    runs = [
-        Run(f"{name}-seed-{seed}".lstrip("-"), seed, first.sample(args.max_train_samples), second, test)
-        for name, first, second in parts
-        for seed in args.seeds
-    ]
-    if len(runs) == 1 and not args.refit:
-        runs[0].name = ""
-    return runs
-
-
-class SeriesDataset:
-    """Series as a model takes them: `past_values`, (time, channels), and `labels`, of imputation the same values."""
-
-    def __init__(self, split: SeriesSplit, extractor: EADCTransformerFeatureExtractor, task: str):
-        self.split = split
-        self.values = extractor.prepare(split.series, split.names, split.times)
-        self.labels: Any = None
-        if task == MASKED_IMPUTATION:
-            self.labels = self.values
-        elif split.labels is not None and task == REGRESSION:
-            self.labels = extractor.scale_targets(split.labels).astype(np.float32)
-        elif split.labels is not None:
-            self.labels = split.labels
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def fingerprint(self) -> str:
-        """Identifies all values, in their order; the labels are among what is compared of them anyway."""
-        return hashlib.sha256(b"".join(values.tobytes() for values in self.values)).hexdigest()
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        example: dict[str, Any] = {"past_values": self.values[index]}
-        if self.labels is not None:
-            example["labels"] = self.labels[index]
-        return example
-
-
-def collate(extractor: EADCTransformerFeatureExtractor, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    batch = dict(extractor.pad([example["past_values"] for example in examples]))
-    if "labels" in examples[0] and np.ndim(examples[0]["labels"]) == 2:
-        batch["labels"] = batch["past_values"]
-    elif "labels" in examples[0]:
-        batch["labels"] = torch.from_numpy(np.stack([example["labels"] for example in examples]))
-    return batch
-
-
 # Model
 
 
-def load_model(
-    args: argparse.Namespace, data: SeriesData, run: Run
-) -> tuple[PreTrainedModel, EADCTransformerFeatureExtractor]:
-    """A new model for the series of a run, or a pretrained one with a head for them; and its feature extractor.
-
-    Raises:
-        ValueError: the pretrained model knows other channels, or has another task; --config_overrides names a value
-            that the configuration does not have.
-    """
-    model_class = MODELS[data.task]
-    targets = run.train.labels if run.train is not None and data.task == REGRESSION else None
-    extractor = None
-    if run.train is not None:
-        extractor = EADCTransformerFeatureExtractor.fit(run.train.series, targets, args.max_steps, run.train.names)
-        extractor.channel_names = data.channels if data.has_channel_names else None
-        extractor.target_names = data.labels if data.task == REGRESSION else None
-    if args.model_name_or_path is None:
-        values = {"num_input_channels": extractor.num_channels, "context_length": extractor.max_length}
-        unknown = [name for name in args.config_overrides if not hasattr(EADCTransformerConfig(), name)]
-        if unknown:
-            raise ValueError(
-                f"--config_overrides names {unknown[0]!r}, which {EADCTransformerConfig.__name__} does not have."
-            )
-        config = EADCTransformerConfig(
-            **{**values, **MODEL_DEFAULTS, **args.config_overrides, **evolution_overrides(args)}
-        )
-        _set_labels(config, data)
-        _save_columns(config, args, data)
-        return model_class(config), extractor
-    config = EADCTransformerConfig.from_pretrained(args.model_name_or_path, **evolution_overrides(args))
-    known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
-    if known.num_channels != len(data.channels):
-        raise ValueError(
-            f"{args.model_name_or_path} takes series of {known.num_channels} channels, but {data.source} has "
-            f"{len(data.channels)}."
-        )
-    if extractor is not None:  # it goes on with the standardization that it was pretrained with
-        known.target_mean, known.target_scale = extractor.target_mean, extractor.target_scale
-        known.channel_names, known.target_names = extractor.channel_names, extractor.target_names
-        _set_labels(config, data)
-        _save_columns(config, args, data)
-    elif model_class.__name__ not in (config.architectures or []):
-        raise ValueError(
-            f"{args.model_name_or_path} is a {', '.join(config.architectures or ['model'])}; the task is {data.task}."
-        )
-    elif data.task == CLASSIFICATION:
-        _take_labels(config, data)
-    elif data.task == REGRESSION and len(data.labels) != config.num_targets:
-        raise ValueError(
-            f"{args.model_name_or_path} predicts {config.num_targets} targets, but {data.source} has {len(data.labels)}."
-        )
-    elif data.task == REGRESSION and known.target_names and has_labels(data):
-        order_targets(data, known.target_names, args.model_name_or_path)
-    with one_line_report() as explain:
-        model, loading = model_class.from_pretrained(
-            args.model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
-        )
-        explain(model, loading)
-    copy_weights_from_file(model)
-    return model, known
-
-
-def _save_columns(config: EADCTransformerConfig, args: argparse.Namespace, data: SeriesData) -> None:
-    """Lets a model remember the columns of the table that it was trained on; `set_columns` reads them."""
-    for name in COLUMNS:
-        setattr(config, name, getattr(args, name) if data.has_channel_names else None)
-
-
-def has_labels(data: SeriesData) -> bool:
-    return any(split.labels is not None for split in data.splits.values())
-
-
-def order_targets(data: SeriesData, names: list[str], checkpoint: str) -> None:
-    """Gives the targets the order that a checkpoint knows."""
-    if data.labels == names:
-        return
-    if sorted(data.labels) != sorted(names):
-        raise ValueError(
-            f"{data.source} has the targets {', '.join(data.labels)}; {checkpoint} has {', '.join(names)}."
-        )
-    order = [data.labels.index(name) for name in names]
-    for split in data.splits.values():
-        if split.labels is not None:
-            split.labels = split.labels[:, order]
-    data.labels = names
-
-
-def _set_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
-    if data.task == CLASSIFICATION:
-        config.id2label = dict(enumerate(data.labels))
-        config.label2id = {label: index for index, label in enumerate(data.labels)}
-    elif data.task == REGRESSION:
-        config.num_targets = len(data.labels)
-
-
-def _take_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
-    """Gives the classes the order that a checkpoint knows."""
-    known = [config.id2label[index] for index in sorted(config.id2label)]
-    unknown = [label for label in data.labels if label not in known]
-    if unknown:
-        raise ValueError(f"{data.source} has the class {unknown[0]!r}; the checkpoint knows {', '.join(known)}.")
-    new_index = np.array([known.index(label) for label in data.labels], dtype=int)
-    for split in data.splits.values():
-        if split.labels is not None:
-            split.labels = new_index[split.labels]
-    data.labels = known
-
-
 # Evaluation
-
-
-def run_model(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: SeriesDataset,
-    extractor: EADCTransformerFeatureExtractor,
-    name: str,
-    forward: Callable[[torch.nn.Module, dict[str, torch.Tensor]], list[list[float]]],
-    model: torch.nn.Module,
-) -> np.ndarray:
-    """What `forward` gives for each series; raises ValueError if it is not finite."""
-    rows = np.array(
-        predict(
-            accelerator,
-            model,
-            dataset,
-            partial(collate, extractor),
-            args.per_device_eval_batch_size,
-            forward,
-            lengths=[len(values) for values in dataset.values],
-            num_workers=args.dataloader_num_workers,
-        )
-    )
-    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(wrong) > 0:
-        raise ValueError(
-            f"The model gives NaN or infinity for {len(wrong)} of {len(rows)} series of {name}, first for "
-            f"{dataset.split.names[int(wrong[0])]}."
-        )
-    return rows
-
-
-def compute_outputs(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: SeriesDataset,
-    extractor: EADCTransformerFeatureExtractor,
-    name: str,
-    model: torch.nn.Module,
-) -> np.ndarray:
-    """The logits, (series, classes), or the predictions in the units of the targets, (series, targets)."""
-
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[list[float]]:
-        batch = {key: value for key, value in batch.items() if key != "labels"}
-        return model(**batch).logits.float().cpu().tolist()
-
-    rows = run_model(args, accelerator, dataset, extractor, name, forward, model)
-    return rows if extractor.target_mean is None else extractor.restore_targets(rows)
-
-
-def compute_metrics(task: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Scores of logits, (series, classes), or of predictions, (series, targets).
-
-    Of a classification: accuracy, F1 (the mean over the classes that occur) and the cross-entropy. Of a regression: the
-    roots of the mean squared errors and the mean absolute errors, in the targets' units, their mean over the targets.
-    """
-    if task == CLASSIFICATION:
-        predicted = outputs.argmax(axis=1)
-        return {
-            "accuracy": float((predicted == labels).mean()),
-            "f1": float(f1_score(labels, predicted, average="macro", labels=np.unique(labels), zero_division=0)),
-            "loss": float(-log_softmax(outputs, axis=1)[np.arange(len(labels)), labels].mean()),
-        }
-    return {
-        "rmse": float(root_mean_squared_error(labels, outputs)),
-        "mae": float(mean_absolute_error(labels, outputs)),
-    }
-
-
-def imputation_loss(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: SeriesDataset,
-    extractor: EADCTransformerFeatureExtractor,
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """The mean squared error at hidden values, which are always the same."""
-
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[list[float]]:
-        # Without names, the state of all devices would be kept, which takes memory on each of them.
-        with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
-            torch.manual_seed(0)
-            mask = accelerator.unwrap_model(model).draw_mask(batch["past_values"])
-        outputs = model(**batch, bool_masked_pos=mask)
-        hidden = outputs.mask.bool()
-        errors = (outputs.logits.float() - batch["labels"]).square().where(hidden, 0.0)
-        return torch.stack([errors.sum((1, 2)), hidden.sum((1, 2))], dim=1).cpu().tolist()
-
-    sums = run_model(args, accelerator, dataset, extractor, "validation", forward, model).sum(axis=0)
-    return {"loss": float(sums[0] / max(1.0, sums[1]))}
-
-
-def evaluate(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: SeriesDataset,
-    extractor: EADCTransformerFeatureExtractor,
-    task: str,
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """The scores of the validation series."""
-    if task == MASKED_IMPUTATION:
-        return imputation_loss(args, accelerator, dataset, extractor, model)
-    outputs = compute_outputs(args, accelerator, dataset, extractor, "validation", model)
-    return compute_metrics(task, outputs, dataset.split.labels)
-
-
-def write_predictions(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: SeriesDataset,
-    extractor: EADCTransformerFeatureExtractor,
-    data: SeriesData,
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """Writes predictions.csv: series, predictions, and the labels if they are known; then returns the scores."""
-    outputs = compute_outputs(args, accelerator, dataset, extractor, "test", model)
-    truth = dataset.split.labels
-    if data.task == CLASSIFICATION:
-        columns = [("prediction", [data.labels[index] for index in outputs.argmax(axis=1)])]
-        if truth is not None:
-            columns.append(("label", [data.labels[index] for index in truth]))
-    else:
-        columns = [
-            (f"{kind}" if len(data.labels) == 1 else f"{kind}_{name}", values[:, index].tolist())
-            for kind, values in (("prediction", outputs), ("label", truth))
-            if values is not None
-            for index, name in enumerate(data.labels)
-        ]
-    path = args.output_dir / PREDICTIONS_FILE
-    if accelerator.is_main_process:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["series", *(name for name, _ in columns)])
-            writer.writerows(zip(dataset.split.names, *(values for _, values in columns), strict=True))
-    logger.info(f"Predictions of test: {path}")
-    if truth is None:
-        return {}
-    metrics = compute_metrics(data.task, outputs, truth)
-    logger.info(f"Test: {format_metrics(metrics)}")
-    return {f"test_{name}": value for name, value in metrics.items()}
-
-
-def find_best_metric(args: argparse.Namespace, task: str) -> str:
-    """Which metric tells the best checkpoint."""
-    names = METRICS[task]
-    if args.metric_for_best_model not in (None, *names):
-        raise ValueError(
-            f"--metric_for_best_model is {args.metric_for_best_model!r}, but the evaluation gives {', '.join(names)}."
-        )
-    return args.metric_for_best_model or names[0]
 
 
 # Runs
@@ -752,70 +364,6 @@ def execute(
     if lock is not None:
         lock.close()
     return results
-
-
-def find_finished(accelerator: Accelerator, args: argparse.Namespace) -> dict[str, Any] | None:
-    """The results of a run that was finished before this process resumed, on every process; `None` if it was not.
-
-    Raises:
-        ValueError: it had other arguments.
-    """
-    found: list[dict[str, Any] | ValueError | None] = [None]
-    if accelerator.is_main_process and (args.output_dir / RESULTS_FILE).exists():
-        try:
-            found = [_read_finished(args)]
-        except ValueError as error:
-            found = [error]
-    found = broadcast_object_list(found)
-    if isinstance(found[0], ValueError):
-        raise found[0]
-    return found[0]
-
-
-def _read_finished(args: argparse.Namespace) -> dict[str, Any]:
-    before = json.loads((args.output_dir / ARGUMENTS_FILE).read_text())
-    now = json.loads(json.dumps(vars(args), default=str))
-    for name, value in now.items():
-        if name not in ("resume_from_checkpoint", "hub_token", "output_dir", "seeds") and before.get(name) != value:
-            raise ValueError(
-                f"{args.output_dir} was finished with {name} {before.get(name)!r}, now it is {value!r}. Resume with what "
-                "it had, or choose another --output_dir."
-            )
-    return json.loads((args.output_dir / RESULTS_FILE).read_text())
-
-
-def choose_epochs(args: argparse.Namespace, data: SeriesData, runs: list[Run]) -> int:
-    """The number of epochs with the best mean validation score over all runs; the smallest loss decides between equals."""
-    metric = find_best_metric(args, data.task)
-    curves = []
-    for planned in runs:
-        evaluations = json.loads((args.output_dir / planned.name / EVALUATIONS_FILE).read_text())
-        in_order = [evaluations[step] for step in sorted(evaluations, key=int)]
-        sign = -1 if metric in GREATER_IS_BETTER else 1
-        curves.append([(sign * scores[metric], scores.get("loss", 0.0)) for scores in in_order])
-    means = np.array(curves).mean(axis=0)  # (epochs, 2)
-    return 1 + min(range(len(means)), key=lambda epoch: tuple(means[epoch]))
-
-
-def summarize(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean and standard deviation of the scores of several runs."""
-    summary: dict[str, float] = {}
-    for name in results[0]:
-        if not name.startswith(("eval_", "test_")):
-            continue
-        values = [result[name] for result in results]
-        summary[name] = statistics.mean(values)
-        if len(values) > 1:
-            summary[f"{name}_std"] = statistics.stdev(values)
-    return summary
-
-
-def check_output_dirs(args: argparse.Namespace, names: list[str]) -> None:
-    """Raises ValueError if the directory of one of the runs cannot be taken."""
-    for name in names:
-        fault = output_dir_fault(argparse.Namespace(**{**vars(args), "output_dir": args.output_dir / name}))
-        if fault is not None:
-            raise ValueError(fault)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -31,12 +31,12 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import is_vision_available
 
-from ..load_report import one_line_report
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_evolved import EvolvedConfig
 from .configuration_evolving import EvolvingConfig
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
+from .load_report import one_line_report
 from .modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
     EADCTransformerForMaskedImputation,

@@ -9,6 +9,7 @@ begins, and how many of its rows are used up.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,7 @@ class Stream:
 
 
 @dataclass
-class BatchesOfStream:
+class BatchesOfStream(ABC):
     """The batches of one process, as `TrainingBatches` for a `Stream`; how its rows are dealt out is for others to say."""
 
     stream: Stream
@@ -121,11 +122,11 @@ class BatchesOfStream:
         if empty:
             raise ValueError(f"The stream is empty: {self.stream.description}.")
 
+    @abstractmethod
     def steps(
         self, collate: Callable, epoch: int, first_step: int, position: dict[str, Any] | None, limit: int | None
     ) -> torch.utils.data.IterableDataset:
         """Yields whole steps, made where the rows are read: in the process itself, or in its worker."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -27,7 +27,7 @@ def set_up_logging(is_main: bool, is_local_main: bool) -> None:
     for name in ("ea_hf", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO if is_main else logging.ERROR)
     if DEBUG in sys.argv[1:] and is_main:
-        logging.getLogger("ea_hf.load_report").setLevel(logging.DEBUG)
+        logging.getLogger("ea_hf.models.load_report").setLevel(logging.DEBUG)
     if not is_local_main:
         datasets.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
