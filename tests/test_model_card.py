@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from transformers import BertTokenizer
 
 import ea_hf
 from ea_hf.training import model_card
-from ea_hf.training.model_card import ScoredData, save_model_card, translation_widget, without_directories
+from ea_hf.training.model_card import (
+    ScoredData,
+    language_widget,
+    save_model_card,
+    text_widget,
+    translation_widget,
+    without_directories,
+)
 
 
 CITATION = Path(__file__).parents[1] / "CITATION.cff"
@@ -25,7 +33,7 @@ def write(directory: Path, monkeypatch, metrics=None, evaluated_on=(), hub_model
     args = argparse.Namespace(
         hub_model_id=hub_model_id, hub_token="hf_secret", seed=7, learning_rate=3e-4, output_dir=directory,
         train_file="/home/me/data/my train.csv", per_device_train_batch_size=8, num_train_epochs=3, max_train_steps=9,
-        mixed_precision="no", tracker_args={"dir": ["/home/me/logs"]}, files="/home/me/a.csv,/home/me/b.csv",
+        weight_decay=0.1, lr_scheduler_type="linear", gradient_accumulation_steps=2, tracker_args={"dir": ["/home/me/logs"]}, files="/home/me/a.csv,/home/me/b.csv",
     )  # fmt: skip
     settings = {
         "auto_class": "AutoModelForSequenceClassification", "task_type": "text-classification", "task_name": "films",
@@ -135,6 +143,14 @@ def test_the_code_names_the_repository_or_the_folder_beside(tmp_path, monkeypatc
     assert 'from_pretrained("./mine", trust_remote_code=True)' in card.text and model_card.LOCAL_NOTE in card.text
     card = write(tmp_path / "mine", monkeypatch, hub_model_id="me/mine")
     assert 'from_pretrained("me/mine")' in card.text and model_card.LOCAL_NOTE not in card.text
+
+
+def test_the_examples_of_language_models_and_pairs_have_the_tokenizer_s_own_tokens():
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    tokenizer = BertTokenizer(vocab=words)
+    assert language_widget(tokenizer, "fill-mask") == {"text": "Paris is the [MASK] of France."}
+    assert language_widget(tokenizer, "text2text-generation") == {"text": "Paris is the <extra_id_0> of France."}
+    assert text_widget(tokenizer, 2) == {"text": "The house is small. [SEP] It is not large."}
 
 
 def test_translators_get_an_example_in_their_language_alone():

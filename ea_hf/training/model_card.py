@@ -108,7 +108,7 @@ LOCAL_NOTE = """The code runs in the folder in which this model's folder lies; a
 
 """
 
-# The settings that are not folded away.
+# The first eight of these that a run has are not folded away.
 SHOWN_SETTINGS = (
     "ea_residual_weight",
     "ea_conv_weight",
@@ -118,7 +118,11 @@ SHOWN_SETTINGS = (
     "max_train_steps",
     "mixed_precision",
     "seed",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "weight_decay",
 )
+NUM_SHOWN = 8
 LIBRARIES = ("ea_hf", "transformers", "torch", "accelerate", "datasets")
 # The Hub knows no others of our tasks; what it does not know stays a tag.
 PIPELINE_TAGS = ("text-classification", "translation", "image-classification", "text-generation", "fill-mask")
@@ -254,6 +258,7 @@ def save_model_card(
     }
     evolution = {key: value for key, value in config.to_dict().items() if key.startswith("ea_")}
     settings = arguments | evolution
+    shown = [(key, settings[key]) for key in SHOWN_SETTINGS if key in settings]
     card = ModelCard(
         CARD.format(
             card_data=card_data.to_yaml(),
@@ -270,7 +275,7 @@ def save_model_card(
             results=_results_table(metrics, evaluated_on) if metrics else "This run evaluated nothing.",
             seeds=_describe_seeds(args),
             command=command_line(),
-            shown=_table(("setting", "value"), [(key, settings[key]) for key in SHOWN_SETTINGS if key in settings]),
+            shown=_table(("setting", "value"), shown[:NUM_SHOWN]),
             evolution=_table(("setting", "value"), evolution.items()),
             arguments=_table(("argument", "value"), arguments.items()),
             versions=_versions(),
