@@ -218,7 +218,7 @@ def load_data(
 def scored_data(args: argparse.Namespace, splits: Splits, name: str, validation: MappedBlocks) -> ScoredData:
     """Where no validation data are given, they are a part of the training data."""
     if splits.share > 0:
-        name += f", {args.validation_split_percentage} % held out of train"
+        name += f", {args.validation_split_percentage:g} % held out of train"
     elif args.dataset_name is None:
         name = ", ".join(Path(path).name for path in args.validation_file)
     return ScoredData("validation", name, len(validation), f"blocks of up to {args.block_size} tokens")
