@@ -224,19 +224,7 @@ def save_model_card(
     """
     name = args.hub_model_id or output_dir.resolve().name
     is_hub_model = base_model is not None and not Path(base_model).exists()
-    if base_model is None:
-        origin = "trained from scratch"
-    elif is_hub_model:
-        origin = f"fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
-    else:
-        origin = f"fine-tuned from `{Path(base_model).resolve().name}`"
-    license_origin = f"The weights are under `{license}`."
-    if license is None and base_model is not None:
-        license = find_license(base_model, args.hub_token)
-        license_origin = f"The license is that of the base model, `{license}`."
-    if license is None:
-        license_origin = "No license was given for the weights (`--license`)"
-        license_origin += "." if base_model is None else ", and the base model's card names none."
+    license, license_origin = _describe_license(license, base_model, args.hub_token)
     task_name, dataset_name = without_directories(task_name), without_directories(dataset_name)
     is_hub_dataset = hub_dataset is not None and not Path(hub_dataset).exists()
     card_data = ModelCardData(
@@ -251,11 +239,7 @@ def save_model_card(
         eval_results=_eval_results(args, metrics, evaluated_on, task_type, task_name, dataset_name) or None,
         widget=[widget] if widget else None,
     )
-    arguments = {
-        key: without_directories(getattr(value, "value", value))
-        for key, value in sorted(vars(args).items())
-        if value is not None and value is not False and key != "hub_token"
-    }
+    arguments = _told_arguments(args)
     evolution = {key: value for key, value in config.to_dict().items() if key.startswith("ea_")}
     settings = arguments | evolution
     shown = [(key, settings[key]) for key in SHOWN_SETTINGS if key in settings]
@@ -264,7 +248,7 @@ def save_model_card(
             card_data=card_data.to_yaml(),
             name=name,
             model_class=config.architectures[0],
-            origin=origin,
+            origin=_describe_origin(base_model),
             dataset=task_name,
             auto_class=auto_class,
             local_class=auto_class if model_class is None else f"ea_hf.{model_class}",
@@ -283,6 +267,33 @@ def save_model_card(
         )
     )
     card.save(output_dir / "README.md")
+
+
+def _told_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        key: without_directories(getattr(value, "value", value))
+        for key, value in sorted(vars(args).items())
+        if value is not None and value is not False and key != "hub_token"
+    }
+
+
+def _describe_origin(base_model: str | None) -> str:
+    if base_model is None:
+        return "trained from scratch"
+    if Path(base_model).exists():
+        return f"fine-tuned from `{Path(base_model).resolve().name}`"
+    return f"fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
+
+
+def _describe_license(license: str | None, base_model: str | None, token: str | None) -> tuple[str | None, str]:
+    """The license, that of the base model where none is given, and a sentence on it."""
+    if license is not None:
+        return license, f"The weights are under `{license}`."
+    found = None if base_model is None else find_license(base_model, token)
+    if found is not None:
+        return found, f"The license is that of the base model, `{found}`."
+    ending = "." if base_model is None else ", and the base model's card names none."
+    return None, f"No license was given for the weights (`--license`){ending}"
 
 
 def _eval_results(
