@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from head_labels import fit_labels, head_labels
-from task_data import TASK_COLUMNS, TaskData, load_files, load_task
+from task_data import TASK_COLUMNS, TaskData, load_files, load_task, scored_data
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -40,6 +40,7 @@ from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.local_files import check_not_an_input, written_whole
 from ea_hf.training.loop import copy_weights_from_file, create_accelerator
+from ea_hf.training.model_card import text_widget
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import (
     add_evolution_arguments,
@@ -476,6 +477,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "task_name": f"GLUE {args.task_name.upper()}" if args.task_name else data.sources.get("train"),
             "dataset_name": args.dataset_name if args.task_name else data.sources.get("train"),
             "base_model": model.config.name_or_path,
+            "evaluated_on": scored_data(data),
+            "hub_dataset": args.dataset_name,
+            "widget": text_widget(tokenizer, len(data.text_columns)),
         },
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "mse",

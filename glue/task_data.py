@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from labels import LabelScan, label_text, rows_text, to_indices, to_number, to_numbers
 
 from ea_hf.training.local_files import describe_files, read_rows
+from ea_hf.training.model_card import ScoredData
 
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,16 @@ class TaskData:
 
     def __post_init__(self):
         self.task_labels = self.labels
+
+
+def scored_data(data: TaskData) -> list[ScoredData]:
+    """The validation splits, for the model card."""
+    names = [name for name in data.splits if name.startswith("validation")]
+    suffixes = ["_mismatched" if name.endswith("_mismatched") else "" for name in names]
+    return [
+        ScoredData(name, data.sources[name], len(data.splits[name]), suffix=suffix)
+        for suffix, name in sorted(zip(suffixes, names, strict=True))  # what ends in nothing fits all, and comes first
+    ]
 
 
 def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> TaskData:

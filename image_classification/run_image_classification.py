@@ -44,6 +44,7 @@ from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import TrainingBatches, predict
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import create_accelerator
+from ea_hf.training.model_card import IMAGE_WIDGET, ScoredData
 from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import add_evolution_arguments, check_arguments, run
@@ -343,6 +344,14 @@ def write_predictions(
     return {f"test_{name}": value for name, value in accuracies(rows, truth, len(labels)).items()}
 
 
+def scored_data(args: argparse.Namespace, data: ImageData) -> list[ScoredData]:
+    return [
+        ScoredData(name, getattr(args, f"{name}_dir") or data.source, len(data.splits[name]), "images", prefix)
+        for name, prefix in (("validation", ""), ("test", "test_"))
+        if name in data.splits
+    ]
+
+
 def find_best_metric(args: argparse.Namespace, data: ImageData) -> str | None:
     """Which metric tells the best checkpoint; `None` if there is nothing to evaluate on."""
     if "validation" not in data.splits:
@@ -392,6 +401,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "task_name": data.source,
             "dataset_name": data.source,
             "base_model": args.model_name_or_path,
+            "evaluated_on": scored_data(args, data),
+            "hub_dataset": None if args.dataset_name == DIGITS else args.dataset_name,
+            "widget": IMAGE_WIDGET,
         },
         metric_for_best_model=best_metric,
         compute_loss=partial(cross_entropy, args.label_smoothing_factor),

@@ -35,6 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf.training.batching import predict
 from ea_hf.training.loop import create_accelerator
+from ea_hf.training.model_card import ScoredData, language_widget
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.run_state import describe_dataset
 from ea_hf.training.script import run
@@ -214,6 +215,15 @@ def load_data(
     return train and MappedBlocks(train, "epoch"), validation and MappedBlocks(validation, "evaluation")
 
 
+def scored_data(args: argparse.Namespace, splits: Splits, name: str, validation: MappedBlocks) -> ScoredData:
+    """Where no validation data are given, they are a part of the training data."""
+    if splits.share > 0:
+        name += f", {args.validation_split_percentage:g} % held out of train"
+    elif args.dataset_name is None:
+        name = ", ".join(Path(path).name for path in args.validation_file)
+    return ScoredData("validation", name, len(validation), f"blocks of up to {args.block_size} tokens")
+
+
 def pretrain(
     args: argparse.Namespace,
     objective: Objective,
@@ -259,6 +269,9 @@ def pretrain(
             "task_name": objective.task_name,
             "dataset_name": name,
             "base_model": args.model_name_or_path,
+            "evaluated_on": [] if validation is None else [scored_data(args, splits, name, validation)],
+            "hub_dataset": args.dataset_name,
+            "widget": language_widget(tokenizer, objective.task_type),
         },
         metric_for_best_model=best_metric,
         greater_is_better=best_metric == "accuracy",

@@ -283,7 +283,7 @@ def test_padding_to_the_maximum_changes_no_prediction(vanilla, tmp_path):
     assert np.std(written[0]) > 0.01
 
 
-def test_the_model_card_tells_the_run_and_its_code_runs(vanilla, tmp_path):
+def test_the_model_card_tells_the_run_and_its_code_runs(vanilla, tmp_path, monkeypatch):
     data, output_dir = files(tmp_path), tmp_path / "my_model"
     results = fine_tune(output_dir, model_name_or_path=vanilla, **data, ea_conv_weight=0.25, learning_rate=3e-4)
     card = ModelCard.load(output_dir / "README.md")
@@ -296,11 +296,13 @@ def test_the_model_card_tells_the_run_and_its_code_runs(vanilla, tmp_path):
     for line in (
         "| ea_conv_weight | 0.2500 |",
         "| learning_rate | 0.0003 |",
-        f"| accuracy | {reported['accuracy']:.4f} |",
+        f"| accuracy | {reported['accuracy']:.4f} | validation | validation.csv | 13 examples |",
     ):
         assert line in card.text
     assert "nyu-mll/glue" not in card.text
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert str(tmp_path) not in str(card)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["model"](**names["tokenizer"]("Go and see it!", return_tensors="pt")).logits.shape == (1, 2)
@@ -363,6 +365,10 @@ def test_every_task_of_glue_is_scored_and_written_for_the_server(task, glue, van
             assert set(predictions) <= set(allowed)
     card = ModelCard.load(output_dir / "README.md")
     assert card.data.eval_results[0].dataset_name == f"GLUE {task.upper()}"
+    for score in card.data.eval_results:
+        part = "_mismatched" if score.metric_type.endswith("_mismatched") else "_matched" if task == "mnli" else ""
+        split = datasets.load_dataset(glue, task, split=f"validation{part}")
+        assert (score.dataset_split, score.dataset_args) == (f"validation{part}", {"size": len(split)})
 
 
 def test_similarities_are_written_as_the_server_takes_them(glue, vanilla, tmp_path, monkeypatch):

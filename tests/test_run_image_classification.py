@@ -111,6 +111,7 @@ def test_a_user_trains_from_folders_predicts_and_evaluates(tmp_path):
     assert results["test_accuracy"] == accuracy_score([row["label"] for row in rows], predicted)
     card = (output_dir / "README.md").read_text()
     assert "trained from scratch" in card and "AutoImageProcessor" in card and "image-classification" in card
+    assert "| validation | validation | 12 images |" in card and "| test | test | 9 images |" in card
     assert type(AutoModelForImageClassification.from_pretrained(output_dir)) is ea_hf.EAViTForImageClassification
 
     evaluated = classify(

@@ -14,7 +14,7 @@ import run_mlm
 import text_data
 import tiny_roberta
 import torch
-from pretraining import example_seed
+from pretraining import example_seed, scored_data
 from safetensors.torch import load_file
 from stranger import run_stranger
 from tiny_bert import arguments, run_script, sentences, write_checkpoint, write_rows
@@ -195,6 +195,8 @@ def test_without_validation_data_documents_are_held_out_by_content(vanilla, tmp_
     )
     assert not set(train) & set(held_out) and set(train) | set(held_out) == set(texts)
     assert 2 < len(set(held_out)) < 25
+    scored = scored_data(args, splits, "train.txt", held_out)
+    assert (scored.source, scored.size) == ("train.txt, 20 % held out of train", len(held_out))
 
 
 # Going on, and several processes

@@ -123,6 +123,9 @@ def test_divisions_and_seeds_are_trained_each_and_summarized(tmp_path):
     card = (tmp_path / "out" / "whole-seed-1" / "README.md").read_text()
     assert "from transformers import AutoModel, AutoFeatureExtractor" in card
     assert "`ea_hf.EADCTransformerForClassification.from_pretrained(" in card
+    assert f"| test | UnitTest | {len(data.splits['test'])} series |" in card
+    card = (tmp_path / "out" / "split-1-seed-1" / "README.md").read_text()
+    assert "| validation | UnitTest, held out of train | " in card and "one of the runs with seeds 1, " in card
 
 
 def test_validation_series_choose_the_checkpoint_of_each_division(tmp_path):

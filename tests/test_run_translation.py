@@ -118,6 +118,8 @@ def test_a_new_model_is_trained_scored_and_loaded(tmp_path):
     assert "trained from scratch on translation from en to de" in card and results["bleu_signature"] in card.replace(
         "\\|", "|"
     )
+    validation_file, test_file = (Path(data[f"{name}_file"][0]).name for name in ("validation", "test"))
+    assert f"| validation | {validation_file} | 13 pairs |" in card and f"| test | {test_file} | 7 pairs |" in card
 
     for directory in (output_dir, output_dir / "checkpoint-8"):
         # The prefix is the checkpoint's own.

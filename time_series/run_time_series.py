@@ -21,6 +21,7 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -45,6 +46,7 @@ from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.checkpoints import write_json
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.loop import create_accelerator, end_training
+from ea_hf.training.model_card import ScoredData
 from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import (
     RESULTS_FILE,
@@ -352,6 +354,7 @@ def execute(
             "task_name": data.source,
             "dataset_name": data.source,
             "base_model": args.model_name_or_path,
+            "evaluated_on": scored_data(args, data, planned),
         },
         note_evaluations=note_evaluations,
         last_run=last,
@@ -364,6 +367,19 @@ def execute(
     if lock is not None:
         lock.close()
     return results
+
+
+def scored_data(args: argparse.Namespace, data: SeriesData, planned: Run) -> list[ScoredData]:
+    """Where no file of validation series is given, they are a part of the training series."""
+    found = []
+    for name, prefix in (("validation", ""), ("test", "test_")):
+        split = getattr(planned, name)
+        if split is not None:
+            path = getattr(args, f"{name}_file") or args.train_file
+            source = args.dataset_name or Path(path).name
+            part = ", held out of train" if name not in data.splits else ""
+            found.append(ScoredData(name, source + part, len(split), "series", prefix))
+    return found
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from ea_hf.training.local_files import check_not_an_input, written_whole
 from ea_hf.training.loop import copy_weights_from_file, create_accelerator, format_metrics
+from ea_hf.training.model_card import ScoredData, translation_widget
 from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import (
@@ -394,6 +395,15 @@ def score(
     return compute_scores(split, texts, loss, metrics)
 
 
+def scored_data(args: argparse.Namespace, splits: dict[str, Dataset]) -> list[ScoredData]:
+    found = []
+    for name, prefix in (("validation", ""), ("test", "test_")):
+        if name in splits:
+            source = args.dataset_name or ", ".join(Path(path).name for path in getattr(args, f"{name}_file"))
+            found.append(ScoredData(name, source, len(splits[name]), "pairs", prefix))
+    return found
+
+
 def compute_scores(split: Dataset, texts: list[str], loss: float, metrics: dict[str, BLEU | CHRF]) -> dict[str, float]:
     references = [list(split["reference"])]
     return {name: metric.corpus_score(texts, references).score for name, metric in metrics.items()} | {"loss": loss}
@@ -467,6 +477,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             or Path((args.train_file or args.test_file or args.validation_file)[0]).name,
             "base_model": args.model_name_or_path,
             "language": [args.source_lang, args.target_lang],
+            "evaluated_on": scored_data(args, splits),
+            "hub_dataset": args.dataset_name,
+            "widget": translation_widget(args.source_lang, args.source_prefix or ""),
         },
         metric_details={f"{name}_signature": str(metric.get_signature()) for name, metric in metrics.items()},
         metric_for_best_model=best_metric,

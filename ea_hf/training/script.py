@@ -21,8 +21,9 @@ from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
 from .loop import end_training, format_metrics, save_model, train
+from .model_card import save_model_card
 from .output_dir import RESULTS_FILE
-from .publishing import push_to_hub, save_model_card
+from .publishing import push_to_hub
 from .terminal import lines_beside_bars
 from .tokenizer_loading import forget_foreign_code
 
@@ -290,17 +291,17 @@ def run(
             results |= {f"eval_{name}": value for name, value in scores.items()}
             if scores:
                 logger.info(f"Final evaluation: {format_metrics(scores)}")
-            if predict is not None:
-                results |= predict(model) or {}
+            predicted = (predict(model) or {}) if predict is not None else {}
+            results |= predicted
         except Interrupted as interruption:
             advice = "" if args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
             logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
             raise
         if accelerator.is_main_process:
             if not args.eval_only:
-                save_model_card(
-                    args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
-                )
+                tested = {name: value for name, value in predicted.items() if name.startswith("test_")}
+                metrics = scores | tested | details
+                save_model_card(args.output_dir, args, config, metrics=metrics, license=args.license, **model_card)
             # At last: results are the sign of a run that is finished.
             write_json(args.output_dir / RESULTS_FILE, results)
             if not args.eval_only:
