@@ -182,7 +182,15 @@ def memory_status(name: str) -> int:
 def peak_in_fresh_process(args: argparse.Namespace, implementation: str, fields: dict, mode: str, shape: str) -> int:
     request = {"implementation": implementation, "fields": fields, "mode": mode, "shape": shape}
     command = [sys.executable, __file__, "--peak_of", json.dumps(request), "--threads", str(args.threads)]
-    command += ["--device", args.device, "--dtype", args.dtype, "--dropout", str(args.dropout), *(["--padding"] if args.padding else [])]
+    command += [
+        "--device",
+        args.device,
+        "--dtype",
+        args.dtype,
+        "--dropout",
+        str(args.dropout),
+        *(["--padding"] if args.padding else []),
+    ]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 

@@ -118,7 +118,7 @@ class Case:
 
 def randomize(model: PreTrainedModel, weight_std: float) -> PreTrainedModel:
     """Weights so large that a wrong attention map shows; Transformers initializes with 0.02, where it hardly does."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

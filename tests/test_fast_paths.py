@@ -122,7 +122,9 @@ class Chain:
 
     def gradients(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         output = self()
-        weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(2))
+        weights = torch.randn(
+            output.shape, dtype=output.dtype, generator=torch.Generator(torch.get_default_device()).manual_seed(2)
+        )
         return output, torch.autograd.grad((output * weights).sum(), self.differentiable)
 
 
