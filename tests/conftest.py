@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 torch.set_num_threads(1)
 # For a machine with a GPU: EA_HF_TEST_DEVICE=cuda; see docs/scaling.md.
 torch.set_default_device(os.environ.get("EA_HF_TEST_DEVICE", "cpu"))
+# cuDNN's convolutions are in TF32 otherwise, whose rounding is above what the tests allow.
+torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`

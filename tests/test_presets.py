@@ -47,7 +47,7 @@ def tiny_llama():
 def evolved_llama(**arguments):
     """With new weights so large that they matter."""
     model = ea_hf.evolve(tiny_llama(), **arguments)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, AttentionEvolution):
