@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 # Tiny tensors gain nothing from threads, and the workers of pytest-xdist already use every core.
 torch.set_num_threads(1)
 # For a machine with a GPU: EA_HF_TEST_DEVICE=cuda; see docs/scaling.md.
-torch.set_default_device(os.environ.get("EA_HF_TEST_DEVICE", "cpu"))
+if "EA_HF_TEST_DEVICE" in os.environ:
+    torch.set_default_device(os.environ["EA_HF_TEST_DEVICE"])
 # cuDNN's convolutions are in TF32 otherwise, whose rounding is above what the tests allow.
 torch.backends.cudnn.allow_tf32 = False
 
