@@ -128,7 +128,11 @@ def test_every_program_tells_mistakes_this_way(program):
 def helps():
     commands = [(f"ea-hf {name}", module) for name, (module, _) in COMMANDS.items()]
     return [
-        *(pytest.param(path, id=str(path.relative_to(REPOSITORY))) for path in PROGRAMS if "ea_hf" not in path.parts),
+        *(
+            pytest.param(path, id=str(path.relative_to(REPOSITORY)))
+            for path in PROGRAMS
+            if path.relative_to(REPOSITORY).parts[0] != "ea_hf"
+        ),
         *(pytest.param(module, id=name) for name, module in commands),
     ]
 
