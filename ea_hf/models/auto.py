@@ -33,7 +33,7 @@ from transformers.utils import is_vision_available
 
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_evolved import EvolvedConfig
-from .configuration_evolving import EvolvingConfig
+from .configuration_evolving import EvolvingConfig, register_processors
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
 from .load_report import one_line_report
@@ -46,7 +46,7 @@ from .modeling_ea_dc_transformer import (
 from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
 from .modeling_ea_vit import EAViTModel
-from .modeling_evolving import auto_classes_of, register_processors
+from .modeling_evolving import auto_classes_of
 from .pipeline_image_classification import EAImageClassificationPipeline
 from .pipeline_translation import TranslationPipeline
 from .undocumented import model_mapping, register_pipeline

@@ -9,6 +9,14 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
+from transformers import (
+    FEATURE_EXTRACTOR_MAPPING,
+    IMAGE_PROCESSOR_MAPPING,
+    PROCESSOR_MAPPING,
+    TOKENIZER_MAPPING,
+    PreTrainedConfig,
+)
+
 from .evolution_layer import check_evolution
 from .presets import expand_preset
 from .remote_code import CODE_REFERENCES, code_file, save_config_with_code
@@ -282,6 +290,13 @@ def _shape_of(name: str, value: Any, saved: dict[str, Any]) -> Any:
     if name == "ea_head_kernel_size" and value is None:
         return heads
     return value
+
+
+def register_processors(config_class: type[EvolvingConfig], vanilla_class: type[PreTrainedConfig]) -> None:
+    """Makes the Auto classes of tokenizers and the like give an evolving configuration what they give the vanilla one."""
+    for mapping in (TOKENIZER_MAPPING, IMAGE_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING, PROCESSOR_MAPPING):
+        if vanilla_class in mapping:
+            mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
 
 
 class EvolvingEncoderConfig(EvolvingConfig):
