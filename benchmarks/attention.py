@@ -5,6 +5,7 @@
     python benchmarks/attention.py                    # beside sdpa, which is what Transformers takes by itself
     python benchmarks/attention.py --base eager       # the table of docs/speed_beside_eager.md, on one thread
     python benchmarks/attention.py --implementations "sdpa, compiled" "evolving, compiled" --base "sdpa, compiled"
+    python benchmarks/attention.py --implementations evolving "evolving, learned" --base evolving
     python benchmarks/attention.py --device cuda --dtype bfloat16 --seconds 2
     python benchmarks/attention.py --scaling          # how time and memory grow with length, heads and layers
     python benchmarks/speed_report.py                 # docs/speed.md, from the figures of the first
@@ -41,8 +42,15 @@ MODELS = {
     "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
 }
 DEFAULT_IMPLEMENTATIONS = ("eager", "sdpa", "evolving", "evolving, memory-saving")
+# Fields of the evolving ones. The gates of "learned" start where they may be after some steps: at 0 a model is vanilla.
+EVOLVING = {
+    "evolving": {},
+    "evolving, memory-saving": {"ea_memory_efficient": True},
+    "evolving, learned": {"ea_mixing": "learned", "ea_residual_weight": 0.1, "ea_conv_weight": 0.1},
+}
 COMPILED = ", compiled"
-IMPLEMENTATIONS = (*DEFAULT_IMPLEMENTATIONS, *(name + COMPILED for name in DEFAULT_IMPLEMENTATIONS))
+UNCOMPILED = ("eager", "sdpa", *EVOLVING)
+IMPLEMENTATIONS = (*UNCOMPILED, *(name + COMPILED for name in UNCOMPILED))
 MODES = ("inference", "training")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -57,9 +65,8 @@ def build(implementation: str, fields: dict, mode: str, args: argparse.Namespace
         "vocab_size": 1000,
         "max_position_embeddings": 4096,
     }
-    if implementation.startswith("evolving"):
-        config = EABertConfig(**fields, ea_memory_efficient=implementation != "evolving")
-        model = EABertModel(config, add_pooling_layer=False)
+    if implementation in EVOLVING:
+        model = EABertModel(EABertConfig(**fields, **EVOLVING[implementation]), add_pooling_layer=False)
     else:
         model = BertModel(BertConfig(**fields, attn_implementation=implementation), add_pooling_layer=False)
     model = model.to(args.device).train(mode == "training")

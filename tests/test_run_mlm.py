@@ -8,12 +8,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pretraining
 import pytest
 import run_glue
 import run_mlm
 import text_data
 import tiny_roberta
 import torch
+from datasets import Dataset
 from pretraining import example_seed, scored_data
 from safetensors.torch import load_file
 from stranger import run_stranger
@@ -384,3 +386,20 @@ def test_a_loss_that_is_no_number_ends_the_run(vanilla, tmp_path):
     settings = options(vanilla, tmp_path / "output", learning_rate=1e38, validation_split_percentage=0)
     with pytest.raises(NonFiniteLossError):
         run_main(run_mlm, train, **settings)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1.0, 0, 2), (math.nan, 0, 2)], "The loss of the validation data is nan; look at --learning_rate"),
+        ([(math.inf, 0, 2)], "The loss of the validation data is inf"),
+        ([(0.0, 0, 0)], "Not one token of the validation data is to be predicted"),
+    ],
+    ids=["nan", "infinite", "no label"],
+)
+def test_a_score_that_is_no_number_is_refused(rows, message, vanilla, tmp_path, monkeypatch):
+    args = run_mlm.parse_args([*arguments(**options(vanilla, tmp_path)), "--train_file", "x"])
+    monkeypatch.setattr(pretraining, "predict", lambda *args, **kwargs: rows)
+    blocks = pretraining.MappedBlocks(Dataset.from_dict({"input_ids": [[1]] * len(rows)}), "evaluation")
+    with pytest.raises(ValueError, match=message):
+        pretraining.score(None, args, None, blocks, None, None)
