@@ -11,13 +11,13 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from arguments import add_text_arguments, check_text_arguments
 from text_data import file_source, hub_sources, pieces
 from transformers import PreTrainedTokenizerFast
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
+from ea_hf.training.output_dir import check_tokenizer_dir
 from ea_hf.training.tokenizer_training import (
     add_sentencepiece_arguments,
     check_tokenizer_arguments,
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", choices=sorted(LEAST_VOCABULARY), required=True)
     add_text_arguments(parser)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=directory, required=True)
     parser.add_argument("--vocab_size", type=int, default=32000, help="Tokens; of unigram, without the extra ids.")
     parser.add_argument(
         "--lower_case",
@@ -78,6 +78,7 @@ def texts_of(args: argparse.Namespace) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> PreTrainedTokenizerFast:
     args = parse_args(argv)
+    check_tokenizer_dir(args.output_dir)
     texts = texts_of(args)
     if args.algorithm == "unigram":
         return train_t5_tokenizer(texts, args)

@@ -4,8 +4,8 @@
 
 import argparse
 import math
-from pathlib import Path
 
+from .command_line import directory
 from .optimizers import OPTIMIZERS, parse_values
 
 
@@ -33,7 +33,7 @@ def steps_or_epoch(text: str) -> int | str:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that all scripts share, named as in Transformers' scripts."""
     group = parser.add_argument_group("training")
-    group.add_argument("--output_dir", type=Path, required=True, help="Where the model and the checkpoints go.")
+    group.add_argument("--output_dir", type=directory, required=True, help="Where the model and the checkpoints go.")
     group.add_argument("--overwrite_output_dir", action="store_true", help="Delete the run that --output_dir holds.")
     group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
     group.add_argument("--per_device_eval_batch_size", type=int, default=8)
