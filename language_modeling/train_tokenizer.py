@@ -45,8 +45,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="Of WordPiece: read all text in lower case and without accents.",
     )
-    add_sentencepiece_arguments(parser.add_argument_group("unigram"))
+    unigram = parser.add_argument_group("unigram")
+    add_sentencepiece_arguments(unigram)
     args = parser.parse_args(argv)
+    for action in unigram._group_actions:
+        if args.algorithm != "unigram" and getattr(args, action.dest) != action.default:
+            parser.error(f"--{action.dest} is for --algorithm unigram; {args.algorithm} has nothing of the kind")
     check_text_arguments(parser, args)
     if (args.dataset_name is None) == (args.train_file is None):
         parser.error("pass either --train_file or --dataset_name")

@@ -5,10 +5,14 @@
 import argparse
 import math
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from .command_line import directory
 from .optimizers import OPTIMIZERS, parse_values
 
 
+LONGEST_TIMEOUT = 10_000_000
 # Those of Transformers' schedules that need nothing but the steps of the warm-up and of the run.
 SCHEDULES = (
     "linear",
@@ -127,5 +131,12 @@ def check_training_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be a finite number, at least 0.")
     if args.seed >= 2**32:  # NumPy's limit
         raise ValueError(f"--seed is {args.seed}; it must be less than {2**32}.")
+    if args.ddp_timeout > LONGEST_TIMEOUT:
+        raise ValueError(f"--ddp_timeout is {args.ddp_timeout}; it must be at most {LONGEST_TIMEOUT}, in seconds.")
+    if args.push_to_hub:  # a name that the Hub does not take would be told when all is trained
+        try:
+            validate_repo_id(args.hub_model_id or args.output_dir.resolve().name)
+        except HFValidationError as error:
+            raise ValueError(f"{error} Choose a --hub_model_id, which --push_to_hub will need.") from error
     if args.load_best_model_at_end and args.eval_steps == "no":
         raise ValueError('--load_best_model_at_end needs evaluations, but --eval_steps is "no".')
