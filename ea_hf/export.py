@@ -22,6 +22,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from .models.evolution_layer import AttentionEvolution
+from .models.loading_faults import loading_told
 from .models.undocumented import model_mapping
 from .training.command_line import ArgumentParser, run_main
 from .training.tokenizer_loading import check_location
@@ -119,7 +120,8 @@ def load_encoder(checkpoint: str) -> PreTrainedModel:
     found = [model_class for model_class in classes if getattr(model_class, "__name__", "") == architecture]
     if not found:
         raise ValueError(f"{checkpoint} holds a {architecture}, which no Auto class loads.")
-    model = found[0].from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with loading_told(checkpoint):
+        model = found[0].from_pretrained(checkpoint, dtype=torch.float32).eval()
     return model.get_encoder() if config.is_encoder_decoder else model
 
 

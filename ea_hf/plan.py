@@ -31,6 +31,7 @@ from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
 from .plan_report import GB, RESERVED_SHARE, format_plan, verdict
 from .training.command_line import ArgumentParser, program_name, run_main
+from .training.config_overrides import overrides_told
 from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
 from .training.tokenizer_loading import check_location
 from .undocumented import FakeTensorMode, TorchDispatchMode, storage_key, tree_leaves
@@ -403,7 +404,7 @@ def load_config(args: argparse.Namespace) -> EvolvingConfig:
             values = config_class.from_depth(depth).to_dict()
     unknown = [name for name in overrides if not hasattr(config, name)]
     if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, but {type(config).__name__} has no such field.")
+        raise ValueError(f"--config_overrides names {unknown[0]!r}, which {type(config).__name__} does not have.")
     return make({**values, **overrides})
 
 
@@ -442,7 +443,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    figures = plan(args, load_config(args))
+    with overrides_told(args.config_overrides):
+        figures = plan(args, load_config(args))
     if args.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels as they stand in a file: the kind of problem that they tell, and the classes of a checkpoint's head."""
 
+import logging
 import math
 import re
 from collections import Counter
@@ -9,6 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
+
+from ea_hf.training.class_names import names_alike
+
+
+logger = logging.getLogger(__name__)
 
 
 # How many rows an error names.
@@ -29,7 +35,7 @@ def label_text(value: Any) -> str | None:
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, str | int | float | Decimal):
-        return str(value) or None
+        return str(value) if str(value).strip() else None
     return None
 
 
@@ -138,6 +144,10 @@ class LabelScan:
         if len(self.counts) < 2:
             raise ValueError(
                 f"{self.place} has only one class, {next(iter(self.counts))!r}; classification needs two."
+            )
+        for first, second in names_alike(self.counts):
+            logger.warning(
+                f"{self.place}: {first!r} and {second!r} are two classes, which differ by white space alone."
             )
         return sorted_labels(list(self.counts))
 

@@ -272,14 +272,14 @@ class RowEncoder:
 
     def __init__(self, args: argparse.Namespace, data: TaskData, tokenizer: PreTrainedTokenizerBase):
         self.args, self.text_columns, self.labels, self.tokenizer = args, data.text_columns, data.labels, tokenizer
-        self.cut_texts = CutTexts()
+        self.cut_texts = CutTexts({"--max_length": args.max_length})
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         columns = {name: [row[name] for row in rows] for name in (*self.text_columns, "label")}
         if self.labels is not None:
             columns["label"] = [self.labels.index(label) for label in columns["label"]]
         encoded = encode(columns, self.args, self.text_columns, self.tokenizer)
-        self.cut_texts.note("--max_length", self.args.max_length, encoded.pop("full_length"))
+        self.cut_texts.note("--max_length", encoded.pop("full_length"))
         return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
 

@@ -88,6 +88,8 @@ def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> Tas
         raw = load_dataset(dataset_name, task_name, streaming=streaming)
     except DatasetGenerationError as error:
         raise ValueError(f"{dataset_name} ({task_name}) cannot be read: {error.__cause__ or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{dataset_name} ({task_name}) cannot be read: {error}") from error
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} ({task_name}) could not be loaded: {error}\nWithout a network, pass local files with "

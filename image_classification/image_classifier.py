@@ -4,7 +4,9 @@
 
 import argparse
 import logging
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from transformers import (
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, EvolvedConfig
 from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import evolution_overrides
 
@@ -40,9 +43,7 @@ def new_config(args: argparse.Namespace) -> EvolvingConfig:
     if args.image_size is not None:
         values["image_size"] = args.image_size
     depth = values.pop("depth", None) if config_class is EAResNetConfig else None
-    unknown = [name for name in values if not hasattr(config_class(), name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, which {config_class.__name__} does not have.")
+    check_overrides(values, config_class())
     values |= evolution_overrides(args)
     return config_class(**values) if depth is None else config_class.from_depth(depth, **values)
 
@@ -50,9 +51,11 @@ def new_config(args: argparse.Namespace) -> EvolvingConfig:
 def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedModel, Any]:
     """The evolving model with a head for the classes, and its image processor. Gives the classes a checkpoint's order."""
     if args.model_type is not None:
-        config = new_config(args)
-        fit_labels(args, data, config)
-        model = AutoModelForImageClassification.from_config(config)
+        size = {} if args.image_size is None else {"image_size": args.image_size}
+        with overrides_told({**args.config_overrides, **size}):
+            config = new_config(args)
+            fit_labels(args, data, config)
+            model = AutoModelForImageClassification.from_config(config)
         return model, new_processor(config)
     model, _ = evolving_model_from_pretrained(
         AutoModelForImageClassification,
@@ -74,9 +77,13 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         processor = AutoImageProcessor.from_pretrained(
             args.model_name_or_path, trust_remote_code=args.trust_remote_code, backend="pil"
         )
-    except OSError:
+    except OSError as error:
+        damaged = next((p for p in Path(args.model_name_or_path).glob("p*processor_config.json")), None)
+        if damaged is not None:
+            raise ValueError(f"{damaged} cannot be read: {error}") from error
         processor = new_processor(config)
-        logger.warning(f"{args.model_name_or_path} has no image processor; taking {processor.to_json_string()}.")
+        settings = " ".join(processor.to_json_string().split())
+        logger.warning(f"{args.model_name_or_path} has no image processor; taking {settings}.")
     processor = served_as_trained(processor)
     if args.image_size is not None:
         if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
@@ -97,6 +104,10 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         raise ValueError(
             f"The image processor of {args.model_name_or_path} normalizes {len(processor.image_mean)} channels, but the "
             f"model has {config.num_channels}."
+        )
+    if not all(math.isfinite(value) and value != 0 for value in processor.image_std):
+        raise ValueError(
+            f"The image processor of {args.model_name_or_path} divides by `image_std`, {list(processor.image_std)}; correct it."
         )
     return model, processor
 

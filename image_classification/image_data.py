@@ -17,6 +17,7 @@ from datasets import Dataset
 from PIL import Image
 
 from ea_hf.models.image_processing_ea import UnreadableImageError, conversions, to_plain_image
+from ea_hf.training.class_names import check_names_differ
 
 
 logger = logging.getLogger("ea_hf.image_data")  # so that what it tells is shown
@@ -241,6 +242,7 @@ def check_classes(data: ImageData, skip_empty: bool) -> None:
     Raises:
         ValueError: with the classes by name.
     """
+    check_names_differ(data.labels, data.source)
     for name in ("train", "validation"):
         split = data.splits.get(name)
         if split is None:

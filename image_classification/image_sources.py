@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import ClassLabel, Dataset, Value, load_dataset
 from datasets import Image as ImageFeature
 from image_data import NAMED, HubImages, ImageData, ImageSplit, Numbered, split_off
 from PIL import Image
@@ -75,7 +75,8 @@ def load_folders(directories: dict[str, str]) -> ImageData:
             )
         files, indices = [], []
         for folder in folders:
-            inside = [entry for entry in sorted((directory / folder).rglob("*")) if entry.is_file()]
+            # A link that leads nowhere is an image that cannot be read.
+            inside = [e for e in sorted((directory / folder).rglob("*")) if e.is_file() or e.is_symlink()]
             images = _find_images(inside, path)
             files += images
             indices += [labels.index(folder)] * len(images)
@@ -142,6 +143,8 @@ def load_hub(
     """
     try:
         raw = load_dataset(dataset_name, dataset_config_name)
+    except ValueError as error:
+        raise ValueError(f"{dataset_name} ({dataset_config_name}) cannot be read: {error}") from error
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{dataset_name} could not be loaded: {error}\nWithout a network, pass folders of images with --train_dir "
@@ -169,6 +172,18 @@ def load_hub(
         or [name for name, feature in first.features.items() if isinstance(feature, ClassLabel)],
     )
     feature = first.features[label_column]
+    if not isinstance(feature, (ClassLabel, Value)):
+        raise ValueError(
+            f"The column {label_column!r} of {dataset_name} holds no classes, but {feature}; see --label_column_name."
+        )
+    image_feature = first.features[image_column]
+    if not isinstance(image_feature, ImageFeature) and getattr(image_feature, "dtype", None) not in (
+        "string",
+        "binary",
+    ):
+        raise ValueError(
+            f"The column {image_column!r} of {dataset_name} holds no images, but {image_feature}; see --image_column_name."
+        )
     if isinstance(feature, ClassLabel):
         labels = list(feature.names)
     else:

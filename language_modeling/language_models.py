@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from ea_hf import evolve
 from ea_hf.models.auto import evolving_model_from_pretrained, family_of
 from ea_hf.models.undocumented import model_mapping
+from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import check_vocabulary, evolution_overrides, longest_input
 from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
@@ -91,9 +92,7 @@ def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrain
     config_class: type[PreTrainedConfig] = family or CONFIG_MAPPING[model_type]
     _check_task(config_class, auto_class, model_type)
     known = config_class()
-    unknown = [name for name in args.config_overrides if not hasattr(known, name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, but {config_class.__name__} has no such field.")
+    check_overrides(args.config_overrides, known)
     values["vocab_size"] = len(tokenizer)
     for name in SPECIAL_IDS:
         if hasattr(known, name):
@@ -102,10 +101,11 @@ def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrain
         values["decoder_start_token_id"] = tokenizer.pad_token_id
     saved_weights = {name: values.pop(name) for name in list(values) if name.startswith("ea_")}
     values |= args.config_overrides
-    if family is not None:
-        return auto_class.from_config(family(**{**saved_weights, **values, **evolution_overrides(args)}))
+    with overrides_told(args.config_overrides):
+        if family is not None:
+            return auto_class.from_config(family(**{**saved_weights, **values, **evolution_overrides(args)}))
+        model = auto_class.from_config(config_class(**values), dtype=torch.float32)
     weights = {name.removeprefix("ea_"): value for name, value in saved_weights.items()}
-    model = auto_class.from_config(config_class(**values), dtype=torch.float32)
     return evolve(model, **{**weights, **_overrides_of_evolve(args)})
 
 

@@ -134,9 +134,7 @@ def _find_column(row: dict[str, Any], path: str) -> str:
 def _read_text(path: str, unit: str) -> Iterator[str]:
     """Documents; a long one comes in the pieces that `pieces` makes, and is never whole in memory."""
     document, cut, line_so_far = "", False, ""
-    for number, part in read_line_parts(path, LONGEST_DOCUMENT):
-        if "\0" in part:
-            raise ValueError(f"{path}, line {number} has a null character: it is a binary file, not text.")
+    for _, part in read_line_parts(path, LONGEST_DOCUMENT):
         line_so_far = line_so_far or part.strip()[:1]
         ends_line = part.endswith("\n")
         ends = ends_line and (unit == "line" or (unit == "paragraph" and not line_so_far))

@@ -355,7 +355,7 @@ def test_what_was_pretrained_fills_masks_and_is_fine_tuned(vanilla, tmp_path):
         ({"max_seq_length": 67}, "67 tokens are asked for, but The new EABertForMaskedLM ends at 66 positions"),
         ({"max_seq_length": 2}, "--max_seq_length is 2, but 2 tokens"),
         ({"config_overrides": TINY + ",vocab_size=50"}, "but the model only 50 embeddings"),
-        ({"config_overrides": TINY + ",layers=2"}, "names 'layers', but EABertConfig has no such field"),
+        ({"config_overrides": TINY + ",layers=2"}, "names 'layers', which EABertConfig does not have"),
         ({"model_type": "gpt2"}, "has no AutoModelForMaskedLM"),
         ({"model_type": "nothing"}, "--model_type is 'nothing'"),
         ({"validation_file": "same"}, "has no document for train"),

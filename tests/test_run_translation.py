@@ -337,7 +337,7 @@ def test_a_new_configuration_follows_its_overrides(vanilla):
     )
     assert isinstance(config, ea_hf.EAT5Config) and config.d_model == TINY_T5["d_model"]
     assert config.is_gated_act and config.dense_act_fn == "gelu_new" and config.ea_kernel_size == 5
-    with pytest.raises(ValueError, match="names 'hidden_layers', but EAT5Config has no such field"):
+    with pytest.raises(ValueError, match="names 'hidden_layers', which EAT5Config does not have"):
         new_config(vanilla, config_overrides="hidden_layers=2")
 
 

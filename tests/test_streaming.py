@@ -15,6 +15,7 @@ import pytest
 import run_glue
 import run_translation
 import tiny_t5
+from accelerate import Accelerator
 from task_data import TASK_COLUMNS, load_files
 from tiny_bert import (
     Moment,
@@ -30,7 +31,7 @@ from tiny_bert import (
 )
 from transformers import AutoTokenizer
 
-from ea_hf.training.streaming import Stream, StreamedBatches
+from ea_hf.training.streaming import CutTexts, Stream, StreamedBatches
 
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -333,3 +334,31 @@ def test_texts_of_a_stream_that_are_cut_are_told_once(tmp_path, caplog):
         for _ in range(2):
             assert [set(row) for row in encoder([pair])] == [{"input_ids", "labels"}]
     assert len(caplog.records) == 1 and "--max_source_length" in caplog.text
+
+
+class Lengths:
+    """Encodes rows of numbers as texts of so many tokens."""
+
+    def __init__(self):
+        self.cut_texts = CutTexts({"--max_length": 5})
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[int]:
+        self.cut_texts.note("--max_length", [row["number"] for row in rows])
+        return [row["number"] for row in rows]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_cut_texts_of_a_stream_are_counted(num_workers, tmp_path, caplog, isolated):
+    """Each once, whoever reads them: examples that fill up a short step, here one of 1, do not count."""
+    encoders = []
+    for process in range(2):
+        encoders.append(Lengths())
+        stream = Stream(source("generator", 13, tmp_path), encoders[-1], 4, "numbers")
+        batches = StreamedBatches(stream, 3, 2, 2, process)
+        assert len(list(batches.load(stream, list, num_workers, epoch=0))) == 2
+    counts = [encoder.cut_texts.counts["--max_length"].tolist() for encoder in encoders]
+    assert [sum(column) for column in zip(*counts, strict=True)] == [13, 7]
+    with caplog.at_level(logging.INFO):
+        encoders[0].cut_texts.tell(Accelerator(cpu=True))
+    texts, cut = counts[0]
+    assert f"train: {cut} of {texts} texts that this run read from the stream have more than 5 tokens" in caplog.text

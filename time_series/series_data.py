@@ -16,6 +16,8 @@ from series_table import are_targets, read_table
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from ts_file import read_ts
 
+from ea_hf.training.class_names import check_names_differ
+
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,7 @@ def load_files(
                 f"{files[first_name]} has {len(first.targets)} columns of labels; classification needs one."
             )
         labels = [] if labelled.labels is None else sorted(set(labelled.labels[:, 0].tolist()), key=_natural)
+        check_names_differ(labels, files[first_name])
     notes = [note for file in read.values() for note in file.notes]
     splits = {}
     for name, file in read.items():

@@ -26,6 +26,8 @@ from ea_hf import (
     EADCTransformerForRegression,
 )
 from ea_hf.models.load_report import one_line_report
+from ea_hf.models.loading_faults import loading_told
+from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import evolution_overrides
 
@@ -120,17 +122,14 @@ def load_model(
         extractor.target_names = data.labels if data.task == REGRESSION else None
     if args.model_name_or_path is None:
         values = {"num_input_channels": extractor.num_channels, "context_length": extractor.max_length}
-        unknown = [name for name in args.config_overrides if not hasattr(EADCTransformerConfig(), name)]
-        if unknown:
-            raise ValueError(
-                f"--config_overrides names {unknown[0]!r}, which {EADCTransformerConfig.__name__} does not have."
+        check_overrides(args.config_overrides, EADCTransformerConfig())
+        with overrides_told(args.config_overrides):
+            config = EADCTransformerConfig(
+                **{**values, **MODEL_DEFAULTS, **args.config_overrides, **evolution_overrides(args)}
             )
-        config = EADCTransformerConfig(
-            **{**values, **MODEL_DEFAULTS, **args.config_overrides, **evolution_overrides(args)}
-        )
-        _set_labels(config, data)
-        _save_columns(config, args, data)
-        return model_class(config), extractor
+            _set_labels(config, data)
+            _save_columns(config, args, data)
+            return model_class(config), extractor
     config = EADCTransformerConfig.from_pretrained(args.model_name_or_path, **evolution_overrides(args))
     known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
     if known.num_channels != len(data.channels):
@@ -155,7 +154,7 @@ def load_model(
         )
     elif data.task == REGRESSION and known.target_names and has_labels(data):
         order_targets(data, known.target_names, args.model_name_or_path)
-    with one_line_report() as explain:
+    with one_line_report() as explain, loading_told(args.model_name_or_path):
         model, loading = model_class.from_pretrained(
             args.model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
         )

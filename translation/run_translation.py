@@ -38,6 +38,7 @@ from ea_hf.models.pipeline_translation import find_task
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from ea_hf.training.local_files import check_not_an_input, written_whole
@@ -231,7 +232,8 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
         )
         copy_weights_from_file(model)
     else:
-        model = AutoModelForSeq2SeqLM.from_config(new_config(args, tokenizer))
+        with overrides_told(args.config_overrides):
+            model = AutoModelForSeq2SeqLM.from_config(new_config(args, tokenizer))
     check_vocabulary(model, tokenizer, tokenizer_name)
     for name in ("pad_token_id", "eos_token_id"):
         if getattr(model.config, name) != getattr(tokenizer, name):
@@ -274,9 +276,7 @@ def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
         config = evolving_config_from_pretrained(args.config_name, trust_remote_code=args.trust_remote_code)
         values = {name: value for name, value in config.to_dict().items() if name not in DERIVED_FIELDS}
     known = EAT5Config()
-    unknown = [name for name in args.config_overrides if not hasattr(known, name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, but EAT5Config has no such field.")
+    check_overrides(args.config_overrides, known)
     values |= {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,

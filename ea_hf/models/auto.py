@@ -37,6 +37,7 @@ from .configuration_evolving import EvolvingConfig, register_processors
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
 from .load_report import one_line_report
+from .loading_faults import loading_told
 from .modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
     EADCTransformerForMaskedImputation,
@@ -202,7 +203,7 @@ def evolving_model_from_pretrained(
         raise ValueError(f"{name} is of the type {config.model_type!r}, which has no {auto_class.__name__}.")
     if prepare_config is not None:
         prepare_config(config)
-    with one_line_report() as explain:
+    with one_line_report() as explain, loading_told(name):
         model, loading = auto_class.from_pretrained(
             name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
         )

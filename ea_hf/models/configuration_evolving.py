@@ -32,6 +32,8 @@ LATER_FIELDS = {
     "ea_post_mixing": "none",
     "ea_head_kernel_size": None,
 }
+# Without layers or heads there is no attention.
+LEAST_ONE = ("num_layers", "num_decoder_layers", "num_hidden_layers", "num_heads", "num_attention_heads")
 # Names under which configurations say the number of heads.
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 
@@ -130,6 +132,10 @@ class EvolvingConfig:
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
+        for name in LEAST_ONE:
+            value = getattr(self, name, None)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"`{name}` is {value}; choose a positive integer.")
         # Where only the model tells, its layers may differ.
         heads = None if self.has_only_causal_maps is None else getattr(self, "num_attention_heads", None)
         check_evolution(

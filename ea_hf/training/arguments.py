@@ -4,11 +4,15 @@
 
 import argparse
 import math
-from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from .command_line import directory
 from .optimizers import OPTIMIZERS, parse_values
 
 
+LONGEST_TIMEOUT = 10_000_000
 # Those of Transformers' schedules that need nothing but the steps of the warm-up and of the run.
 SCHEDULES = (
     "linear",
@@ -33,7 +37,7 @@ def steps_or_epoch(text: str) -> int | str:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that all scripts share, named as in Transformers' scripts."""
     group = parser.add_argument_group("training")
-    group.add_argument("--output_dir", type=Path, required=True, help="Where the model and the checkpoints go.")
+    group.add_argument("--output_dir", type=directory, required=True, help="Where the model and the checkpoints go.")
     group.add_argument("--overwrite_output_dir", action="store_true", help="Delete the run that --output_dir holds.")
     group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
     group.add_argument("--per_device_eval_batch_size", type=int, default=8)
@@ -127,5 +131,12 @@ def check_training_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be a finite number, at least 0.")
     if args.seed >= 2**32:  # NumPy's limit
         raise ValueError(f"--seed is {args.seed}; it must be less than {2**32}.")
+    if args.ddp_timeout > LONGEST_TIMEOUT:
+        raise ValueError(f"--ddp_timeout is {args.ddp_timeout}; it must be at most {LONGEST_TIMEOUT}, in seconds.")
+    if args.push_to_hub:  # a name that the Hub does not take would be told when all is trained
+        try:
+            validate_repo_id(args.hub_model_id or args.output_dir.resolve().name)
+        except HFValidationError as error:
+            raise ValueError(f"{error} Choose a --hub_model_id, which --push_to_hub will need.") from error
     if args.load_best_model_at_end and args.eval_steps == "no":
         raise ValueError('--load_best_model_at_end needs evaluations, but --eval_steps is "no".')

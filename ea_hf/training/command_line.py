@@ -24,6 +24,11 @@ SECONDS_FOR_THE_FIRST = 10.0
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
+EMPTY = "it is empty; a variable of the shell that is not set?"
+# An empty prefix is none, where the checkpoint has one.
+MAY_BE_EMPTY = ("source_prefix",)
+
+
 class RunError(RuntimeError):
     """A run cannot go on, neither by a fault of its code nor of its arguments; the message says what to do."""
 
@@ -69,6 +74,18 @@ class ArgumentParser(argparse.ArgumentParser):
             action.help = _with_default(action)
         return super().format_help()
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        parsed, others = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if (
+                action.option_strings
+                and action.dest not in MAY_BE_EMPTY
+                and (value == "" or (isinstance(value, list) and "" in value))
+            ):
+                self.error(f"argument {'/'.join(action.option_strings)}: {EMPTY}")
+        return parsed, others
+
     def error(self, message: str) -> NoReturn:
         _end(self.prog, f"{message}; see --help")
 
@@ -89,6 +106,17 @@ def _with_default(action: argparse.Action) -> str | None:
     else:
         shown = str(default)
     return f"{text} Default: {shown.replace('%', '%%')}.".strip()
+
+
+def directory(text: str) -> Path:
+    """The type of an argument that names a directory to write into."""
+    if not text.strip():  # would be the directory that one happens to be in
+        raise argparse.ArgumentTypeError(EMPTY)
+    try:
+        Path(text).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null character
+        raise argparse.ArgumentTypeError(f"{text!r} is no path: {error}") from None
+    return Path(text)
 
 
 def program_name(module: str) -> str:
