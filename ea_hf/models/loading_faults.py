@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 
@@ -26,6 +27,8 @@ def loading_told(name: str) -> Iterator[None]:
         raise ValueError(f"The checkpoint {name} cannot be read: {fault} Copy it again.") from error
     except FileNotFoundError as error:
         raise ValueError(f"The checkpoint {name} is not whole: {error} Copy it again.") from error
+    except torch.OutOfMemoryError:
+        raise
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         if "ignore_mismatched_sizes" in reason:
