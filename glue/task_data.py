@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from labels import LabelScan, label_text, rows_text, to_indices, to_number, to_numbers
 
+from ea_hf.training.hub_data import load_hub_data
 from ea_hf.training.local_files import describe_files, read_rows
 from ea_hf.training.model_card import ScoredData
 
@@ -84,15 +84,9 @@ def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> Tas
     Raises:
         ConnectionError: the Hub cannot be reached.
     """
-    try:
-        raw = load_dataset(dataset_name, task_name, streaming=streaming)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{dataset_name} ({task_name}) cannot be read: {error.__cause__ or error}") from error
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{dataset_name} ({task_name}) could not be loaded: {error}\nWithout a network, pass local files with "
-            "--train_file and --validation_file, or a local copy of the repository with --dataset_name."
-        ) from error
+    described = f"{dataset_name} ({task_name})"
+    instead = "local files with --train_file and --validation_file"
+    raw = load_hub_data(dataset_name, task_name, described=described, instead=instead, streaming=streaming)
     feature = next(iter(raw.values())).features["label"]
     labels = feature.names if isinstance(feature, ClassLabel) else None
     text_columns = TASK_COLUMNS["mnli" if task_name == "ax" else task_name]

@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, IterableDataset, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets import Sequence as ListOf
-from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
+from ea_hf.training.hub_data import load_hub_data
 from ea_hf.training.local_files import (
     FILE_TYPES,
     describe_files,
@@ -195,15 +195,8 @@ def hub_sources(name: str, config: str | None, column: str | None, streaming: bo
     Raises:
         ConnectionError: the Hub cannot be reached. ValueError: there is no such column.
     """
-    try:
-        splits = load_dataset(name, config, streaming=streaming)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{name} ({config}) cannot be read: {error.__cause__ or error}") from error
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{name} ({config}) could not be loaded: {error}\nWithout a network, pass local files with --train_file, or a "
-            "local copy of the repository with --dataset_name."
-        ) from error
+    instead = "local files with --train_file"
+    splits = load_hub_data(name, config, described=f"{name} ({config})", instead=instead, streaming=streaming)
     sources = {}
     for split_name, split in splits.items():
         first = next(iter(split), None)
