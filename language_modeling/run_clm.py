@@ -15,7 +15,6 @@ each block is one sequence, in which a document's tokens see those of the docume
 
 import argparse
 import logging
-import sys
 from typing import Any
 
 import torch
@@ -82,4 +81,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

@@ -15,8 +15,9 @@ import torch
 from image_batches import Augmentation, Collator, ImageDataset, random_box
 from image_classifier import new_processor
 from image_data import ImageSplit
+from image_evaluation import accuracies
 from PIL import Image
-from run_image_classification import accuracies, cross_entropy
+from run_image_classification import cross_entropy
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from stranger import run_stranger

@@ -18,7 +18,6 @@ each training keeps the checkpoint that is best on its validation series. The te
 import argparse
 import copy
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from series_data import (
     dataset_files,
     load_files,
 )
-from series_evaluation import GREATER_IS_BETTER, evaluate, find_best_metric, write_predictions
+from series_evaluation import GREATER_IS_BETTER, METRICS, SeriesTask
 from series_models import COLUMNS, MASKED_IMPUTATION, MODELS, Run, SeriesDataset, collate, has_labels, load_model
 from series_runs import EVALUATIONS_FILE, check_output_dirs, choose_epochs, find_finished, plan_runs, summarize
 from transformers import PreTrainedModel
@@ -54,6 +53,7 @@ from ea_hf.training.output_dir import (
     prepare_output_dir,
 )
 from ea_hf.training.script import add_evolution_arguments, check_arguments, run
+from ea_hf.training.task import find_best_metric
 
 
 logger = logging.getLogger(__name__)
@@ -282,12 +282,6 @@ def find_channels(args: argparse.Namespace, known: EADCTransformerFeatureExtract
     return names
 
 
-# Model
-
-
-# Evaluation
-
-
 # Runs
 
 
@@ -322,10 +316,11 @@ def execute(
     # A bad model is told before the output directory is touched.
     model, extractor = load(args, data, planned)
     datasets = {
-        name: None if split is None else SeriesDataset(split, extractor, data.task)
-        for name, split in (("train", planned.train), ("validation", planned.validation), ("test", planned.test))
+        name: SeriesDataset(split, extractor, data.task)
+        for name in ("train", "validation", "test")
+        if (split := getattr(planned, name)) is not None
     }
-    best_metric = find_best_metric(args, data.task)
+    best_metric = find_best_metric(args, METRICS[data.task])
     lock = prepare_output_dir(accelerator, args)
     logger.info(f"{planned.name or args.output_dir}: {len(planned.train or [])} series to train on, seed {args.seed}.")
 
@@ -333,19 +328,11 @@ def execute(
         if accelerator.is_main_process:
             write_json(args.output_dir / EVALUATIONS_FILE, evaluations)
 
-    results = run(
-        accelerator,
-        args,
+    return run(
+        SeriesTask(args, accelerator, datasets, partial(collate, extractor), extractor, data),
         model,
         extractor,
-        train_dataset=datasets["train"],
-        collate=partial(collate, extractor),
-        evaluate=partial(evaluate, args, accelerator, datasets["validation"], extractor, data.task)
-        if datasets["validation"] is not None
-        else None,
-        predict=partial(write_predictions, args, accelerator, datasets["test"], extractor, data)
-        if datasets["test"] is not None
-        else None,
+        train_dataset=datasets.get("train"),
         model_card={
             "auto_class": "AutoModel",
             "processor_class": "AutoFeatureExtractor",
@@ -358,15 +345,11 @@ def execute(
         },
         note_evaluations=note_evaluations,
         last_run=last,
-        metric_for_best_model=best_metric if datasets["validation"] is not None else None,
+        metric_for_best_model=best_metric if "validation" in datasets else None,
         greater_is_better=best_metric in GREATER_IS_BETTER,
-        lengths=[len(values) for values in datasets["train"].values] if datasets["train"] is not None else None,
+        lengths=[len(values) for values in datasets["train"].values] if "train" in datasets else None,
+        lock=lock,
     )
-    if not last:
-        accelerator.wait_for_everyone()  # what the main process has written may be read
-    if lock is not None:
-        lock.close()
-    return results
 
 
 def scored_data(args: argparse.Namespace, data: SeriesData, planned: Run) -> list[ScoredData]:
@@ -389,7 +372,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     set_task_defaults(args, data.task)
     runs = plan_runs(args, data)
     check_output_dirs(args, [planned.name for planned in runs])
-    find_best_metric(args, data.task)
+    find_best_metric(args, METRICS[data.task])
     if len(runs) == 1 and not args.refit:
         return execute(args, data, runs[0], last=True)
     # Each training locks its own directory, and nothing the others', which another process might overwrite.
@@ -420,4 +403,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

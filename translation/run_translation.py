@@ -15,10 +15,8 @@ the codes, such as en_XX; data may have the languages under the part before the 
 """
 
 import argparse
-import json
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,20 +26,19 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from pair_encoding import check_tokens, column_of, make_stream, tokenize
 from parallel_text import FILES_HELP, load_files, load_hub, stream_files
-from sacrebleu.metrics import BLEU, CHRF
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from translation_evaluation import IGNORED, METRICS, PREDICTIONS_FILE, TranslationTask, make_metrics
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
 from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.batching import predict
 from ea_hf.training.command_line import ArgumentParser, run_main
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
-from ea_hf.training.local_files import check_not_an_input, written_whole
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator, format_metrics
+from ea_hf.training.local_files import check_not_an_input
+from ea_hf.training.loop import copy_weights_from_file, create_accelerator
 from ea_hf.training.model_card import ScoredData, translation_widget
 from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import prepare_output_dir
@@ -55,14 +52,12 @@ from ea_hf.training.script import (
     longest_input,
     run,
 )
+from ea_hf.training.task import find_best_metric
 from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
 
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("bleu", "chrf", "loss")
-IGNORED = -100
-PREDICTIONS_FILE = "predictions.jsonl"
 # What `T5Config` derives from other fields, and saves beside them.
 DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
 
@@ -331,70 +326,6 @@ def smoothed_loss(
     )
 
 
-def translate_split(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    collate: Callable,
-    model: torch.nn.Module,
-) -> tuple[list[str], float]:
-    """The translations in the order of the split, and the mean loss over all its labels, without smoothing."""
-
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[list[int], float, int]]:
-        labels = batch.pop("labels")
-        logits = model(**batch, use_cache=False).logits.float()
-        losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
-        counts = (labels != IGNORED).sum(1)
-        generated = accelerator.unwrap_model(model).generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            num_return_sequences=1,  # a checkpoint's own settings may ask for more
-            return_dict_in_generate=False,
-        )
-        return list(zip(generated.tolist(), losses.tolist(), counts.tolist(), strict=True))
-
-    rows = predict(
-        accelerator,
-        model,
-        split,
-        collate,
-        args.per_device_eval_batch_size,
-        forward,
-        lengths=column_of(split, "source_length"),
-        num_workers=args.dataloader_num_workers,
-        description="translating",
-    )
-    texts = tokenizer.batch_decode([ids for ids, _, _ in rows], skip_special_tokens=True)
-    loss = sum(loss for _, loss, _ in rows) / sum(count for _, _, count in rows)
-    return texts, loss
-
-
-def make_metrics(target_lang: str) -> dict[str, BLEU | CHRF]:
-    """sacreBLEU's BLEU, with its tokenization for the language, and chrF."""
-    try:
-        metrics = {"bleu": BLEU(trg_lang=target_lang.replace("_", "-").split("-")[0].lower()), "chrf": CHRF()}
-    except RuntimeError as error:  # the tokenization needs a package
-        raise ValueError(f"sacreBLEU cannot tokenize --target_lang {target_lang}: {error}") from error
-    for metric in metrics.values():
-        metric.corpus_score(["text"], [["text"]])  # there is no signature before a score
-    return metrics
-
-
-def score(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    collate: Callable,
-    metrics: dict[str, BLEU | CHRF],
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """BLEU, chrF and loss of a model on a split."""
-    texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
-    return compute_scores(split, texts, loss, metrics)
-
-
 def scored_data(args: argparse.Namespace, splits: dict[str, Dataset]) -> list[ScoredData]:
     found = []
     for name, prefix in (("validation", ""), ("test", "test_")):
@@ -402,33 +333,6 @@ def scored_data(args: argparse.Namespace, splits: dict[str, Dataset]) -> list[Sc
             source = args.dataset_name or ", ".join(Path(path).name for path in getattr(args, f"{name}_file"))
             found.append(ScoredData(name, source, len(splits[name]), "pairs", prefix))
     return found
-
-
-def compute_scores(split: Dataset, texts: list[str], loss: float, metrics: dict[str, BLEU | CHRF]) -> dict[str, float]:
-    references = [list(split["reference"])]
-    return {name: metric.corpus_score(texts, references).score for name, metric in metrics.items()} | {"loss": loss}
-
-
-def write_predictions(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    collate: Callable,
-    metrics: dict[str, BLEU | CHRF],
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """Writes predictions.jsonl, in the order of the test set; returns its scores."""
-    texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
-    path = args.output_dir / PREDICTIONS_FILE
-    if accelerator.is_main_process:
-        with written_whole(path) as file:
-            for row, text in zip(split.select_columns(["index", "source", "reference"]), texts, strict=True):
-                file.write(json.dumps({**row, "prediction": text}, ensure_ascii=False) + "\n")
-    logger.info(f"Predictions of test: {path}")
-    scores = compute_scores(split, texts, loss, metrics)
-    logger.info(f"Test: {format_metrics(scores)}")
-    return {f"test_{name}": value for name, value in scores.items()}
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -448,27 +352,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_tokens(args, data, tokenizer)
     splits = tokenize(args, accelerator, data, tokenizer)
     lock = prepare_output_dir(accelerator, args)
-    collate = Collator(args, accelerator, model)
+    task = TranslationTask(args, accelerator, splits, Collator(args, accelerator, model), tokenizer, metrics)
     lengths = train_dataset = None
     if "train" in splits:
         lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
         train_dataset = splits["train"].select_columns(["input_ids", "labels"])
     elif "train" in data:
         train_dataset = make_stream(args, data["train"], tokenizer)
-    best_metric = (args.metric_for_best_model or METRICS[0]) if "validation" in splits else None
-    results = run(
-        accelerator,
-        args,
+    best_metric = find_best_metric(args, METRICS if task.can_evaluate else ())
+    return run(
+        task,
         model,
         tokenizer,
         train_dataset=train_dataset,
-        collate=collate,
-        evaluate=partial(score, args, accelerator, splits["validation"], tokenizer, collate, metrics)
-        if "validation" in splits
-        else None,
-        predict=partial(write_predictions, args, accelerator, splits["test"], tokenizer, collate, metrics)
-        if args.do_predict
-        else None,
         model_card={
             "auto_class": "AutoModelForSeq2SeqLM",
             "task_type": "translation",
@@ -486,12 +382,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         greater_is_better=best_metric != "loss",
         lengths=lengths,
         compute_loss=partial(smoothed_loss, args.label_smoothing_factor),
+        lock=lock,
     )
-    if lock is not None:
-        lock.close()
-    return results
 
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

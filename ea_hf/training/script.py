@@ -7,11 +7,11 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.auto import CONFIGS
@@ -24,6 +24,7 @@ from .loop import end_training, format_metrics, save_model, train
 from .model_card import save_model_card
 from .output_dir import RESULTS_FILE
 from .publishing import push_to_hub
+from .task import Task
 from .terminal import lines_beside_bars
 from .tokenizer_loading import forget_foreign_code
 
@@ -230,36 +231,34 @@ def closing_lines(
 
 
 def run(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
+    task: Task,
     model: PreTrainedModel,
     processor: Any,
     *,
     train_dataset: Any,
-    collate: Callable[[list], dict[str, torch.Tensor]],
-    evaluate: Callable[[torch.nn.Module], dict[str, float]] | None,
-    predict: Callable[[torch.nn.Module], dict[str, Any] | None] | None,
     model_card: dict[str, Any],
     metric_details: dict[str, str] | None = None,
     note_evaluations: Callable[[dict[int, dict[str, float]]], None] | None = None,
     last_run: bool = True,
+    lock: ExitStack | None = None,
     **training: Any,
 ) -> dict[str, Any]:
     """Trains unless `--eval_only`, evaluates, predicts, and leaves model, results and model card in `--output_dir`.
 
     Args:
         processor: the tokenizer or image processor that is saved beside the model.
-        evaluate: takes the model and returns metrics; `None` if there is nothing to evaluate on.
-        predict: takes the model and writes predictions; may return results. `None` if none are asked for.
         model_card: as for `save_model_card`, but for what is known here.
         metric_details: what belongs to the scores in results and model card, such as signatures.
         note_evaluations: takes the metrics of all evaluations of a training, by step.
         last_run: whether nothing follows in this process; several processes part then.
+        lock: of `prepare_output_dir`; it is closed when all is done.
         training: as for `train`.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; the program ends with a non-zero status, and can go on from a checkpoint.
     """
+    args, accelerator = task.args, task.accelerator
+    evaluate = task.evaluate if task.can_evaluate else None
     config, details = model.config, metric_details or {}
     forget_foreign_code(processor)
 
@@ -277,7 +276,7 @@ def run(
             # Accelerate leaves it where it is under FSDP, which shards nothing here.
             model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
         else:
-            trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
+            trained = train(accelerator, args, model, train_dataset, task.collate, evaluate, save_assets, **training)
             model, scores = trained.model, trained.evaluation
             results |= trained.metrics
             if note_evaluations is not None:
@@ -291,7 +290,7 @@ def run(
             results |= {f"eval_{name}": value for name, value in scores.items()}
             if scores:
                 logger.info(f"Final evaluation: {format_metrics(scores)}")
-            predicted = (predict(model) or {}) if predict is not None else {}
+            predicted = (task.predict(model) or {}) if task.can_predict else {}
             results |= predicted
         except Interrupted as interruption:
             advice = "" if args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
@@ -324,4 +323,8 @@ def run(
                 raise
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
+    if not last_run:
+        accelerator.wait_for_everyone()  # what the main process has written may be read
+    if lock is not None:
+        lock.close()
     return results
