@@ -29,36 +29,30 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ea_hf.models.auto import evolving_model_from_pretrained
-from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.local_files import check_not_an_input
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator
-from ea_hf.training.model_card import text_widget
-from ea_hf.training.output_dir import prepare_output_dir
-from ea_hf.training.script import (
-    add_evolution_arguments,
-    add_streaming_arguments,
-    check_arguments,
-    check_streaming_arguments,
-    check_vocabulary,
-    evolution_overrides,
-    longest_input,
-    run,
+from ea_hf.training.arguments import (
+    ANY_MODEL,
+    add_split_arguments,
+    add_training_arguments,
+    check_files,
+    script_parser,
 )
+from ea_hf.training.command_line import run_main
+from ea_hf.training.local_files import check_not_an_input
+from ea_hf.training.loop import create_accelerator
+from ea_hf.training.model_card import text_widget
+from ea_hf.training.model_loading import check_vocabulary, load_evolving_model, longest_input
+from ea_hf.training.output_dir import prepare_output_dir
+from ea_hf.training.script import add_evolution_arguments, add_streaming_arguments, check_arguments, run
 from ea_hf.training.streaming import CutTexts, Stream
 from ea_hf.training.task import find_best_metric
-from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
+from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_own_tokenizer, sample
 
 
 logger = logging.getLogger(__name__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(__doc__)
     group = parser.add_argument_group("data")
     group.add_argument("--task_name", choices=sorted(TASK_COLUMNS), help="A task of GLUE.")
     group.add_argument("--dataset_name", default="nyu-mll/glue", help="GLUE on the Hub, or a local copy of it.")
@@ -79,18 +73,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_length", type=int, default=128, help="Longer inputs are truncated; in tokens.")
     group.add_argument("--pad_to_max_length", action="store_true", help="Default: pad to the longest of the batch.")
     add_streaming_arguments(group)
-    group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
-    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
-    group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
+    add_split_arguments(group, "Use the first so many {} examples.", predictions="Write predictions of the test set.")
 
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model_name_or_path",
-        required=True,
-        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
-    )
+    group.add_argument("--model_name_or_path", required=True, help=ANY_MODEL)
     group.add_argument(
         "--checkpoint_labels",
         help="The task's or file's names of the classes, with commas, in the order of the checkpoint's outputs. Default: "
@@ -104,21 +90,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_arguments(parser)
     args = parser.parse_args(argv)
 
-    files = (args.train_file, args.validation_file, args.test_file)
-    if args.task_name is not None and any(files):
-        parser.error("--task_name and local files exclude each other; choose one")
-    if args.task_name is None and not any(files):
-        parser.error("pass --task_name, or --train_file and --validation_file")
-    if args.task_name is None and args.train_file is None and not args.eval_only:
-        parser.error("pass --train_file, or --eval_only")
-    if args.eval_only and args.task_name is None and args.validation_file is None and not args.do_predict:
-        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
-    if args.do_predict and args.task_name is None and args.test_file is None:
-        parser.error("--do_predict needs --test_file")
-    for name in ("load_best_model_at_end", "metric_for_best_model"):
-        if getattr(args, name) and args.task_name is None and args.validation_file is None:
-            parser.error(f"--{name} needs --validation_file")
-    check_streaming_arguments(parser, args)
+    check_files(parser, args, "task_name")
+    if args.metric_for_best_model and args.task_name is None and args.validation_file is None:
+        parser.error("--metric_for_best_model needs --validation_file")
     check_arguments(parser, args, ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"))
     if args.task_name is None:
         args.dataset_name = None
@@ -164,13 +138,7 @@ def load_data(args: argparse.Namespace) -> TaskData:
 
 def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTrainedTokenizerBase]:
     """The evolving model with a head for the task, and its tokenizer. Reorders the labels to a checkpoint's own."""
-    tokenizer_name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = load_tokenizer(
-        tokenizer_name,
-        use_fast=not args.use_slow_tokenizer,
-        trust_remote_code=args.trust_remote_code,
-        has_option=True,
-    )
+    tokenizer, tokenizer_name = load_own_tokenizer(args)
     if tokenizer.pad_token is None:
         raise ValueError(f"The tokenizer of {tokenizer_name} has no pad_token, without which texts share no batch.")
 
@@ -182,21 +150,15 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         if config.pad_token_id is None:  # by which decoders find the last token of a text
             config.pad_token_id = tokenizer.pad_token_id
 
-    model, missing = evolving_model_from_pretrained(
-        AutoModelForSequenceClassification,
-        args.model_name_or_path,
-        evolution_overrides(args),
-        prepare_config,
-        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
+    ignore = args.ignore_mismatched_sizes
+    model, missing = load_evolving_model(
+        AutoModelForSequenceClassification, args, prepare_config, ignore_mismatched_sizes=ignore
     )
     if args.eval_only and missing:
         raise ValueError(
             f"{args.model_name_or_path} has no weights {', '.join(sorted(missing))}: it was not trained for this task. "
             "Train it, without --eval_only."
         )
-    copy_weights_from_file(model)
     check_vocabulary(model, tokenizer, tokenizer_name)
     check_tokens(data, tokenizer, tokenizer_name)
     longest = longest_input(model)
@@ -319,6 +281,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model,
         tokenizer,
         train_dataset=train_dataset,
+        lock=lock,
         model_card={
             "auto_class": "AutoModelForSequenceClassification",
             "task_type": "text-classification",
@@ -332,7 +295,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "mse",
         lengths=splits["train"]["length"] if "train" in splits else None,
-        lock=lock,
     )
 
 

@@ -18,9 +18,8 @@ from transformers import (
 )
 
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, EvolvedConfig
-from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
-from ea_hf.training.loop import copy_weights_from_file
+from ea_hf.training.model_loading import load_evolving_model
 from ea_hf.training.script import evolution_overrides
 
 
@@ -54,16 +53,8 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         fit_labels(args, data, config)
         model = AutoModelForImageClassification.from_config(config)
         return model, new_processor(config)
-    model, _ = evolving_model_from_pretrained(
-        AutoModelForImageClassification,
-        args.model_name_or_path,
-        evolution_overrides(args),
-        partial(fit_labels, args, data),
-        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-    )
-    copy_weights_from_file(model)
+    fit, ignore = partial(fit_labels, args, data), args.ignore_mismatched_sizes
+    model, _ = load_evolving_model(AutoModelForImageClassification, args, fit, ignore_mismatched_sizes=ignore)
     config = model.config
     if not hasattr(config, "num_channels"):
         raise ValueError(

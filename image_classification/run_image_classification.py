@@ -37,12 +37,17 @@ from image_sources import load_digits, load_folders, load_hub, load_idx
 
 from ea_hf import EAResNetConfig
 from ea_hf.models.configuration_evolving import EvolvingConfig
-from ea_hf.training.arguments import add_training_arguments
+from ea_hf.training.arguments import (
+    ANY_MODEL,
+    add_config_overrides,
+    add_split_arguments,
+    add_training_arguments,
+    script_parser,
+)
 from ea_hf.training.batching import TrainingBatches
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import run_main
 from ea_hf.training.loop import create_accelerator
 from ea_hf.training.model_card import IMAGE_WIDGET, ScoredData
-from ea_hf.training.optimizers import parse_values
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import add_evolution_arguments, check_arguments, run
 from ea_hf.training.task import find_best_metric
@@ -52,10 +57,7 @@ DIGITS = "digits"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(__doc__)
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_name", help=f'A data set on the Hub, a local copy of one, or "{DIGITS}", scikit-learn\'s.'
@@ -78,11 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--skip_empty_classes", action="store_true", help="Go on with classes that lack images, and name them."
     )
-    group.add_argument("--max_train_samples", type=int, help="Use so many random training images.")
-    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation images.")
-    group.add_argument("--max_predict_samples", type=int, help="Use so many random test images.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
+    add_split_arguments(group, "Use so many random {} images.", predictions="Write predictions of the test set.")
 
     group = parser.add_argument_group("augmentation")
     group.add_argument(
@@ -96,17 +94,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="0.1 is usual.")
 
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model_name_or_path",
-        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
-    )
+    group.add_argument("--model_name_or_path", help=ANY_MODEL)
     group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help="Values of a new model's configuration, such as hidden_size=64,patch_size=4; depth=50 is a usual ResNet.",
-    )
+    example = "hidden_size=64,patch_size=4; depth=50 is a usual ResNet"
+    add_config_overrides(group, f"Values of a new model's configuration, such as {example}.")
     group.add_argument("--image_size", type=int, help="Height and width in pixels. Default: the model's.")
     add_evolution_arguments(group)
     group.add_argument("--trust_remote_code", action="store_true")
@@ -283,6 +274,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model,
         processor,
         train_dataset=datasets.get("train"),
+        lock=lock,
         model_card={
             "auto_class": "AutoModelForImageClassification",
             "processor_class": "AutoImageProcessor",
@@ -296,7 +288,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         },
         metric_for_best_model=best_metric,
         compute_loss=partial(cross_entropy, args.label_smoothing_factor),
-        lock=lock,
     )
 
 

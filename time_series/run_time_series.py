@@ -25,33 +25,19 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from series_data import (
-    CLASSIFICATION,
-    REGRESSION,
-    SeriesData,
-    dataset_files,
-    load_files,
-)
+from series_data import CLASSIFICATION, REGRESSION, SeriesData, dataset_files, load_files
 from series_evaluation import GREATER_IS_BETTER, METRICS, SeriesTask
 from series_models import COLUMNS, MASKED_IMPUTATION, MODELS, Run, SeriesDataset, collate, has_labels, load_model
 from series_runs import EVALUATIONS_FILE, check_output_dirs, choose_epochs, find_finished, plan_runs, summarize
 from transformers import PreTrainedModel
 
-from ea_hf import (
-    EADCTransformerConfig,
-    EADCTransformerFeatureExtractor,
-)
-from ea_hf.training.arguments import add_training_arguments
+from ea_hf import EADCTransformerConfig, EADCTransformerFeatureExtractor
+from ea_hf.training.arguments import add_config_overrides, add_split_arguments, add_training_arguments, script_parser
 from ea_hf.training.checkpoints import write_json
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import run_main
 from ea_hf.training.loop import create_accelerator, end_training
 from ea_hf.training.model_card import ScoredData
-from ea_hf.training.optimizers import parse_values
-from ea_hf.training.output_dir import (
-    RESULTS_FILE,
-    lock_output_dir,
-    prepare_output_dir,
-)
+from ea_hf.training.output_dir import RESULTS_FILE, lock_output_dir, prepare_output_dir
 from ea_hf.training.script import add_evolution_arguments, check_arguments, run
 from ea_hf.training.task import find_best_metric
 
@@ -60,13 +46,8 @@ logger = logging.getLogger(__name__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="Epochs and learning rate by default: "
-        + "; ".join(f"{task} {v['num_train_epochs']}, {v['learning_rate']}" for task, v in TASK_DEFAULTS.items())
-        + ".",
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    defaults = (f"{task} {v['num_train_epochs']}, {v['learning_rate']}" for task, v in TASK_DEFAULTS.items())
+    parser = script_parser(__doc__, f"Epochs and learning rate by default: {'; '.join(defaults)}.")
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_name", help="One that aeon bundles, such as JapaneseVowels, or one of --dataset_dir."
@@ -110,20 +91,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="Train at last on all training series, for the number of epochs whose mean validation score was best.",
     )
-    group.add_argument("--max_train_samples", type=int, help="Train on so many random series of each division.")
-    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation series.")
-    group.add_argument("--max_predict_samples", type=int, help="Use so many random test series.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test series.")
+    training, predictions = "Train on so many random series of each division.", "Write predictions of the test series."
+    add_split_arguments(group, "Use so many random {} series.", training, predictions)
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", help="A pretrained model to go on with. Default: a new one.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help="Values of a new model's configuration, such as d_model=128,pooling_type=None.",
-    )
+    example = "d_model=128,pooling_type=None"
+    add_config_overrides(group, f"Values of a new model's configuration, such as {example}.")
     add_evolution_arguments(group)
     add_training_arguments(parser)
     parser.set_defaults(**DEFAULTS)
@@ -333,6 +307,9 @@ def execute(
         model,
         extractor,
         train_dataset=datasets.get("train"),
+        note_evaluations=note_evaluations,
+        last_run=last,
+        lock=lock,
         model_card={
             "auto_class": "AutoModel",
             "processor_class": "AutoFeatureExtractor",
@@ -343,12 +320,9 @@ def execute(
             "base_model": args.model_name_or_path,
             "evaluated_on": scored_data(args, data, planned),
         },
-        note_evaluations=note_evaluations,
-        last_run=last,
         metric_for_best_model=best_metric if "validation" in datasets else None,
         greater_is_better=best_metric in GREATER_IS_BETTER,
         lengths=[len(values) for values in datasets["train"].values] if "train" in datasets else None,
-        lock=lock,
     )
 
 

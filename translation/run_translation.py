@@ -31,29 +31,31 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from translation_evaluation import IGNORED, METRICS, PREDICTIONS_FILE, TranslationTask, make_metrics
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
-from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
-from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.arguments import (
+    add_config_overrides,
+    add_split_arguments,
+    add_training_arguments,
+    check_files,
+    script_parser,
+)
+from ea_hf.training.command_line import run_main
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from ea_hf.training.local_files import check_not_an_input
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator
+from ea_hf.training.loop import create_accelerator
 from ea_hf.training.model_card import ScoredData, translation_widget
-from ea_hf.training.optimizers import parse_values
+from ea_hf.training.model_loading import check_vocabulary, load_evolving_model, longest_input
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
-    check_streaming_arguments,
-    check_vocabulary,
     evolution_overrides,
-    longest_input,
     run,
 )
 from ea_hf.training.task import find_best_metric
-from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
+from ea_hf.training.tokenizer_loading import check_location, load_own_tokenizer
 
 
 logger = logging.getLogger(__name__)
@@ -63,10 +65,7 @@ DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(__doc__)
     group = parser.add_argument_group("data")
     group.add_argument("--source_lang", required=True, help='Such as "en".')
     group.add_argument("--target_lang", required=True, help='Such as "de".')
@@ -94,16 +93,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--preprocessing_num_workers", type=int, help="Processes that tokenize.")
     group.add_argument("--overwrite_cache", action="store_true", help="Tokenize anew.")
     add_streaming_arguments(group)
-    group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
-    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
-    group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
+    add_split_arguments(
+        group, "Use the first so many {} examples.", predictions="Translate the test set, and score it."
+    )
     group.add_argument(
         "--forced_bos_token",
         help="Token that translations begin with. Default: the target language's if targets do, or the checkpoint's.",
     )
     group.add_argument("--num_beams", type=int, default=4, help="Of the beam search; 1 is greedy search.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Translate the test set, and score it.")
 
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -111,12 +108,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="To fine-tune: any model that `ea_hf.evolve` takes. Default: train a T5 from scratch.",
     )
     group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help='Changes of it, such as "d_model=256,num_layers=3".',
-    )
+    add_config_overrides(group, 'Changes of it, such as "d_model=256,num_layers=3".')
     group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="In [0, 1).")
     add_evolution_arguments(group, chains=("ea_encoder", "ea_decoder", "ea_cross_attention"))
@@ -125,21 +117,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_arguments(parser)
     args = parser.parse_args(argv)
 
-    files = (args.train_file, args.validation_file, args.test_file)
-    if args.dataset_name is not None and any(files):
-        parser.error("--dataset_name and local files exclude each other; choose one")
-    if args.dataset_name is None and not any(files):
-        parser.error("pass --dataset_name, or --train_file and --validation_file")
-    if args.dataset_name is None and args.train_file is None and not args.eval_only:
-        parser.error("pass --train_file, or --eval_only")
+    check_files(parser, args, "dataset_name")
     if args.eval_only and args.model_name_or_path is None:
         parser.error("--eval_only needs --model_name_or_path")
-    if args.eval_only and args.dataset_name is None and args.validation_file is None and not args.do_predict:
-        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
-    if args.do_predict and args.dataset_name is None and args.test_file is None:
-        parser.error("--do_predict needs --test_file")
-    if args.load_best_model_at_end and args.dataset_name is None and args.validation_file is None:
-        parser.error("--load_best_model_at_end needs --validation_file")
     if args.model_name_or_path is None and args.tokenizer_name is None:
         parser.error("pass --model_name_or_path, or --tokenizer_name (train_tokenizer.py makes one) for a new model")
     if args.model_name_or_path is not None and (args.config_name is not None or args.config_overrides):
@@ -153,7 +133,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.val_max_target_length = args.val_max_target_length or args.max_target_length
     numbers = ("max_source_length", "max_target_length", "val_max_target_length", "preprocessing_num_workers")
     numbers += ("max_train_samples", "max_eval_samples", "max_predict_samples", "num_beams")
-    check_streaming_arguments(parser, args)
     check_arguments(parser, args, numbers)
     return args
 
@@ -203,13 +182,7 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
 
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The evolving model with its settings for generation, and its tokenizer."""
-    tokenizer_name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = load_tokenizer(
-        tokenizer_name,
-        use_fast=not args.use_slow_tokenizer,
-        trust_remote_code=args.trust_remote_code,
-        has_option=True,
-    )
+    tokenizer, tokenizer_name = load_own_tokenizer(args)
     for name in ("pad_token", "eos_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(
@@ -217,14 +190,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
             )
     set_languages(tokenizer, args.source_lang, args.target_lang)
     if args.model_name_or_path is not None:
-        model, _ = evolving_model_from_pretrained(
-            AutoModelForSeq2SeqLM,
-            args.model_name_or_path,
-            evolution_overrides(args),
-            trust_remote_code=args.trust_remote_code,
-            dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-        )
-        copy_weights_from_file(model)
+        model, _ = load_evolving_model(AutoModelForSeq2SeqLM, args)
     else:
         model = AutoModelForSeq2SeqLM.from_config(new_config(args, tokenizer))
     check_vocabulary(model, tokenizer, tokenizer_name)
@@ -365,6 +331,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         model,
         tokenizer,
         train_dataset=train_dataset,
+        lock=lock,
         model_card={
             "auto_class": "AutoModelForSeq2SeqLM",
             "task_type": "translation",
@@ -382,7 +349,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         greater_is_better=best_metric != "loss",
         lengths=lengths,
         compute_loss=partial(smoothed_loss, args.label_smoothing_factor),
-        lock=lock,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..models.auto import CONFIGS
 from ..models.evolution_layer import CONV_INITS, MIXINGS, POST_MIXINGS
@@ -149,7 +149,7 @@ def add_streaming_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Ends the program with a message if a stream is asked for what it cannot do."""
     if not args.streaming:
         return
@@ -170,9 +170,13 @@ def check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Na
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:
     """Ends the program with a message if the output would replace the model to start from, or a number is below 1.
 
+    Checks also what `add_streaming_arguments` added.
+
     Args:
         at_least_one: names of arguments that must be at least 1 if given.
     """
+    if "streaming" in args:
+        _check_streaming_arguments(parser, args)
     if args.model_name_or_path is not None:
         model, output_dir = Path(args.model_name_or_path).resolve(), args.output_dir.resolve()
         if (args.overwrite_output_dir or args.eval_only) and output_dir in (model, *model.parents) and model.exists():
@@ -188,30 +192,6 @@ def has_bfloat16() -> bool:
         return torch.cuda.is_bf16_supported()
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises ValueError if the tokenizer has tokens that the model has no embedding for.
-
-    Args:
-        name: of the checkpoint, for the message.
-    """
-    embeddings = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > embeddings:
-        raise ValueError(
-            f"The tokenizer of {name} has {len(tokenizer)} tokens, but the model only {embeddings} embeddings: they do "
-            "not belong together."
-        )
-
-
-def longest_input(model: PreTrainedModel) -> int | None:
-    """How many tokens a model has positions for; `None` if any number."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the one after the padding token's id.
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None and longest:
-            return longest - module.padding_idx - 1
-    return longest
 
 
 def closing_lines(

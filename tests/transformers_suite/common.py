@@ -19,6 +19,20 @@ from transformers_tests.test_modeling_common import (
 from transformers_tests.utils.test_configuration_utils import config_common_kwargs
 
 
+# What `lacks` has of every encoder.
+ENCODERS_LACK = (
+    "a decoder-only head",
+    "a sliding window",
+    "a tensor-parallel plan",
+    "an encoder-decoder head",
+    "experts",
+    "modules kept in float32",
+    "resizable position embeddings",
+    "rotary positions",
+    "sub-configurations",
+)
+
+
 class EvolvingModelTesterMixin(ModelTesterMixin):
     """Transformers' model and configuration tests, for one family of `ea_hf`.
 

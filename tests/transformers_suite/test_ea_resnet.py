@@ -5,7 +5,7 @@ import unittest
 
 from ea_hf import EAResNetBackbone, EAResNetConfig, EAResNetForImageClassification, EAResNetModel
 
-from .common import EvolvingImageModelTesterMixin, ImageModelTester
+from .common import ENCODERS_LACK, EvolvingImageModelTesterMixin, ImageModelTester
 
 
 class EAResNetModelTester(ImageModelTester):
@@ -31,20 +31,7 @@ class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     model_tester_class = EAResNetModelTester
     all_model_classes = (EAResNetModel, EAResNetForImageClassification, EAResNetBackbone)
     common_properties = ["num_channels", "hidden_sizes", "num_attention_heads"]
-    lacks = (
-        "a decoder-only head",
-        "a sliding window",
-        "a tensor-parallel plan",
-        "an encoder-decoder head",
-        "embeddings of tokens",
-        "experts",
-        "modules kept in float32",
-        "outputs recorded by hooks",
-        "renamed weights",
-        "resizable position embeddings",
-        "rotary positions",
-        "sub-configurations",
-    )
+    lacks = (*ENCODERS_LACK, "embeddings of tokens", "outputs recorded by hooks", "renamed weights")
 
     _torch_compile_train_cls = EAResNetForImageClassification
 
