@@ -29,14 +29,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ea_hf.training.arguments import (
-    ANY_MODEL,
-    add_split_arguments,
-    add_training_arguments,
-    check_files,
-    script_parser,
-)
-from ea_hf.training.command_line import run_main
+from ea_hf.training.arguments import ANY_MODEL, add_split_arguments, add_training_arguments, check_files
+from ea_hf.training.command_line import run_main, script_parser
 from ea_hf.training.local_files import check_not_an_input
 from ea_hf.training.loop import create_accelerator
 from ea_hf.training.model_card import text_widget
@@ -270,18 +264,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     best_metric = find_best_metric(args, metric_names(args, data))
     lock = prepare_output_dir(accelerator, args)
     splits = tokenize(args, accelerator, data, tokenizer)
-    task = GlueTask(args, accelerator, splits, Collator(tokenizer, accelerator), data)
-    train_dataset = splits.get("train")
+    lengths = splits["train"]["length"] if "train" in splits else None
     if data.train_stream is not None and not args.eval_only:
-        train_dataset = Stream(
+        splits["train"] = Stream(
             data.train_stream, RowEncoder(args, data, tokenizer), args.shuffle_buffer_size, data.stream_description
         )
     return run(
-        task,
+        GlueTask(args, accelerator, splits, Collator(tokenizer, accelerator), data),
         model,
         tokenizer,
-        train_dataset=train_dataset,
-        lock=lock,
         model_card={
             "auto_class": "AutoModelForSequenceClassification",
             "task_type": "text-classification",
@@ -292,9 +283,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "hub_dataset": args.dataset_name,
             "widget": text_widget(tokenizer, len(data.text_columns)),
         },
+        lock=lock,
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "mse",
-        lengths=splits["train"]["length"] if "train" in splits else None,
+        lengths=lengths,
     )
 
 

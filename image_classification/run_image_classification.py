@@ -40,12 +40,12 @@ from ea_hf.models.configuration_evolving import EvolvingConfig
 from ea_hf.training.arguments import (
     ANY_MODEL,
     add_config_overrides,
+    add_held_out,
     add_split_arguments,
     add_training_arguments,
-    script_parser,
 )
 from ea_hf.training.batching import TrainingBatches
-from ea_hf.training.command_line import run_main
+from ea_hf.training.command_line import run_main, script_parser
 from ea_hf.training.loop import create_accelerator
 from ea_hf.training.model_card import IMAGE_WIDGET, ScoredData
 from ea_hf.training.output_dir import prepare_output_dir
@@ -70,12 +70,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--test_dir", help="Likewise.")
     group.add_argument("--idx_dir", help="A directory with IDX files under MNIST's names.")
     group.add_argument("--label_names", help="Names of the classes of --idx_dir, with commas. Default: numbers.")
-    group.add_argument(
-        "--train_val_split",
-        type=float,
-        default=0.15,
-        help="Share of the training images to validate on, if nothing else is there for it.",
-    )
+    share = "Share of the training images to validate on, if nothing else is there for it."
+    add_held_out(group, 0.15, share)
     group.add_argument("--skip_unreadable_images", action="store_true", help="Leave them out, and name them.")
     group.add_argument(
         "--skip_empty_classes", action="store_true", help="Go on with classes that lack images, and name them."
@@ -135,8 +131,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--do_predict needs --test_dir")
     if args.group_by_length:
         parser.error("--group_by_length is for texts; images have no length")
-    if not 0 < args.train_val_split < 1:
-        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
     if args.random_resized_crop is not None and not 0 < args.random_resized_crop <= 1:
         parser.error(f"--random_resized_crop is {args.random_resized_crop}; it must be above 0 and at most 1")
     if not 0 <= args.label_smoothing_factor < 1:
@@ -273,8 +267,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ImageTask(args, accelerator, datasets, collate, data.labels),
         model,
         processor,
-        train_dataset=datasets.get("train"),
-        lock=lock,
         model_card={
             "auto_class": "AutoModelForImageClassification",
             "processor_class": "AutoImageProcessor",
@@ -286,6 +278,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "hub_dataset": None if args.dataset_name == DIGITS else args.dataset_name,
             "widget": IMAGE_WIDGET,
         },
+        lock=lock,
         metric_for_best_model=best_metric,
         compute_loss=partial(cross_entropy, args.label_smoothing_factor),
     )

@@ -6,13 +6,8 @@ import argparse
 
 from text_data import FILES_HELP, UNITS
 
-from ea_hf.training.arguments import (
-    add_config_overrides,
-    add_split_arguments,
-    add_training_arguments,
-    script_parser,
-)
-from ea_hf.training.command_line import ArgumentParser
+from ea_hf.training.arguments import add_config_overrides, add_split_arguments, add_training_arguments
+from ea_hf.training.command_line import ArgumentParser, script_parser
 from ea_hf.training.script import add_evolution_arguments, add_streaming_arguments, check_arguments
 
 

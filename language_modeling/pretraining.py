@@ -251,12 +251,11 @@ def pretrain(
     counter = TokenCounter(objective.forward_options)
     best_metric = (args.metric_for_best_model or "loss") if validation is not None else None
     name = args.dataset_name or Path((args.train_file or args.validation_file)[0]).name
-    datasets = {} if validation is None else {"validation": validation}
+    datasets = {"train": train} | ({} if validation is None else {"validation": validation})
     return run(
         PretrainingTask(args, accelerator, datasets, collate, objective, counter),
         model,
         tokenizer,
-        train_dataset=train,
         model_card={
             "auto_class": objective.auto_class.__name__,
             "task_type": objective.task_type,
@@ -267,10 +266,10 @@ def pretrain(
             "hub_dataset": args.dataset_name,
             "widget": language_widget(tokenizer, objective.task_type),
         },
+        lock=lock,
         metric_for_best_model=best_metric,
         greater_is_better=best_metric == "accuracy",
         lengths=train.lengths() if isinstance(train, MappedBlocks) and args.group_by_length else None,
         compute_loss=counter,
         note_evaluations=note_evaluations,
-        lock=lock,
     )

@@ -70,8 +70,8 @@ OBJECTIVE = Objective(
     "causal language modeling",
     make_blocks,
     Collator,
-    shifts_labels=True,
     forward_options={"use_cache": False},
+    shifts_labels=True,
 )
 
 

@@ -40,10 +40,8 @@ from ea_hf.training.optimizers import create_optimizer
 
 SCRIPT = SCRIPTS / "run_image_classification.py"
 NEW_VIT = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
-NEW_RESNET = (
-    "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
-    "attention_poolings=[0],num_attention_heads=2"
-)
+NEW_RESNET = "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
+NEW_RESNET += "attention_poolings=[0],num_attention_heads=2"
 
 
 pytestmark = pytest.mark.usefixtures("isolated")

@@ -32,9 +32,9 @@ from series_runs import EVALUATIONS_FILE, check_output_dirs, choose_epochs, find
 from transformers import PreTrainedModel
 
 from ea_hf import EADCTransformerConfig, EADCTransformerFeatureExtractor
-from ea_hf.training.arguments import add_config_overrides, add_split_arguments, add_training_arguments, script_parser
+from ea_hf.training.arguments import add_config_overrides, add_held_out, add_split_arguments, add_training_arguments
 from ea_hf.training.checkpoints import write_json
-from ea_hf.training.command_line import run_main
+from ea_hf.training.command_line import run_main, script_parser
 from ea_hf.training.loop import create_accelerator, end_training
 from ea_hf.training.model_card import ScoredData
 from ea_hf.training.output_dir import RESULTS_FILE, lock_output_dir, prepare_output_dir
@@ -83,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=3,
         help="How often the training series are divided, class by class; 0 trains on all of them.",
     )
-    group.add_argument("--train_val_split", type=float, default=0.3, help="Share of the series to validate on.")
+    add_held_out(group, 0.3, "Share of the series to validate on.")
     group.add_argument("--split_seed", type=int, default=1337, help="Of the divisions.")
     group.add_argument("--seeds", type=int, nargs="+", help="Train each division with each of them. Default: --seed.")
     group.add_argument(
@@ -122,8 +122,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--do_predict is for classes and targets, not for --task masked_imputation")
     if args.num_splits < 0:
         parser.error(f"--num_splits is {args.num_splits}; it must be at least 0")
-    if not 0 < args.train_val_split < 1:
-        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
     if args.refit and (args.eval_only or args.num_splits == 0 or args.max_train_steps is not None):
         parser.error("--refit needs --num_splits above 0, and neither --eval_only nor --max_train_steps")
     if args.refit and args.eval_steps != "epoch":
@@ -195,10 +193,10 @@ def load_data(args: argparse.Namespace) -> SeriesData:
     data = load_files(
         files,
         None if task == MASKED_IMPUTATION else task,
-        args.series_column_name,
-        args.time_column_name,
-        args.label_column_name,
         find_channels(args, known),
+        series_column=args.series_column_name,
+        time_column=args.time_column_name,
+        label_columns=args.label_column_name,
     )
     if known is not None and (known.channel_names is None) == data.has_channel_names:
         data.notes.append(
@@ -306,10 +304,6 @@ def execute(
         SeriesTask(args, accelerator, datasets, partial(collate, extractor), extractor, data),
         model,
         extractor,
-        train_dataset=datasets.get("train"),
-        note_evaluations=note_evaluations,
-        last_run=last,
-        lock=lock,
         model_card={
             "auto_class": "AutoModel",
             "processor_class": "AutoFeatureExtractor",
@@ -320,6 +314,9 @@ def execute(
             "base_model": args.model_name_or_path,
             "evaluated_on": scored_data(args, data, planned),
         },
+        note_evaluations=note_evaluations,
+        last_run=last,
+        lock=lock,
         metric_for_best_model=best_metric if "validation" in datasets else None,
         greater_is_better=best_metric in GREATER_IS_BETTER,
         lengths=[len(values) for values in datasets["train"].values] if "train" in datasets else None,

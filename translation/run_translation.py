@@ -32,14 +32,8 @@ from translation_evaluation import IGNORED, METRICS, PREDICTIONS_FILE, Translati
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
-from ea_hf.training.arguments import (
-    add_config_overrides,
-    add_split_arguments,
-    add_training_arguments,
-    check_files,
-    script_parser,
-)
-from ea_hf.training.command_line import run_main
+from ea_hf.training.arguments import add_config_overrides, add_split_arguments, add_training_arguments, check_files
+from ea_hf.training.command_line import run_main, script_parser
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
 from ea_hf.training.local_files import check_not_an_input
@@ -318,20 +312,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_tokens(args, data, tokenizer)
     splits = tokenize(args, accelerator, data, tokenizer)
     lock = prepare_output_dir(accelerator, args)
-    task = TranslationTask(args, accelerator, splits, Collator(args, accelerator, model), tokenizer, metrics)
-    lengths = train_dataset = None
+    lengths = None
     if "train" in splits:
         lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
-        train_dataset = splits["train"].select_columns(["input_ids", "labels"])
+        splits["train"] = splits["train"].select_columns(["input_ids", "labels"])
     elif "train" in data:
-        train_dataset = make_stream(args, data["train"], tokenizer)
-    best_metric = find_best_metric(args, METRICS if task.can_evaluate else ())
+        splits["train"] = make_stream(args, data["train"], tokenizer)
+    best_metric = find_best_metric(args, METRICS if "validation" in splits else ())
     return run(
-        task,
+        TranslationTask(args, accelerator, splits, Collator(args, accelerator, model), tokenizer, metrics),
         model,
         tokenizer,
-        train_dataset=train_dataset,
-        lock=lock,
         model_card={
             "auto_class": "AutoModelForSeq2SeqLM",
             "task_type": "translation",
@@ -345,6 +336,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "widget": translation_widget(args.source_lang, args.source_prefix or ""),
         },
         metric_details={f"{name}_signature": str(metric.get_signature()) for name, metric in metrics.items()},
+        lock=lock,
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "loss",
         lengths=lengths,

@@ -6,7 +6,6 @@ import argparse
 import math
 from pathlib import Path
 
-from .command_line import ArgumentParser
 from .optimizers import OPTIMIZERS, parse_values
 
 
@@ -34,12 +33,6 @@ def steps_or_epoch(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f'{text!r} is neither a positive number of steps, nor "epoch", nor "no"')
 
 
-def script_parser(description: str | None, epilog: str | None = None) -> ArgumentParser:
-    """The parser of a script; see `ArgumentParser`."""
-    # The model card tells the command, and must know --hub_token when it sees it.
-    return ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
-
-
 def add_split_arguments(
     group: argparse._ArgumentGroup, taken: str, training_taken: str | None = None, predictions: str | None = None
 ) -> None:
@@ -57,6 +50,11 @@ def add_split_arguments(
     group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
     if predictions is not None:
         group.add_argument("--do_predict", action="store_true", help=predictions)
+
+
+def add_held_out(group: argparse._ArgumentGroup, default: float, description: str) -> None:
+    """Adds the argument for the part of the training data that is held out; `check_arguments` checks it."""
+    group.add_argument("--train_val_split", type=float, default=default, help=description)
 
 
 def add_config_overrides(group: argparse._ArgumentGroup, description: str) -> None:

@@ -170,13 +170,15 @@ def _check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.N
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:
     """Ends the program with a message if the output would replace the model to start from, or a number is below 1.
 
-    Checks also what `add_streaming_arguments` added.
+    Checks also what `add_streaming_arguments` and `add_held_out` added.
 
     Args:
         at_least_one: names of arguments that must be at least 1 if given.
     """
     if "streaming" in args:
         _check_streaming_arguments(parser, args)
+    if "train_val_split" in args and not 0 < args.train_val_split < 1:
+        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
     if args.model_name_or_path is not None:
         model, output_dir = Path(args.model_name_or_path).resolve(), args.output_dir.resolve()
         if (args.overwrite_output_dir or args.eval_only) and output_dir in (model, *model.parents) and model.exists():
@@ -215,7 +217,6 @@ def run(
     model: PreTrainedModel,
     processor: Any,
     *,
-    train_dataset: Any,
     model_card: dict[str, Any],
     metric_details: dict[str, str] | None = None,
     note_evaluations: Callable[[dict[int, dict[str, float]]], None] | None = None,
@@ -256,7 +257,10 @@ def run(
             # Accelerate leaves it where it is under FSDP, which shards nothing here.
             model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
         else:
-            trained = train(accelerator, args, model, train_dataset, task.collate, evaluate, save_assets, **training)
+            trained = train(
+                *(accelerator, args, model, task.datasets.get("train"), task.collate, evaluate, save_assets),
+                **training,
+            )
             model, scores = trained.model, trained.evaluation
             results |= trained.metrics
             if note_evaluations is not None:

@@ -19,7 +19,7 @@ class Task:
     """Scores a model on validation data and writes its predictions of test data; `run` says when.
 
     Attributes:
-        datasets: by split; those to validate on have names that begin with "validation".
+        datasets: by split: "train", and those to validate on, whose names begin with "validation".
         collate: makes batches of their examples.
     """
 

@@ -10,21 +10,15 @@ from .common import ENCODERS_LACK, EvolvingImageModelTesterMixin, ImageModelTest
 
 class EAResNetModelTester(ImageModelTester):
     config_class = EAResNetConfig
+    names = (*ImageModelTester.names, "stem_stride", "embedding_size", "hidden_sizes", "depths", "layer_type")
+    names += ("num_attention_heads",)
     image_size = 16
+    stem_stride = 1
+    embedding_size = 8
     hidden_sizes = [8, 16, 32, 32]
     depths = [1, 2, 1, 1]
+    layer_type = "basic"
     num_attention_heads = 2
-
-    def config_fields(self):
-        return {
-            **super().config_fields(),
-            "stem_stride": 1,
-            "embedding_size": 8,
-            "hidden_sizes": self.hidden_sizes,
-            "depths": self.depths,
-            "layer_type": "basic",
-            "num_attention_heads": self.num_attention_heads,
-        }
 
 
 class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
