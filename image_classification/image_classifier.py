@@ -19,6 +19,7 @@ from transformers import (
 
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, EvolvedConfig
 from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.training.class_labels import class_names, name_classes
 from ea_hf.training.model_loading import load_evolving_model
 from ea_hf.training.script import evolution_overrides
 
@@ -95,11 +96,10 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
 def fit_labels(args: argparse.Namespace, data: ImageData, config: PreTrainedConfig) -> None:
     """Gives the configuration the classes, and the classes the order of a checkpoint that has the same."""
     if args.model_type is None:
-        known = [config.id2label[index] for index in sorted(config.id2label)]
+        known = class_names(config)
         if args.eval_only or sorted(known) == sorted(data.labels):
             reorder_labels(data, known)
-    config.id2label = dict(enumerate(data.labels))
-    config.label2id = {label: index for index, label in enumerate(data.labels)}
+    name_classes(config, data.labels)
     config.problem_type = "single_label_classification"
 
 

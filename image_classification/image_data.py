@@ -17,6 +17,7 @@ from datasets import Dataset
 from PIL import Image
 
 from ea_hf.models.image_processing_ea import UnreadableImageError, conversions, to_plain_image
+from ea_hf.training.class_labels import new_indices
 
 
 logger = logging.getLogger("ea_hf.image_data")  # so that what it tells is shown
@@ -286,7 +287,7 @@ def reorder_labels(data: ImageData, labels: list[str]) -> None:
             f"{data.source} has classes that the checkpoint does not know, {', '.join(map(repr, unknown[:NAMED]))}; it "
             f"knows {', '.join(map(repr, labels[:20]))}{', ...' if len(labels) > 20 else ''}."
         )
-    new_index = np.array([labels.index(label) for label in data.labels], dtype=int)
+    new_index = new_indices(data.labels, labels)
     for split in data.splits.values():
         if split.labels is not None:
             split.labels = new_index[split.labels]
