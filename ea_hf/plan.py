@@ -260,18 +260,11 @@ def _run_step(model: nn.Module, inputs: dict[str, torch.Tensor], dtype: torch.dt
     return saved_bytes, live.peak
 
 
-def peak_bytes(
-    config: EvolvingConfig,
-    batch_size: int,
-    length: int,
-    target_length: int | None = None,
-    mode: str = "default",
-    precision: str = "fp32",
-) -> int:
-    """The peak bytes of `plan_step` alone, in half the time."""
+def peak_bytes(config: EvolvingConfig, *sizes: int | None, mode: str = "default", precision: str = "fp32") -> int:
+    """The peak bytes of `plan_step` alone, in half the time; `sizes` are of the batch and the texts, as there."""
     with FakeTensorMode():
         model = _build_for(config, mode)
-        inputs = make_inputs(config, model, batch_size, length, target_length)
+        inputs = make_inputs(config, model, *sizes)
         return _run_step(model, inputs, PRECISIONS[precision])[1]
 
 
@@ -332,7 +325,7 @@ def plan(args: argparse.Namespace, config: EvolvingConfig) -> dict[str, Any]:
 
     @cache
     def peak_of(size: int, length: int, mode: str, precision: str) -> int:
-        return peak_bytes(config, size, length, args.target_length, mode, precision)
+        return peak_bytes(config, size, length, args.target_length, mode=mode, precision=precision)
 
     rows_of_steps, rows_of_devices = [], []
     for length in args.length:

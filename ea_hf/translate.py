@@ -28,7 +28,7 @@ from .models.pipeline_translation import find_settings
 from .training.command_line import ArgumentParser, run_main
 from .training.languages import cut, has_languages, set_first_tokens, set_languages
 from .training.local_files import check_not_an_input, decode_lines, read_lines, written_whole
-from .training.script import check_vocabulary, longest_input
+from .training.model_loading import check_vocabulary, longest_input
 from .training.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
 
 

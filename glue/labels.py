@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels as they stand in a file: the kind of problem that they tell, and the classes of a checkpoint's head."""
 
-import logging
 import math
 import re
 from collections import Counter
@@ -11,10 +10,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from ea_hf.training.class_names import names_alike
+from ea_hf.training.distinct_names import names_alike
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 
 # How many rows an error names.

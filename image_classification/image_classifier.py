@@ -3,7 +3,6 @@
 """Evolving models that classify images, from checkpoints or new, and their image processors."""
 
 import argparse
-import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,15 @@ from transformers import (
 )
 
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, EvolvedConfig
-from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
+from ea_hf.training.class_labels import class_names, name_classes
 from ea_hf.training.config_overrides import check_overrides, overrides_told
-from ea_hf.training.loop import copy_weights_from_file
+from ea_hf.training.model_loading import load_evolving_model
 from ea_hf.training.script import evolution_overrides
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 CONFIGS = {config_class.model_type: config_class for config_class in (EAViTConfig, EAResNetConfig)}
 
@@ -57,16 +57,8 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
             fit_labels(args, data, config)
             model = AutoModelForImageClassification.from_config(config)
         return model, new_processor(config)
-    model, _ = evolving_model_from_pretrained(
-        AutoModelForImageClassification,
-        args.model_name_or_path,
-        evolution_overrides(args),
-        partial(fit_labels, args, data),
-        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-    )
-    copy_weights_from_file(model)
+    fit, ignore = partial(fit_labels, args, data), args.ignore_mismatched_sizes
+    model, _ = load_evolving_model(AutoModelForImageClassification, args, fit, ignore_mismatched_sizes=ignore)
     config = model.config
     if not hasattr(config, "num_channels"):
         raise ValueError(
@@ -115,11 +107,10 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
 def fit_labels(args: argparse.Namespace, data: ImageData, config: PreTrainedConfig) -> None:
     """Gives the configuration the classes, and the classes the order of a checkpoint that has the same."""
     if args.model_type is None:
-        known = [config.id2label[index] for index in sorted(config.id2label)]
+        known = class_names(config)
         if args.eval_only or sorted(known) == sorted(data.labels):
             reorder_labels(data, known)
-    config.id2label = dict(enumerate(data.labels))
-    config.label2id = {label: index for index, label in enumerate(data.labels)}
+    name_classes(config, data.labels)
     config.problem_type = "single_label_classification"
 
 

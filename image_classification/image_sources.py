@@ -3,7 +3,6 @@
 """Where images with classes come from: folders, data sets of the Hub, IDX files and scikit-learn's digits."""
 
 import gzip
-import logging
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value, load_dataset
+from datasets import ClassLabel, Dataset, Value
 from datasets import Image as ImageFeature
 from image_data import NAMED, HubImages, ImageData, ImageSplit, Numbered, split_off
 from PIL import Image
 
+from ea_hf.training.hub_data import load_hub_data
+from ea_hf.training.terminal import script_logger
 
-logger = logging.getLogger("ea_hf.image_sources")  # so that what it tells is shown
+
+logger = script_logger(__name__)
 
 # IDX files (http://yann.lecun.com/exdb/mnist): the third byte says the type of the values, the fourth how many sizes
 # follow.
@@ -141,15 +143,8 @@ def load_hub(
         ConnectionError: the Hub cannot be reached.
         ValueError: there is no column of images or of classes.
     """
-    try:
-        raw = load_dataset(dataset_name, dataset_config_name)
-    except ValueError as error:
-        raise ValueError(f"{dataset_name} ({dataset_config_name}) cannot be read: {error}") from error
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{dataset_name} could not be loaded: {error}\nWithout a network, pass folders of images with --train_dir "
-            "and --validation_dir, IDX files with --idx_dir, or a local copy of the repository with --dataset_name."
-        ) from error
+    instead = "folders of images with --train_dir and --validation_dir, IDX files with --idx_dir"
+    raw = load_hub_data(dataset_name, dataset_config_name, described=dataset_name, instead=instead)
     names = {"validation": ("validation", "val", "dev", "valid"), "train": ("train",), "test": ("test",)}
     found = {name: next((raw[other] for other in others if other in raw), None) for name, others in names.items()}
     found = {name: found[name] for name in ("train", "validation", "test") if found[name] is not None}

@@ -13,7 +13,6 @@ writes each sentinel and its span.
 import argparse
 import logging
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -138,4 +137,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

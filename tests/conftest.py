@@ -40,6 +40,14 @@ def isolated(tmp_path_factory):
 
 
 @pytest.fixture
+def threads_kept():
+    """For tests of programs that choose how many threads compute."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def transformers_log():
     """What Transformers tells the user at its default verbosity, as a list of messages."""
     messages = []

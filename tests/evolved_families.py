@@ -3,13 +3,14 @@
 """Models of many families, evolved, with inputs."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from exactness import assert_same_outputs
 from exactness import tensors as tensors_of_one
 from models import randomize
-from torch.testing import assert_close
 from transformers import (
     BartForConditionalGeneration,
     BertForSequenceClassification,
@@ -255,11 +256,7 @@ def tensors(outputs):
     return found
 
 
-def assert_same(actual, expected, atol=0.0):
-    actual, expected = tensors(actual), tensors(expected)
-    assert actual.keys() == expected.keys()
-    for name in expected:
-        assert_close(actual[name], expected[name], atol=atol, rtol=0, msg=f"{name}: ".__add__)
+assert_same = partial(assert_same_outputs, tensors=tensors)
 
 
 def main_output(outputs):

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from exactness import assert_gradients_are_slopes
 from models import randomize
 from torch.testing import assert_close
 from transformers import (
@@ -301,15 +302,7 @@ def test_every_parameter_gets_the_gradient_of_the_outputs(fields):
     (model(inputs).logits * weights).sum().backward()
     missing = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert missing == []
-    for part in ("relative_", "evolution", ""):
-        direction = {name: torch.randn_like(value) * (part in name) for name, value in model.named_parameters()}
-        slope = sum((direction[name] * value.grad).sum() for name, value in model.named_parameters()).item()
-        with torch.no_grad():
-            ends = [
-                objective({name: value + step * direction[name] for name, value in model.named_parameters()})
-                for step in (1e-8, -1e-8)
-            ]
-        assert slope == pytest.approx((ends[0] - ends[1]).item() / 2e-8, rel=1e-4), part
+    assert_gradients_are_slopes(model, objective, ("relative_", "evolution", ""), 1e-8)
 
 
 def test_relative_embeddings_are_initialized_around_zero():

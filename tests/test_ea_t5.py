@@ -221,6 +221,15 @@ def test_decoding_in_steps_equals_the_full_pass(kernel_size, steps, padding):
     assert_close(logits[real], full_logits(model, source, target)[real], atol=1e-10, rtol=0)
 
 
+def step_logits(model, encoder_outputs, source, target, position, cache):
+    return model(
+        encoder_outputs=encoder_outputs,
+        attention_mask=source["attention_mask"],
+        decoder_input_ids=target["decoder_input_ids"][:, position : position + 1],
+        past_key_values=cache,
+    ).logits
+
+
 @pytest.mark.parametrize("recording", [False, True], ids=["", "recording"])
 @pytest.mark.parametrize("removed", [0, 1, 5, 6])
 def test_cropped_tokens_leave_no_trace(removed, recording):
@@ -238,12 +247,7 @@ def test_cropped_tokens_leave_no_trace(removed, recording):
     encoder_outputs = model.get_encoder()(**source)
     for start in range(8 - removed, 12):
         with torch.no_grad():
-            logits = model(
-                encoder_outputs=encoder_outputs,
-                attention_mask=source["attention_mask"],
-                decoder_input_ids=target["decoder_input_ids"][:, start : start + 1],
-                past_key_values=cache,
-            ).logits
+            logits = step_logits(model, encoder_outputs, source, target, start, cache)
         assert_close(logits[:, 0], expected[:, start], atol=1e-10, rtol=0)
 
 
@@ -374,12 +378,7 @@ def test_static_cache_compiles_without_graph_breaks():
     step = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         for position in range(3, 8):
-            logits = step(
-                encoder_outputs=encoder_outputs,
-                attention_mask=source["attention_mask"],
-                decoder_input_ids=target["decoder_input_ids"][:, position : position + 1],
-                past_key_values=cache,
-            ).logits
+            logits = step_logits(step, encoder_outputs, source, target, position, cache)
             assert_close(logits[:, 0], expected[:, position], atol=1e-5, rtol=1e-5)
     torch.compiler.reset()
 

@@ -30,12 +30,10 @@ from tiny_bert import (
     Moment,
     arguments,
     reset_accelerator,
+    run_of_15_steps,
     run_script,
-    sentences,
     start_run,
     start_script,
-    write_checkpoint,
-    write_rows,
 )
 
 from ea_hf.training import liveness
@@ -48,19 +46,8 @@ pytestmark = pytest.mark.usefixtures("isolated")
 @pytest.fixture
 def options(tmp_path) -> dict[str, Any]:
     """A run of 15 steps, with dropout; its evaluation has four batches."""
-    return {
-        "model_name_or_path": write_checkpoint(tmp_path / "model"),
-        "train_file": write_rows(tmp_path / "train.csv", sentences()),
-        "validation_file": write_rows(tmp_path / "validation.csv", sentences(count=13)),
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-3,
-        "eval_steps": 2,
-        "checkpointing_steps": 6,
-        "save_total_limit": 2,
-        "logging_steps": 1,
-    }
+    sizes = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 4}
+    return run_of_15_steps(tmp_path, **sizes, checkpointing_steps=6, save_total_limit=2, logging_steps=1)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import run_glue
 import scipy.stats
 import sklearn.metrics
 import torch
+from glue_evaluation import GlueTask
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from task_data import TASK_COLUMNS, load_files
@@ -373,7 +374,7 @@ def test_every_task_of_glue_is_scored_and_written_for_the_server(task, glue, van
 
 def test_similarities_are_written_as_the_server_takes_them(glue, vanilla, tmp_path, monkeypatch):
     logits = np.array([[-1.0], [2.34567], [9.0]])
-    monkeypatch.setattr(run_glue, "predict_logits", lambda *_: logits)
+    monkeypatch.setattr(GlueTask, "predict_logits", lambda *_: logits)
     model = ea_hf.EABertForSequenceClassification.from_pretrained(vanilla, num_labels=1)
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(vanilla).save_pretrained(tmp_path / "model")

@@ -10,16 +10,9 @@ from typing import Any
 
 import pytest
 import run_image_classification
-from test_run_image_classification import (
-    NEW_VIT,
-    classify,
-)
+from test_run_image_classification import NEW_VIT, classify
 from tiny_bert import arguments
-from tiny_images import (
-    TINY_VIT,
-    write_checkpoint,
-    write_folders,
-)
+from tiny_images import TINY_VIT, write_checkpoint, write_folders
 
 import ea_hf
 

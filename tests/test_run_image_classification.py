@@ -15,8 +15,9 @@ import torch
 from image_batches import Augmentation, Collator, ImageDataset, random_box
 from image_classifier import new_processor
 from image_data import ImageSplit
+from image_evaluation import accuracies
 from PIL import Image
-from run_image_classification import accuracies, cross_entropy
+from run_image_classification import cross_entropy
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from stranger import run_stranger
@@ -39,10 +40,8 @@ from ea_hf.training.optimizers import create_optimizer
 
 SCRIPT = SCRIPTS / "run_image_classification.py"
 NEW_VIT = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
-NEW_RESNET = (
-    "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
-    "attention_poolings=[0],num_attention_heads=2"
-)
+NEW_RESNET = "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
+NEW_RESNET += "attention_poolings=[0],num_attention_heads=2"
 
 
 pytestmark = pytest.mark.usefixtures("isolated")

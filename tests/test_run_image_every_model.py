@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_run_image_classification import classify, folders
+from tiny_bert import whole_and_resumed
 from tiny_images import TINY_VIT, write_checkpoint
 from transformers import (
     AutoModel,
@@ -87,12 +88,7 @@ def test_a_parameter_that_no_loss_depends_on_remains_and_a_run_with_it_is_resume
     """DINOv2's mask token."""
     vanilla = write_model(tmp_path / "vanilla", Dinov2Config(**TINY_VIT))
     options = {**folders(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 4, "checkpointing_steps": 2}
-    classify(tmp_path / "whole", **options)
-    classify(tmp_path / "resumed", **options)
-    for name in ("checkpoint-4", "model.safetensors"):
-        (tmp_path / "resumed" / name).rename(tmp_path / name)
-    classify(tmp_path / "resumed", **options, resume_from_checkpoint="latest")
-    expected, actual = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    expected, actual = whole_and_resumed(classify, tmp_path, "checkpoint-4", **options)
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
     name = "dinov2.embeddings.mask_token"
     before = AutoModelForImageClassification.from_pretrained(vanilla).state_dict()

@@ -221,20 +221,27 @@ def interrupted(script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_
             run_main(script, train_file, **settings)
 
 
+def assert_goes_on_after_a_kill(
+    script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_file: Any, directory: Path, **settings: Any
+) -> None:
+    """A run that was ended after so many steps and resumed has the weights of one that was not."""
+    run_main(script, train_file, **settings | {"output_dir": directory / "whole"})
+    settings["output_dir"] = directory / "killed"
+    interrupted(script, steps, monkeypatch, train_file, **settings)
+    run_main(script, train_file, **settings, resume_from_checkpoint="latest")
+    whole, again = weights(directory / "whole"), weights(directory / "killed")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
 @pytest.mark.parametrize("streaming", [None, True], ids=["mapped", "streamed"])
 @pytest.mark.slow_but("mapped")
 def test_a_killed_run_goes_on_bit_by_bit(streaming, vanilla, tmp_path, monkeypatch):
     files = [write_text(tmp_path / f"{part}.txt", documents(17, 17 * part)) for part in range(3)]
     settings = options(
-        vanilla, tmp_path / "whole", streaming=streaming, max_train_steps=11, checkpointing_steps=4,
+        vanilla, tmp_path, streaming=streaming, max_train_steps=11, checkpointing_steps=4,
         shuffle_buffer_size=20, whole_word_mask=True, validation_split_percentage=10, logging_steps=1,
     )  # fmt: skip
-    run_main(run_mlm, files, **settings)
-    settings["output_dir"] = tmp_path / "killed"
-    interrupted(run_mlm, 6, monkeypatch, files, **settings)
-    run_main(run_mlm, files, **settings, resume_from_checkpoint="latest")
-    whole, again = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert_goes_on_after_a_kill(run_mlm, 6, monkeypatch, files, tmp_path, **settings)
 
 
 @pytest.mark.slow

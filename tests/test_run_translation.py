@@ -13,7 +13,7 @@ import sacrebleu
 import torch
 from parallel_text import FEATURES, load_files, load_hub, read_pairs
 from safetensors.torch import load_file
-from tiny_bert import arguments, reset_accelerator, run_script
+from tiny_bert import arguments, reset_accelerator, run_script, whole_and_resumed
 from tiny_t5 import LANGUAGES, TINY_T5, TRANSLATION, pairs, tiny_tokenizer, write_checkpoint, write_pairs
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config
 
@@ -215,12 +215,7 @@ def test_a_resumed_run_ends_with_the_same_weights(vanilla, tmp_path):
         **files(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 6, "checkpointing_steps": 3, "group_by_length": True,
         "learning_rate": 1e-2, "label_smoothing_factor": 0.1, "save_total_limit": 5, "eval_steps": "no",
     }  # fmt: skip
-    translate(tmp_path / "whole", **options)
-    translate(tmp_path / "resumed", **options)
-    for name in ("checkpoint-6", "model.safetensors"):
-        (tmp_path / "resumed" / name).rename(tmp_path / name)
-    translate(tmp_path / "resumed", **options, resume_from_checkpoint="latest")
-    expected, actual = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    expected, actual = whole_and_resumed(translate, tmp_path, "checkpoint-6", **options)
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
     start = load_file(tmp_path / "whole/checkpoint-3/model.safetensors")
     assert not any(torch.equal(start[name], value) for name, value in expected.items() if "weight" in name)

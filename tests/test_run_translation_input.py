@@ -12,12 +12,7 @@ import datasets
 import pytest
 import run_translation
 from parallel_text import FEATURES, load_hub
-from test_run_translation import (
-    files,
-    read_predictions,
-    translate,
-    words_of,
-)
+from test_run_translation import files, read_predictions, translate, words_of
 from tiny_t5 import pairs, tiny_tokenizer, write_checkpoint, write_pairs
 
 

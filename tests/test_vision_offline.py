@@ -5,21 +5,15 @@
 import image_offline
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from tiny_bert import arguments, isolated_runs
+from tiny_bert import arguments
 from tiny_images import TINY_VIT
 
 
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    threads = torch.get_num_threads()
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("isolated", "threads_kept")
 
 
 @pytest.mark.parametrize("model_type", ["ea_vit", "ea_resnet"])

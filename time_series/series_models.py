@@ -4,7 +4,6 @@
 
 import argparse
 import hashlib
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +26,14 @@ from ea_hf import (
 )
 from ea_hf.models.load_report import one_line_report
 from ea_hf.models.loading_faults import loading_told
+from ea_hf.training.class_labels import class_names, name_classes, new_indices
 from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import evolution_overrides
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 MASKED_IMPUTATION = "masked_imputation"
 MODELS = {
@@ -190,19 +191,18 @@ def order_targets(data: SeriesData, names: list[str], checkpoint: str) -> None:
 
 def _set_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
     if data.task == CLASSIFICATION:
-        config.id2label = dict(enumerate(data.labels))
-        config.label2id = {label: index for index, label in enumerate(data.labels)}
+        name_classes(config, data.labels)
     elif data.task == REGRESSION:
         config.num_targets = len(data.labels)
 
 
 def _take_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
     """Gives the classes the order that a checkpoint knows."""
-    known = [config.id2label[index] for index in sorted(config.id2label)]
+    known = class_names(config)
     unknown = [label for label in data.labels if label not in known]
     if unknown:
         raise ValueError(f"{data.source} has the class {unknown[0]!r}; the checkpoint knows {', '.join(known)}.")
-    new_index = np.array([known.index(label) for label in data.labels], dtype=int)
+    new_index = new_indices(data.labels, known)
     for split in data.splits.values():
         if split.labels is not None:
             split.labels = new_index[split.labels]

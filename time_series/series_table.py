@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from series_file import MISSING, NAMED, SeriesFile, is_missing, is_number
 
-from ea_hf.training.class_names import check_names_differ
+from ea_hf.training.distinct_names import check_names_differ
 from ea_hf.training.local_files import check_columns
 
 

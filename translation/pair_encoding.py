@@ -3,7 +3,6 @@
 """Makes token ids out of pairs of texts: of data on disk, or of a stream."""
 
 import argparse
-import logging
 from itertools import islice
 from typing import Any
 
@@ -17,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from ea_hf.training.languages import cut
 from ea_hf.training.local_files import describe_files
 from ea_hf.training.streaming import CutTexts, Stream
+from ea_hf.training.terminal import script_logger
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, sample
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 
 def check_tokens(

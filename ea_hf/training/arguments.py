@@ -25,6 +25,9 @@ SCHEDULES = (
 )
 
 
+ANY_MODEL = "A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes."
+
+
 def steps_or_epoch(text: str) -> int | str:
     """Parses "epoch", "no" or a positive number of steps."""
     if text in ("epoch", "no"):
@@ -32,6 +35,58 @@ def steps_or_epoch(text: str) -> int | str:
     if text.isdigit() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f'{text!r} is neither a positive number of steps, nor "epoch", nor "no"')
+
+
+def add_split_arguments(
+    group: argparse._ArgumentGroup, taken: str, training_taken: str | None = None, predictions: str | None = None
+) -> None:
+    """Adds the arguments that say what is done with which split, and with how much of it.
+
+    Args:
+        taken: how much is used; its `{}` stands for what the examples are for.
+        training_taken: the same of training alone, if it is another sentence.
+        predictions: what `--do_predict` does, if there is such an argument.
+    """
+    purposes = ["training", "validation", *(["test"] if predictions is not None else [])]
+    for name, purpose in zip(("train", "eval", "predict"), purposes, strict=False):
+        sentence = training_taken if name == "train" and training_taken else taken.format(purpose)
+        group.add_argument(f"--max_{name}_samples", type=int, help=sentence)
+    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    if predictions is not None:
+        group.add_argument("--do_predict", action="store_true", help=predictions)
+
+
+def add_held_out(group: argparse._ArgumentGroup, default: float, description: str) -> None:
+    """Adds the argument for the part of the training data that is held out; `check_arguments` checks it."""
+    group.add_argument("--train_val_split", type=float, default=default, help=description)
+
+
+def add_config_overrides(group: argparse._ArgumentGroup, description: str) -> None:
+    """Adds the argument that changes a new model's configuration."""
+    group.add_argument("--config_overrides", type=parse_values, default={}, help=description)
+
+
+def check_files(parser: argparse.ArgumentParser, args: argparse.Namespace, source: str) -> None:
+    """Ends the program with a message if files are given beside another source, or those that are needed are not.
+
+    Args:
+        source: the argument that names data which are no files.
+    """
+    files = (args.train_file, args.validation_file, args.test_file)
+    if getattr(args, source) is not None:
+        if any(files):
+            parser.error(f"--{source} and local files exclude each other; choose one")
+        return
+    if not any(files):
+        parser.error(f"pass --{source}, or --train_file and --validation_file")
+    if args.train_file is None and not args.eval_only:
+        parser.error("pass --train_file, or --eval_only")
+    if args.eval_only and args.validation_file is None and not args.do_predict:
+        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
+    if args.do_predict and args.test_file is None:
+        parser.error("--do_predict needs --test_file")
+    if args.load_best_model_at_end and args.validation_file is None:
+        parser.error("--load_best_model_at_end needs --validation_file")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

@@ -90,6 +90,12 @@ class ArgumentParser(argparse.ArgumentParser):
         _end(self.prog, f"{message}; see --help")
 
 
+def script_parser(description: str | None, epilog: str | None = None) -> ArgumentParser:
+    """The parser of a script; see `ArgumentParser`."""
+    # The model card tells the command, and must know --hub_token when it sees it.
+    return ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
+
+
 def _with_default(action: argparse.Action) -> str | None:
     """The help of an argument, which says what holds without it, unless its words already do."""
     text, default = action.help or "", action.default
