@@ -57,6 +57,7 @@ def test_what_a_crash_left_of_a_file_is_refused(tmp_path):
         (b"PAR1\x15\x04\xf0\n", "parquet"),
         (b"PK\x03\x04\xff\n", "zip archive or an Excel file"),
     ],
+    ids=["utf-16", "gzip", "parquet", "zip"],
 )
 def test_a_file_of_another_kind_is_told_what_it_is(content, kind, tmp_path):
     (tmp_path / "a.csv").write_bytes(content)
