@@ -31,10 +31,10 @@ vision: install  ## Train EA-ViT on handwritten digits; ARGS="--dataset fashion-
 time-series: install  ## Train EA-DC-Transformer on JapaneseVowels, about three minutes on two cores.
 	$(PYTHON) time_series/time_series_offline.py
 
-test: install  ## Run the tests, but for the slow ones.
+test: install  ## Run the tests, but for the slow ones; meant to take at most 15 minutes on two cores.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow"
 
-test-slow: install  ## Run the slow tests: every block of code of the documentation, and many kills.
+test-slow: install  ## Run the slow tests: more families and processes, whole runs, the documentation's code.
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow
 
 test-hf: install  ## Run Transformers' own model and configuration tests on our classes.

@@ -5,12 +5,14 @@
     python benchmarks/attention.py                    # beside sdpa, which is what Transformers takes by itself
     python benchmarks/attention.py --base eager       # the table of docs/speed_beside_eager.md, on one thread
     python benchmarks/attention.py --implementations "sdpa, compiled" "evolving, compiled" --base "sdpa, compiled"
+    python benchmarks/attention.py --implementations evolving "evolving, learned" --base evolving
+    python benchmarks/attention.py --device cuda --dtype bfloat16 --seconds 2
     python benchmarks/attention.py --scaling          # how time and memory grow with length, heads and layers
     python benchmarks/speed_report.py                 # docs/speed.md, from the figures of the first
 
 Time: of the clock, and of the process on the CPU, which a busy machine disturbs less. Runs are interleaved, so that a
 change of the machine's speed meets all implementations; medians, and ratios to the base of the same round, with an interval
-for their median. Peak memory: of one inference or training step, beyond what the process held before it, in a fresh process.
+for their median. With --dtype bfloat16 weights are bfloat16 in inference, and training runs under autocast. Peak memory: of one inference or training step, beyond what the process held before it, in a fresh process.
 Saved bytes: distinct storages that autograd keeps for the backward pass, without parameters. Weights are random.
 """
 
@@ -40,13 +42,21 @@ MODELS = {
     "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
 }
 DEFAULT_IMPLEMENTATIONS = ("eager", "sdpa", "evolving", "evolving, memory-saving")
+# Fields of the evolving ones. The gates of "learned" start where they may be after some steps: at 0 a model is vanilla.
+EVOLVING = {
+    "evolving": {},
+    "evolving, memory-saving": {"ea_memory_efficient": True},
+    "evolving, learned": {"ea_mixing": "learned", "ea_residual_weight": 0.1, "ea_conv_weight": 0.1},
+}
 COMPILED = ", compiled"
-IMPLEMENTATIONS = (*DEFAULT_IMPLEMENTATIONS, *(name + COMPILED for name in DEFAULT_IMPLEMENTATIONS))
+UNCOMPILED = ("eager", "sdpa", *EVOLVING)
+IMPLEMENTATIONS = (*UNCOMPILED, *(name + COMPILED for name in UNCOMPILED))
 MODES = ("inference", "training")
-SECONDS_AT_LEAST = 15.0
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build(implementation: str, fields: dict, mode: str, device: str, dropout: float) -> torch.nn.Module:
+def build(implementation: str, fields: dict, mode: str, args: argparse.Namespace) -> torch.nn.Module:
+    dropout = args.dropout
     is_compiled, implementation = implementation.endswith(COMPILED), implementation.removesuffix(COMPILED)
     fields = {
         **fields,
@@ -55,12 +65,13 @@ def build(implementation: str, fields: dict, mode: str, device: str, dropout: fl
         "vocab_size": 1000,
         "max_position_embeddings": 4096,
     }
-    if implementation.startswith("evolving"):
-        config = EABertConfig(**fields, ea_memory_efficient=implementation != "evolving")
-        model = EABertModel(config, add_pooling_layer=False)
+    if implementation in EVOLVING:
+        model = EABertModel(EABertConfig(**fields, **EVOLVING[implementation]), add_pooling_layer=False)
     else:
         model = BertModel(BertConfig(**fields, attn_implementation=implementation), add_pooling_layer=False)
-    model = model.to(device).train(mode == "training")
+    model = model.to(args.device).train(mode == "training")
+    if mode == "inference":
+        model = model.to(DTYPES[args.dtype])
     return torch.compile(model) if is_compiled else model
 
 
@@ -72,12 +83,14 @@ def make_inputs(batch: int, length: int, device: str, padding: bool) -> dict[str
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
-def step(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str) -> None:
+def step(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str, dtype: str) -> None:
     if mode == "inference":
         with torch.no_grad():
             model(**inputs)
     else:
-        model(**inputs).last_hidden_state.sum().backward()
+        with torch.autocast(next(iter(inputs.values())).device.type, DTYPES[dtype], enabled=dtype != "float32"):
+            output = model(**inputs).last_hidden_state
+        output.sum().backward()
         model.zero_grad()
 
 
@@ -88,6 +101,7 @@ def time_step(run: Callable[[], None], device: str) -> float:
         run()
         return time.perf_counter() - start
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
     start.record()
     run()
     end.record()
@@ -95,17 +109,19 @@ def time_step(run: Callable[[], None], device: str) -> float:
     return start.elapsed_time(end) / 1000
 
 
-def compare_times(models: dict[str, torch.nn.Module], inputs: dict, mode: str, repeats: int, device: str) -> dict:
+def compare_times(
+    models: dict[str, torch.nn.Module], inputs: dict, mode: str, args: argparse.Namespace
+) -> dict[str, dict[str, list[float]]]:
     """Seconds of each implementation by rounds, of the clock and of the process on the CPU.
 
-    Short steps are repeated for SECONDS_AT_LEAST, as they vary most.
+    Short steps are repeated for `--seconds`, as they vary most.
     """
     times: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu_seconds": []} for name in models}
     measured, rounds = 0.0, 0
-    while rounds <= repeats or measured < SECONDS_AT_LEAST:
+    while rounds <= args.repeats or measured < args.seconds:
         for name, model in models.items():
             cpu_start = time.process_time()
-            seconds = time_step(lambda model=model: step(model, inputs, mode), device)
+            seconds = time_step(lambda model=model: step(model, inputs, mode, args.dtype), args.device)
             if rounds > 0:  # the first round warms up
                 times[name]["seconds"].append(seconds)
                 times[name]["cpu_seconds"].append(time.process_time() - cpu_start)
@@ -149,17 +165,17 @@ def saved_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def peak_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str, device: str) -> int:
+def peak_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str, args: argparse.Namespace) -> int:
     """Of one step after a warm-up on a short input, beyond what was held before."""
-    step(model, {name: tensor[:1, :8] for name, tensor in inputs.items()}, mode)
-    if device != "cpu":
+    step(model, {name: tensor[:1, :8] for name, tensor in inputs.items()}, mode, args.dtype)
+    if args.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step(model, inputs, mode)
+        step(model, inputs, mode, args.dtype)
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = memory_status("VmRSS")
-    step(model, inputs, mode)
+    step(model, inputs, mode, args.dtype)
     return memory_status("VmHWM") - before
 
 
@@ -173,7 +189,15 @@ def memory_status(name: str) -> int:
 def peak_in_fresh_process(args: argparse.Namespace, implementation: str, fields: dict, mode: str, shape: str) -> int:
     request = {"implementation": implementation, "fields": fields, "mode": mode, "shape": shape}
     command = [sys.executable, __file__, "--peak_of", json.dumps(request), "--threads", str(args.threads)]
-    command += ["--device", args.device, "--dropout", str(args.dropout), *(["--padding"] if args.padding else [])]
+    command += [
+        "--device",
+        args.device,
+        "--dtype",
+        args.dtype,
+        "--dropout",
+        str(args.dropout),
+        *(["--padding"] if args.padding else []),
+    ]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -182,14 +206,17 @@ def measure(args: argparse.Namespace, name: str, fields: dict, shape: str, mode:
     batch, length = parse_shape(shape)
     inputs = make_inputs(batch, length, args.device, args.padding)
     names = [n for n in args.implementations if mode == "training" or n != "evolving, memory-saving"]
-    models = {n: build(n, fields, mode, args.device, args.dropout) for n in names}
-    times = compare_times(models, inputs, mode, args.repeats, args.device)
+    models = {n: build(n, fields, mode, args) for n in names}
+    times = compare_times(models, inputs, mode, args)
     rows = []
     for implementation, model in models.items():
         row = {"model": name, "shape": shape, "mode": mode, "implementation": implementation, "base": args.base}
         row |= summarize(times[implementation], times.get(args.base))
         if with_memory and not implementation.endswith(COMPILED):
-            row["peak_bytes"] = peak_in_fresh_process(args, implementation, fields, mode, shape)
+            if args.device == "cpu":
+                row["peak_bytes"] = peak_in_fresh_process(args, implementation, fields, mode, shape)
+            else:  # PyTorch's allocator counts itself
+                row["peak_bytes"] = peak_bytes(model, inputs, mode, args)
             if mode == "training":
                 row["saved_bytes"] = saved_bytes(model, inputs)
         rows.append(row)
@@ -220,8 +247,9 @@ def environment(args: argparse.Namespace) -> dict[str, str | int]:
     )
     return {
         "device": device,
+        "kind of device": args.device,
         "threads": args.threads,
-        "dtype": "float32",
+        "dtype": args.dtype,
         "versions": versions,
         "dropout": args.dropout,
         "load of the machine": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",
@@ -229,17 +257,18 @@ def environment(args: argparse.Namespace) -> dict[str, str | int]:
     }
 
 
-def format_table(rows: list[dict]) -> str:
+def format_table(rows: list[dict], device: str) -> str:
     base = rows[0]["base"]
+    clock = "seconds" if device != "cpu" else "cpu_seconds"  # the kernels of an accelerator take no time of the CPU
     lines = [
-        f"| | implementation | ms | CPU ms | CPU to {base} | interval | peak MB | to {base} | saved MB | to {base} |",
+        f"| | implementation | ms | CPU ms | {'CPU ' if device == 'cpu' else ''}to {base} | interval | peak MB | to {base} | saved MB | to {base} |",
         "|---|---|" + "---:|" * 8,
     ]
     for row in rows:
         cells = [f"{row['model']} {row['shape']} {row['mode']}", row["implementation"]]
-        cells += [f"{row[name] * 1000:.0f}" for name in ("seconds", "cpu_seconds")]
-        cells.append(f"{row['cpu_seconds_to_base']:.2f}" if "cpu_seconds_to_base" in row else "")
-        interval = row.get("cpu_seconds_to_base_interval")
+        cells += [f"{row[name] * 1000:.{0 if row[name] > 0.1 else 2}f}" for name in ("seconds", "cpu_seconds")]
+        cells.append(f"{row[f'{clock}_to_base']:.2f}" if f"{clock}_to_base" in row else "")
+        interval = row.get(f"{clock}_to_base_interval")
         cells.append("" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}")
         for figure in ("peak_bytes", "saved_bytes"):
             cells.append(f"{row[figure] / 2**20:.0f}" if figure in row else "")
@@ -293,7 +322,7 @@ def pyplot() -> Any:
 
 def describe(args: argparse.Namespace) -> str:
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
-    return f"{environment(args)['device']}, {threads}, float32, torch {torch.__version__}"
+    return f"{environment(args)['device']}, {threads}, {args.dtype}, torch {torch.__version__}"
 
 
 # Rows of the picture: mode, figure, label, its factor to the unit.
@@ -360,7 +389,7 @@ def scaling(args: argparse.Namespace) -> list[dict]:
                 for mode in args.modes
                 for row in measure(args, sweep, fields, f"1x{length}", mode, with_memory=True)
             ]
-            print(f"\n{sweep} {at}\n{format_table(new)}", flush=True)
+            print(f"\n{sweep} {at}\n{format_table(new, args.device)}", flush=True)
             rows += new
     draw_scaling(rows, sweeps, args.output.with_suffix(".png"), args)
     return rows
@@ -376,10 +405,12 @@ def main() -> None:
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(DEFAULT_IMPLEMENTATIONS))
     parser.add_argument("--base", choices=IMPLEMENTATIONS, default="sdpa", help="What ratios are to.")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=7, help="Rounds at least.")
+    parser.add_argument("--seconds", type=float, default=15.0, help="Rounds go on until they took as long together.")
     parser.add_argument("--dropout", type=float, default=0.1, help="In training.")
     parser.add_argument("--padding", action="store_true", help="Half of the first sequence is padding.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--scaling", action="store_true", help="Sweep length, heads and layers, and draw a picture.")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark/attention.json"))
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
@@ -387,9 +418,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.peak_of:
         request = json.loads(args.peak_of)
-        model = build(request["implementation"], request["fields"], request["mode"], args.device, args.dropout)
+        model = build(request["implementation"], request["fields"], request["mode"], args)
         inputs = make_inputs(*parse_shape(request["shape"]), args.device, args.padding)
-        print(peak_bytes(model, inputs, request["mode"], args.device))
+        print(peak_bytes(model, inputs, request["mode"], args))
         return
     measured_on = environment(args)
     print(", ".join(f"{name}: {value}" for name, value in measured_on.items()), flush=True)
@@ -402,7 +433,7 @@ def main() -> None:
             for shape in args.shapes:
                 for mode in args.modes:
                     rows += measure(args, name, MODELS[name], shape, mode, with_memory=True)
-        print(format_table(rows))
+        print(format_table(rows, args.device))
         if args.base in args.implementations:
             draw_comparison(rows, args.output.with_suffix(".png"), args)
     args.output.write_text(json.dumps({"environment": measured_on, "rows": rows}, indent=2) + "\n")

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark/generation.json"))
+    parser.set_defaults(dtype="float32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(", ".join(f"{name}: {value}" for name, value in environment(args).items()), flush=True)

@@ -12,7 +12,7 @@ import argparse
 import statistics
 
 import torch
-from attention import MODES, compare_times
+from attention import DTYPES, MODES, compare_times
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from ea_hf import EAResNetConfig, EAResNetModel, EAViTConfig, EAViTModel
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=15.0, help="Rounds go on until they took as long together.")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print("| | model | ms | ratio |\n|---|---|---:|---:|")
@@ -54,7 +56,7 @@ def main() -> None:
         for mode in MODES:
             torch.manual_seed(0)
             models = {model: make().to(args.device).train(mode == "training") for model, make in makers.items()}
-            rounds = compare_times(models, inputs, mode, args.repeats, args.device)
+            rounds = compare_times(models, inputs, mode, args)
             times = {name: statistics.median(values["seconds"]) for name, values in rounds.items()}
             vanilla = next(iter(times.values()))
             for model, seconds in times.items():

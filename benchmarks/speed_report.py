@@ -40,7 +40,7 @@ def page(results: dict[str, Any], source: str) -> str:
         base=rows[0]["base"],
         rounds=min(row["rounds"] for row in rows),
         environment=", ".join(f"{name}: {value}" for name, value in environment.items()),
-        table=format_table(rows),
+        table=format_table(rows, environment.get("kind of device", "cpu")),
         source=source,
         command=command,
     )

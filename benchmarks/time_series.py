@@ -60,13 +60,7 @@ NUM_SPLITS = 3
 class _PatchTSTNames:
     """PatchTST with the names of EA-DC-Transformer's inputs and outputs."""
 
-    def forward(
-        self,
-        past_values: torch.Tensor,
-        past_observed_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput:
+    def forward(self, past_values, past_observed_mask=None, labels=None, **kwargs: Any) -> SequenceClassifierOutput:
         outputs = super().forward(past_values, target_values=labels, **kwargs)
         logits = outputs["prediction_logits" if "prediction_logits" in outputs else "regression_outputs"]
         return SequenceClassifierOutput(loss=outputs.loss, logits=logits)

@@ -98,8 +98,15 @@ def evaluated(model: torch.nn.Module, measure: Callable[[torch.nn.Module], dict[
     return values
 
 
-def train(task: Task, problem: Problem, model: torch.nn.Module, seed: int, length: float = 1) -> dict[str, Any]:
-    """Trains for `length` times the task's steps.
+def train(
+    task: Task,
+    problem: Problem,
+    model: torch.nn.Module,
+    seed: int,
+    length: float = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> dict[str, Any]:
+    """Trains for `length` times the task's steps, with the task's own optimizer if there is no other.
 
     Returns:
         `value` and all other measures at the end, `curve` (pairs of a step and the value), `steps`, `examples`, and what
@@ -108,7 +115,7 @@ def train(task: Task, problem: Problem, model: torch.nn.Module, seed: int, lengt
     steps = round(task.steps * length)
     points = {round(task.steps * point * factor) for factor in {1, length} for point in POINTS}
     points = {step for step in points if 0 < step < steps}
-    optimizer = make_optimizer(task, model)
+    optimizer = make_optimizer(task, model) if optimizer is None else optimizer
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     torch.manual_seed(seed)  # of dropout
     model.train()

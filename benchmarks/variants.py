@@ -130,7 +130,8 @@ def run_in_process(path: Path, run: Run) -> bool:
     if run in finished(path):
         return True
     words = [sys.executable, __file__, "--results", str(path), "--execute", task, variant, str(seed)]
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    folders = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run(words, env=environment, check=False).returncode == 0
     if not done:
         print(f"{task} {variant} {seed} failed", file=sys.stderr, flush=True)

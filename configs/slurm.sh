@@ -13,7 +13,9 @@
 set -euo pipefail
 
 config=${CONFIG:-configs/two_nodes.yaml}
-main_process_ip=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Read whole: a pipe to `head` would end `scontrol` with SIGPIPE, and `pipefail` this script with it.
+hostnames=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+main_process_ip=${hostnames%%$'\n'*}
 # The same port on all nodes, and another one for another job.
 main_process_port=$((20000 + SLURM_JOB_ID % 20000))
 num_processes=$((SLURM_NNODES * SLURM_GPUS_ON_NODE))

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from .compare_report import Results, write_report
 from .models.presets import PRESETS
 from .training.checkpoints import write_json
-from .training.command_line import ArgumentParser, RunError, program_name, run_main
+from .training.command_line import ArgumentParser, RunError, directory, program_name, run_main
 from .training.output_dir import LOCK_FILE, RESULTS_FILE
 
 
@@ -97,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "Default: evolving learned.",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="Default: 1 2 3 4 5.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="Where runs, logs and the report go.")
+    parser.add_argument("--output_dir", type=directory, required=True, help="Where runs, logs and the report go.")
     parser.add_argument(
         "--metric", help="Of all_results.json. Default: the first one, of test data if there are some."
     )

@@ -259,7 +259,14 @@ class EADCTransformerRegressor(_Estimator, BaseRegressor):
     """Predicts a number of each time series with an EA-DC-Transformer.
 
     The network learns standardized targets. Arguments, attributes (`model_` is an `EADCTransformerForRegression`) and
-    errors are those of `EADCTransformerClassifier`.
+    errors are those of `EADCTransformerClassifier`. `predict` returns an array of (series,).
+
+    Examples:
+        ```python
+        series = np.random.default_rng(1).normal(size=(8, 2, 20))  # (series, channels, time)
+        estimator = ea_hf.EADCTransformerRegressor(n_epochs=1)
+        numbers = estimator.fit(series, series.mean(axis=(1, 2))).predict(series)
+        ```
     """
 
     _tags = TAGS

@@ -21,8 +21,8 @@ from torch.export import Dim
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-import ea_hf  # registers the families
-
+from .models.evolution_layer import AttentionEvolution
+from .models.loading_faults import loading_told
 from .models.undocumented import model_mapping
 from .training.command_line import ArgumentParser, run_main
 from .training.tokenizer_loading import check_location
@@ -54,7 +54,7 @@ def export(
     output = Path(output)
     if output.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"`output` is {str(output)!r}; choose a name that ends with .onnx or .pt2.")
-    if any(evolution.is_causal for evolution in model.modules() if isinstance(evolution, ea_hf.AttentionEvolution)):
+    if any(evolution.is_causal for evolution in model.modules() if isinstance(evolution, AttentionEvolution)):
         raise ValueError(
             f"{type(model).__name__} decodes step by step with a cache, which exported graphs do not have. Export an encoder, "
             "such as `model.get_encoder()`."
@@ -120,7 +120,8 @@ def load_encoder(checkpoint: str) -> PreTrainedModel:
     found = [model_class for model_class in classes if getattr(model_class, "__name__", "") == architecture]
     if not found:
         raise ValueError(f"{checkpoint} holds a {architecture}, which no Auto class loads.")
-    model = found[0].from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with loading_told(checkpoint):
+        model = found[0].from_pretrained(checkpoint, dtype=torch.float32).eval()
     return model.get_encoder() if config.is_encoder_decoder else model
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
+from .map_recording import LayerMaps, evolutions_of, run_seen, shares_of, without_evolution
 from .models.evolution_layer import AttentionEvolution
-from .visualization.recording import LayerMaps, evolutions_of, run_seen, shares_of, without_evolution
 
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from .models.configuration_evolving import EvolvingConfig
 from .models.evolution import AttentionEvolution
 from .plan_report import GB, RESERVED_SHARE, format_plan, verdict
 from .training.command_line import ArgumentParser, program_name, run_main
+from .training.config_overrides import overrides_told
 from .training.optimizers import OPTIMIZERS, create_optimizer, parse_values
 from .training.tokenizer_loading import check_location
 from .undocumented import FakeTensorMode, TorchDispatchMode, storage_key, tree_leaves
@@ -259,18 +260,11 @@ def _run_step(model: nn.Module, inputs: dict[str, torch.Tensor], dtype: torch.dt
     return saved_bytes, live.peak
 
 
-def peak_bytes(
-    config: EvolvingConfig,
-    batch_size: int,
-    length: int,
-    target_length: int | None = None,
-    mode: str = "default",
-    precision: str = "fp32",
-) -> int:
-    """The peak bytes of `plan_step` alone, in half the time."""
+def peak_bytes(config: EvolvingConfig, *sizes: int | None, mode: str = "default", precision: str = "fp32") -> int:
+    """The peak bytes of `plan_step` alone, in half the time; `sizes` are of the batch and the texts, as there."""
     with FakeTensorMode():
         model = _build_for(config, mode)
-        inputs = make_inputs(config, model, batch_size, length, target_length)
+        inputs = make_inputs(config, model, *sizes)
         return _run_step(model, inputs, PRECISIONS[precision])[1]
 
 
@@ -331,7 +325,7 @@ def plan(args: argparse.Namespace, config: EvolvingConfig) -> dict[str, Any]:
 
     @cache
     def peak_of(size: int, length: int, mode: str, precision: str) -> int:
-        return peak_bytes(config, size, length, args.target_length, mode, precision)
+        return peak_bytes(config, size, length, args.target_length, mode=mode, precision=precision)
 
     rows_of_steps, rows_of_devices = [], []
     for length in args.length:
@@ -403,7 +397,7 @@ def load_config(args: argparse.Namespace) -> EvolvingConfig:
             values = config_class.from_depth(depth).to_dict()
     unknown = [name for name in overrides if not hasattr(config, name)]
     if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, but {type(config).__name__} has no such field.")
+        raise ValueError(f"--config_overrides names {unknown[0]!r}, which {type(config).__name__} does not have.")
     return make({**values, **overrides})
 
 
@@ -442,7 +436,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    figures = plan(args, load_config(args))
+    with overrides_told(args.config_overrides):
+        figures = plan(args, load_config(args))
     if args.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -23,11 +23,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from .models.loading_faults import loading_told
 from .models.pipeline_translation import find_settings
 from .training.command_line import ArgumentParser, run_main
 from .training.languages import cut, has_languages, set_first_tokens, set_languages
 from .training.local_files import check_not_an_input, decode_lines, read_lines, written_whole
-from .training.script import check_vocabulary, longest_input
+from .training.model_loading import check_vocabulary, longest_input
 from .training.tokenizer_loading import MANY_UNKNOWN, check_location, load_tokenizer
 
 
@@ -121,9 +122,10 @@ def load_translator(args: argparse.Namespace) -> Translator:
     check_location(args.model_name_or_path)
     tokenizer_name = args.tokenizer_name or args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=args.trust_remote_code, has_option=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        args.model_name_or_path, dtype=getattr(torch, args.dtype), trust_remote_code=args.trust_remote_code
-    )
+    with loading_told(args.model_name_or_path):
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            args.model_name_or_path, dtype=getattr(torch, args.dtype), trust_remote_code=args.trust_remote_code
+        )
     check_vocabulary(model, tokenizer, tokenizer_name)
     device = args.device or torch.accelerator.current_accelerator() or "cpu"
     try:

@@ -19,7 +19,7 @@ from baselines import baselines
 from datasets import load_dataset
 from task_data import KNOWN_COLUMNS
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 from ea_hf.training.output_dir import RESULTS_FILE
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=prepare_data.TASKS, default="film_sentiment")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--output_dir", type=Path, help="Default: output/TASK.")
+    parser.add_argument("--output_dir", type=directory, help="Default: output/TASK.")
     args, extra = parser.parse_known_args()
     output_dir = args.output_dir or Path("output") / args.task
     prepare_data.main(["--output_dir", str(args.data_dir), "--tasks", args.task])

@@ -3,21 +3,23 @@
 """Which output of a checkpoint's head is which class of the task; by name, never by place without a word."""
 
 import argparse
-import logging
 from typing import Any
 
 from labels import match_labels
 from task_data import TaskData
 
+from ea_hf.training.class_labels import class_names, name_classes, new_indices
+from ea_hf.training.terminal import script_logger
 
-logger = logging.getLogger(__name__)
+
+logger = script_logger(__name__)
 
 
 def head_labels(args: argparse.Namespace, config: Any) -> list[str]:
     """The names of the checkpoint's classes, in the order of its outputs."""
     if args.checkpoint_labels is not None:
         return [name.strip() for name in args.checkpoint_labels.split(",")]
-    return [str(config.id2label[index]) for index in sorted(config.id2label)]
+    return [str(name) for name in class_names(config)]
 
 
 def fit_labels(args: argparse.Namespace, config: Any, data: TaskData) -> None:
@@ -53,13 +55,12 @@ def fit_labels(args: argparse.Namespace, config: Any, data: TaskData) -> None:
             f"{message}: its outputs are taken for these in this order, and trained anew. If they mean the same, name the "
             "task's classes in the order of the outputs with --checkpoint_labels."
         )
-    config.id2label = dict(enumerate(data.labels))
-    config.label2id = {label: index for index, label in enumerate(data.labels)}
+    name_classes(config, data.labels)
     config.problem_type = "single_label_classification"
 
 
 def _reorder_labels(data: TaskData, labels: list[str]) -> None:
-    new_index = [labels.index(label) for label in data.labels]
+    new_index = new_indices(data.labels, labels).tolist()
     for name, split in data.splits.items():
         if "label" in split.column_names and data.labels != labels:
             plain = split.with_format(None)

@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from ea_hf.training.distinct_names import names_alike
+from ea_hf.training.terminal import script_logger
+
+
+logger = script_logger(__name__)
+
 
 # How many rows an error names.
 ROWS_NAMED = 5
@@ -29,7 +35,7 @@ def label_text(value: Any) -> str | None:
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, str | int | float | Decimal):
-        return str(value) or None
+        return str(value) if str(value).strip() else None
     return None
 
 
@@ -138,6 +144,10 @@ class LabelScan:
         if len(self.counts) < 2:
             raise ValueError(
                 f"{self.place} has only one class, {next(iter(self.counts))!r}; classification needs two."
+            )
+        for first, second in names_alike(self.counts):
+            logger.warning(
+                f"{self.place}: {first!r} and {second!r} are two classes, which differ by white space alone."
             )
         return sorted_labels(list(self.counts))
 

@@ -39,7 +39,7 @@ from typing import IO
 
 from verses import SPLITS, digest, normalise, read_verses, verse_pairs
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 
 
 class PreparationError(ValueError):
@@ -331,7 +331,9 @@ TASKS = (*FILM_TASKS, "verse_pairs")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("data"), help="Folder to write to (default: data).")
+    parser.add_argument(
+        "--output_dir", type=directory, default=Path("data"), help="Folder to write to (default: data)."
+    )
     parser.add_argument(
         "--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="Tasks to prepare (default: all)."
     )

@@ -11,22 +11,17 @@ DistilBERT, an evolving model of its kind; an evolving checkpoint is loaded as i
 """
 
 import argparse
-import csv
 import inspect
 import logging
-import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import evaluate
-import numpy as np
 import torch
 from accelerate import Accelerator
+from glue_evaluation import PREDICTIONS_FILE, GlueTask, metric_names
 from head_labels import fit_labels, head_labels
-from task_data import TASK_COLUMNS, TaskData, load_files, load_task
+from task_data import TASK_COLUMNS, TaskData, load_files, load_task, scored_data
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -34,54 +29,25 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ea_hf.models.auto import evolving_model_from_pretrained
-from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.batching import predict
-from ea_hf.training.command_line import ArgumentParser, run_main
-from ea_hf.training.local_files import check_not_an_input, written_whole
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator
+from ea_hf.training.arguments import ANY_MODEL, add_split_arguments, add_training_arguments, check_files
+from ea_hf.training.command_line import run_main, script_parser
+from ea_hf.training.local_files import check_not_an_input
+from ea_hf.training.loop import create_accelerator
+from ea_hf.training.model_card import text_widget
+from ea_hf.training.model_loading import check_vocabulary, load_evolving_model, longest_input
 from ea_hf.training.output_dir import prepare_output_dir
-from ea_hf.training.script import (
-    add_evolution_arguments,
-    add_streaming_arguments,
-    check_arguments,
-    check_streaming_arguments,
-    check_vocabulary,
-    evolution_overrides,
-    longest_input,
-    run,
-)
+from ea_hf.training.script import add_evolution_arguments, add_streaming_arguments, check_arguments, run
 from ea_hf.training.streaming import CutTexts, Stream
-from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_tokenizer, sample
+from ea_hf.training.task import find_best_metric
+from ea_hf.training.terminal import script_logger
+from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, check_location, load_own_tokenizer, sample
 
 
-logger = logging.getLogger(__name__)
-
-METRIC_MODULE = str(Path(__file__).with_name("glue_metric.py"))
-# Names of the files that the GLUE server takes, by task and split.
-SUBMISSION_FILES = {
-    ("cola", "test"): "CoLA.tsv",
-    ("mnli", "test_matched"): "MNLI-m.tsv",
-    ("mnli", "test_mismatched"): "MNLI-mm.tsv",
-    ("mnli", "ax"): "AX.tsv",
-    ("mrpc", "test"): "MRPC.tsv",
-    ("qnli", "test"): "QNLI.tsv",
-    ("qqp", "test"): "QQP.tsv",
-    ("rte", "test"): "RTE.tsv",
-    ("sst2", "test"): "SST-2.tsv",
-    ("stsb", "test"): "STS-B.tsv",
-    ("wnli", "test"): "WNLI.tsv",
-}
-PREDICTIONS_FILE = "predictions.tsv"
-# The server takes the names of these tasks' labels, and the indices of the others'.
-NAMED_LABELS = ("mnli", "qnli", "rte")
+logger = script_logger(__name__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(__doc__)
     group = parser.add_argument_group("data")
     group.add_argument("--task_name", choices=sorted(TASK_COLUMNS), help="A task of GLUE.")
     group.add_argument("--dataset_name", default="nyu-mll/glue", help="GLUE on the Hub, or a local copy of it.")
@@ -102,18 +68,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_length", type=int, default=128, help="Longer inputs are truncated; in tokens.")
     group.add_argument("--pad_to_max_length", action="store_true", help="Default: pad to the longest of the batch.")
     add_streaming_arguments(group)
-    group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
-    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
-    group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
+    add_split_arguments(group, "Use the first so many {} examples.", predictions="Write predictions of the test set.")
 
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model_name_or_path",
-        required=True,
-        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
-    )
+    group.add_argument("--model_name_or_path", required=True, help=ANY_MODEL)
     group.add_argument(
         "--checkpoint_labels",
         help="The task's or file's names of the classes, with commas, in the order of the checkpoint's outputs. Default: "
@@ -127,21 +85,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_arguments(parser)
     args = parser.parse_args(argv)
 
-    files = (args.train_file, args.validation_file, args.test_file)
-    if args.task_name is not None and any(files):
-        parser.error("--task_name and local files exclude each other; choose one")
-    if args.task_name is None and not any(files):
-        parser.error("pass --task_name, or --train_file and --validation_file")
-    if args.task_name is None and args.train_file is None and not args.eval_only:
-        parser.error("pass --train_file, or --eval_only")
-    if args.eval_only and args.task_name is None and args.validation_file is None and not args.do_predict:
-        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
-    if args.do_predict and args.task_name is None and args.test_file is None:
-        parser.error("--do_predict needs --test_file")
-    for name in ("load_best_model_at_end", "metric_for_best_model"):
-        if getattr(args, name) and args.task_name is None and args.validation_file is None:
-            parser.error(f"--{name} needs --validation_file")
-    check_streaming_arguments(parser, args)
+    check_files(parser, args, "task_name")
+    if args.metric_for_best_model and args.task_name is None and args.validation_file is None:
+        parser.error("--metric_for_best_model needs --validation_file")
     check_arguments(parser, args, ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"))
     if args.task_name is None:
         args.dataset_name = None
@@ -187,13 +133,7 @@ def load_data(args: argparse.Namespace) -> TaskData:
 
 def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTrainedTokenizerBase]:
     """The evolving model with a head for the task, and its tokenizer. Reorders the labels to a checkpoint's own."""
-    tokenizer_name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = load_tokenizer(
-        tokenizer_name,
-        use_fast=not args.use_slow_tokenizer,
-        trust_remote_code=args.trust_remote_code,
-        has_option=True,
-    )
+    tokenizer, tokenizer_name = load_own_tokenizer(args)
     if tokenizer.pad_token is None:
         raise ValueError(f"The tokenizer of {tokenizer_name} has no pad_token, without which texts share no batch.")
 
@@ -205,21 +145,15 @@ def load_model(args: argparse.Namespace, data: TaskData) -> tuple[Any, PreTraine
         if config.pad_token_id is None:  # by which decoders find the last token of a text
             config.pad_token_id = tokenizer.pad_token_id
 
-    model, missing = evolving_model_from_pretrained(
-        AutoModelForSequenceClassification,
-        args.model_name_or_path,
-        evolution_overrides(args),
-        prepare_config,
-        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
+    ignore = args.ignore_mismatched_sizes
+    model, missing = load_evolving_model(
+        AutoModelForSequenceClassification, args, prepare_config, ignore_mismatched_sizes=ignore
     )
     if args.eval_only and missing:
         raise ValueError(
             f"{args.model_name_or_path} has no weights {', '.join(sorted(missing))}: it was not trained for this task. "
             "Train it, without --eval_only."
         )
-    copy_weights_from_file(model)
     check_vocabulary(model, tokenizer, tokenizer_name)
     check_tokens(data, tokenizer, tokenizer_name)
     longest = longest_input(model)
@@ -271,14 +205,14 @@ class RowEncoder:
 
     def __init__(self, args: argparse.Namespace, data: TaskData, tokenizer: PreTrainedTokenizerBase):
         self.args, self.text_columns, self.labels, self.tokenizer = args, data.text_columns, data.labels, tokenizer
-        self.cut_texts = CutTexts()
+        self.cut_texts = CutTexts({"--max_length": args.max_length})
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         columns = {name: [row[name] for row in rows] for name in (*self.text_columns, "label")}
         if self.labels is not None:
             columns["label"] = [self.labels.index(label) for label in columns["label"]]
         encoded = encode(columns, self.args, self.text_columns, self.tokenizer)
-        self.cut_texts.note("--max_length", self.args.max_length, encoded.pop("full_length"))
+        self.cut_texts.note("--max_length", encoded.pop("full_length"))
         return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
 
@@ -318,129 +252,6 @@ class Collator:
         return dict(self.pad([{name: row[name] for name in row if name != "length"} for row in examples]))
 
 
-def predict_logits(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    splits: dict[str, Any],
-    name: str,
-    collate: Callable,
-) -> np.ndarray:
-    """(examples, labels), in the order of the split."""
-    split = splits[name]
-
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
-        batch.pop("labels", None)
-        return list(model(**batch).logits.float().cpu().numpy())
-
-    rows = predict(
-        accelerator,
-        model,
-        split,
-        collate,
-        args.per_device_eval_batch_size,
-        forward,
-        lengths=split["length"],
-        num_workers=args.dataloader_num_workers,
-    )
-    logits = np.stack(rows)
-    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(wrong) > 0:
-        raise ValueError(
-            f"The model gives NaN or infinity for {len(wrong)} of {len(logits)} examples of {name}, first for example "
-            f"{wrong[0]} (counted from 0)."
-        )
-    return logits
-
-
-def to_predictions(logits: np.ndarray, data: TaskData) -> np.ndarray:
-    """Values, or indices of `data.task_labels`."""
-    if data.labels is None:
-        return logits[:, 0].astype(np.float64)
-    return to_task_labels(logits.argmax(axis=1), data)
-
-
-def to_task_labels(indices: Sequence[int], data: TaskData) -> np.ndarray:
-    """From the model's order of the labels to the task's, in which GLUE's metrics and its server count."""
-    return np.array([data.task_labels.index(label) for label in data.labels])[indices]
-
-
-def make_evaluation(
-    args: argparse.Namespace, accelerator: Accelerator, data: TaskData, splits: dict[str, Any], collate: Callable
-) -> Callable[[torch.nn.Module], dict[str, float]] | None:
-    """A function that scores a model on all validation splits.
-
-    MNLI's two splits give `accuracy` (matched) and `accuracy_mismatched`.
-    """
-    metric = load_metric(args, data)
-    references = {
-        name: splits[name]["labels"] if data.labels is None else to_task_labels(splits[name]["labels"], data)
-        for name in splits
-        if name.startswith("validation")
-    }
-    if not references:
-        return None
-
-    def score(model: torch.nn.Module) -> dict[str, float]:
-        metrics = {}
-        for name in references:
-            predictions = to_predictions(predict_logits(args, accelerator, model, splits, name, collate), data)
-            values = metric.compute(predictions=predictions, references=references[name])
-            suffix = "_mismatched" if name.endswith("_mismatched") else ""
-            metrics |= {key + suffix: value for key, value in values.items()}
-        return metrics
-
-    return score
-
-
-def find_best_metric(args: argparse.Namespace, data: TaskData) -> str | None:
-    """Which metric tells the best checkpoint; `None` if there is nothing to evaluate on."""
-    if not any(name.startswith("validation") for name in data.splits):
-        return None
-    names = list(load_metric(args, data).compute(predictions=[0, 1], references=[0, 1]))
-    names += [f"{name}_mismatched" for name in names if "validation_mismatched" in data.splits]
-    if args.metric_for_best_model not in (None, *names):
-        raise ValueError(
-            f"--metric_for_best_model is {args.metric_for_best_model!r}, but the evaluation gives {', '.join(names)}."
-        )
-    return args.metric_for_best_model or names[0]
-
-
-def load_metric(args: argparse.Namespace, data: TaskData) -> evaluate.EvaluationModule:
-    local_files = "regression" if data.labels is None else "classification"
-    return evaluate.load(METRIC_MODULE, args.task_name or local_files)
-
-
-def write_predictions(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    data: TaskData,
-    splits: dict[str, Any],
-    collate: Callable,
-    model: torch.nn.Module,
-) -> None:
-    """Writes a tab-separated file per test split: `index`, `prediction`; for GLUE's tasks as the server takes them."""
-    for name in splits:
-        if not name.startswith("test") and name != "ax":
-            continue
-        predictions = to_predictions(predict_logits(args, accelerator, model, splits, name, collate), data)
-        if data.labels is None and args.task_name == "stsb":
-            rows = [f"{min(max(value, 0.0), 5.0):.3f}" for value in predictions]
-        elif data.labels is None:
-            rows = [repr(float(value)) for value in predictions]
-        elif args.task_name is None or args.task_name in NAMED_LABELS:
-            rows = [data.task_labels[index] for index in predictions]
-        else:
-            rows = [str(index) for index in predictions]
-        path = args.output_dir / SUBMISSION_FILES.get((args.task_name, name), PREDICTIONS_FILE)
-        if accelerator.is_main_process:
-            with written_whole(path, newline="") as file:
-                writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-                writer.writerow(("index", "prediction"))
-                writer.writerows(enumerate(rows))
-        logger.info(f"Predictions of {name}: {path}")
-
-
 def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
     check_location(args.model_name_or_path)
@@ -451,41 +262,35 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with accelerator.local_main_process_first():
         data = load_data(args)
     model, tokenizer = load_model(args, data)
-    best_metric = find_best_metric(args, data)
+    best_metric = find_best_metric(args, metric_names(args, data))
     lock = prepare_output_dir(accelerator, args)
     splits = tokenize(args, accelerator, data, tokenizer)
-    collate = Collator(tokenizer, accelerator)
-    score = make_evaluation(args, accelerator, data, splits, collate)
-    train_dataset = splits.get("train")
+    lengths = splits["train"]["length"] if "train" in splits else None
     if data.train_stream is not None and not args.eval_only:
-        train_dataset = Stream(
+        splits["train"] = Stream(
             data.train_stream, RowEncoder(args, data, tokenizer), args.shuffle_buffer_size, data.stream_description
         )
-    results = run(
-        accelerator,
-        args,
+    return run(
+        GlueTask(args, accelerator, splits, Collator(tokenizer, accelerator), data),
         model,
         tokenizer,
-        train_dataset=train_dataset,
-        collate=collate,
-        evaluate=score,
-        predict=partial(write_predictions, args, accelerator, data, splits, collate) if args.do_predict else None,
         model_card={
             "auto_class": "AutoModelForSequenceClassification",
             "task_type": "text-classification",
             "task_name": f"GLUE {args.task_name.upper()}" if args.task_name else data.sources.get("train"),
             "dataset_name": args.dataset_name if args.task_name else data.sources.get("train"),
             "base_model": model.config.name_or_path,
+            "evaluated_on": scored_data(data),
+            "hub_dataset": args.dataset_name,
+            "widget": text_widget(tokenizer, len(data.text_columns)),
         },
+        lock=lock,
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "mse",
-        lengths=splits["train"]["length"] if "train" in splits else None,
+        lengths=lengths,
     )
-    if lock is not None:
-        lock.close()
-    return results
 
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

@@ -2,21 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the data of a GLUE task or of local files, and finds what is wrong with it before anything is trained."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from labels import LabelScan, label_text, rows_text, to_indices, to_number, to_numbers
 
+from ea_hf.training.hub_data import load_hub_data
 from ea_hf.training.local_files import describe_files, read_rows
+from ea_hf.training.model_card import ScoredData
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 
 # Columns with the sentence or the pair of sentences of each GLUE task.
@@ -64,6 +65,16 @@ class TaskData:
         self.task_labels = self.labels
 
 
+def scored_data(data: TaskData) -> list[ScoredData]:
+    """The validation splits, for the model card."""
+    names = [name for name in data.splits if name.startswith("validation")]
+    suffixes = ["_mismatched" if name.endswith("_mismatched") else "" for name in names]
+    return [
+        ScoredData(name, data.sources[name], len(data.splits[name]), suffix=suffix)
+        for suffix, name in sorted(zip(suffixes, names, strict=True))  # what ends in nothing fits all, and comes first
+    ]
+
+
 def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> TaskData:
     """Loads a GLUE task, or "ax", the diagnostic set of MNLI, from the Hub or from a local copy of its repository.
 
@@ -73,15 +84,9 @@ def load_task(dataset_name: str, task_name: str, streaming: bool = False) -> Tas
     Raises:
         ConnectionError: the Hub cannot be reached.
     """
-    try:
-        raw = load_dataset(dataset_name, task_name, streaming=streaming)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{dataset_name} ({task_name}) cannot be read: {error.__cause__ or error}") from error
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{dataset_name} ({task_name}) could not be loaded: {error}\nWithout a network, pass local files with "
-            "--train_file and --validation_file, or a local copy of the repository with --dataset_name."
-        ) from error
+    described = f"{dataset_name} ({task_name})"
+    instead = "local files with --train_file and --validation_file"
+    raw = load_hub_data(dataset_name, task_name, described=described, instead=instead, streaming=streaming)
     feature = next(iter(raw.values())).features["label"]
     labels = feature.names if isinstance(feature, ClassLabel) else None
     text_columns = TASK_COLUMNS["mnli" if task_name == "ax" else task_name]

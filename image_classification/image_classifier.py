@@ -3,8 +3,9 @@
 """Evolving models that classify images, from checkpoints or new, and their image processors."""
 
 import argparse
-import logging
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +19,15 @@ from transformers import (
 )
 
 from ea_hf import EAImageProcessor, EAResNetConfig, EAViTConfig, EvolvedConfig
-from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.configuration_evolving import EvolvingConfig
-from ea_hf.training.loop import copy_weights_from_file
+from ea_hf.training.class_labels import class_names, name_classes
+from ea_hf.training.config_overrides import check_overrides, overrides_told
+from ea_hf.training.model_loading import load_evolving_model
 from ea_hf.training.script import evolution_overrides
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 CONFIGS = {config_class.model_type: config_class for config_class in (EAViTConfig, EAResNetConfig)}
 
@@ -40,9 +43,7 @@ def new_config(args: argparse.Namespace) -> EvolvingConfig:
     if args.image_size is not None:
         values["image_size"] = args.image_size
     depth = values.pop("depth", None) if config_class is EAResNetConfig else None
-    unknown = [name for name in values if not hasattr(config_class(), name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, which {config_class.__name__} does not have.")
+    check_overrides(values, config_class())
     values |= evolution_overrides(args)
     return config_class(**values) if depth is None else config_class.from_depth(depth, **values)
 
@@ -50,20 +51,14 @@ def new_config(args: argparse.Namespace) -> EvolvingConfig:
 def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedModel, Any]:
     """The evolving model with a head for the classes, and its image processor. Gives the classes a checkpoint's order."""
     if args.model_type is not None:
-        config = new_config(args)
-        fit_labels(args, data, config)
-        model = AutoModelForImageClassification.from_config(config)
+        size = {} if args.image_size is None else {"image_size": args.image_size}
+        with overrides_told({**args.config_overrides, **size}):
+            config = new_config(args)
+            fit_labels(args, data, config)
+            model = AutoModelForImageClassification.from_config(config)
         return model, new_processor(config)
-    model, _ = evolving_model_from_pretrained(
-        AutoModelForImageClassification,
-        args.model_name_or_path,
-        evolution_overrides(args),
-        partial(fit_labels, args, data),
-        ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-    )
-    copy_weights_from_file(model)
+    fit, ignore = partial(fit_labels, args, data), args.ignore_mismatched_sizes
+    model, _ = load_evolving_model(AutoModelForImageClassification, args, fit, ignore_mismatched_sizes=ignore)
     config = model.config
     if not hasattr(config, "num_channels"):
         raise ValueError(
@@ -74,9 +69,13 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
         processor = AutoImageProcessor.from_pretrained(
             args.model_name_or_path, trust_remote_code=args.trust_remote_code, backend="pil"
         )
-    except OSError:
+    except OSError as error:
+        damaged = next((p for p in Path(args.model_name_or_path).glob("p*processor_config.json")), None)
+        if damaged is not None:
+            raise ValueError(f"{damaged} cannot be read: {error}") from error
         processor = new_processor(config)
-        logger.warning(f"{args.model_name_or_path} has no image processor; taking {processor.to_json_string()}.")
+        settings = " ".join(processor.to_json_string().split())
+        logger.warning(f"{args.model_name_or_path} has no image processor; taking {settings}.")
     processor = served_as_trained(processor)
     if args.image_size is not None:
         if isinstance(config, EAViTConfig) and config.image_size != args.image_size:
@@ -98,17 +97,20 @@ def load_model(args: argparse.Namespace, data: ImageData) -> tuple[PreTrainedMod
             f"The image processor of {args.model_name_or_path} normalizes {len(processor.image_mean)} channels, but the "
             f"model has {config.num_channels}."
         )
+    if not all(math.isfinite(value) and value != 0 for value in processor.image_std):
+        raise ValueError(
+            f"The image processor of {args.model_name_or_path} divides by `image_std`, {list(processor.image_std)}; correct it."
+        )
     return model, processor
 
 
 def fit_labels(args: argparse.Namespace, data: ImageData, config: PreTrainedConfig) -> None:
     """Gives the configuration the classes, and the classes the order of a checkpoint that has the same."""
     if args.model_type is None:
-        known = [config.id2label[index] for index in sorted(config.id2label)]
+        known = class_names(config)
         if args.eval_only or sorted(known) == sorted(data.labels):
             reorder_labels(data, known)
-    config.id2label = dict(enumerate(data.labels))
-    config.label2id = {label: index for index, label in enumerate(data.labels)}
+    name_classes(config, data.labels)
     config.problem_type = "single_label_classification"
 
 

@@ -4,7 +4,6 @@
 
 import hashlib
 import io
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,12 @@ from datasets import Dataset
 from PIL import Image
 
 from ea_hf.models.image_processing_ea import UnreadableImageError, conversions, to_plain_image
+from ea_hf.training.class_labels import new_indices
+from ea_hf.training.distinct_names import check_names_differ
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger("ea_hf.image_data")  # so that what it tells is shown
+logger = script_logger(__name__)
 
 # How many images or classes a message names.
 NAMED = 5
@@ -241,6 +243,7 @@ def check_classes(data: ImageData, skip_empty: bool) -> None:
     Raises:
         ValueError: with the classes by name.
     """
+    check_names_differ(data.labels, data.source)
     for name in ("train", "validation"):
         split = data.splits.get(name)
         if split is None:
@@ -286,7 +289,7 @@ def reorder_labels(data: ImageData, labels: list[str]) -> None:
             f"{data.source} has classes that the checkpoint does not know, {', '.join(map(repr, unknown[:NAMED]))}; it "
             f"knows {', '.join(map(repr, labels[:20]))}{', ...' if len(labels) > 20 else ''}."
         )
-    new_index = np.array([labels.index(label) for label in data.labels], dtype=int)
+    new_index = new_indices(data.labels, labels)
     for split in data.splits.values():
         if split.labels is not None:
             split.labels = new_index[split.labels]

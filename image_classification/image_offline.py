@@ -28,7 +28,7 @@ from image_sources import load_digits, load_idx
 from sklearn.metrics import confusion_matrix
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 from ea_hf.training.output_dir import RESULTS_FILE
 from ea_hf.training.script import has_bfloat16
 from ea_hf.visualization import draw_map, image_maps
@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="digits")
     parser.add_argument("--model_type", choices=sorted(run_image_classification.CONFIGS), default="ea_vit")
     parser.add_argument("--data_dir", type=Path, default=FASHION_MNIST_DIR, help="With the files of Fashion-MNIST.")
-    parser.add_argument("--output_dir", type=Path, help="Default: output/DATASET-MODEL_TYPE.")
+    parser.add_argument("--output_dir", type=directory, help="Default: output/DATASET-MODEL_TYPE.")
     args, extra = parser.parse_known_args(argv)
     output_dir = args.output_dir or Path("output") / f"{args.dataset}-{args.model_type}"
     if args.dataset == "digits":

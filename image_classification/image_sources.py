@@ -3,7 +3,6 @@
 """Where images with classes come from: folders, data sets of the Hub, IDX files and scikit-learn's digits."""
 
 import gzip
-import logging
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import ClassLabel, Dataset, Value
 from datasets import Image as ImageFeature
 from image_data import NAMED, HubImages, ImageData, ImageSplit, Numbered, split_off
 from PIL import Image
 
+from ea_hf.training.hub_data import load_hub_data
+from ea_hf.training.terminal import script_logger
 
-logger = logging.getLogger("ea_hf.image_sources")  # so that what it tells is shown
+
+logger = script_logger(__name__)
 
 # IDX files (http://yann.lecun.com/exdb/mnist): the third byte says the type of the values, the fourth how many sizes
 # follow.
@@ -75,7 +77,8 @@ def load_folders(directories: dict[str, str]) -> ImageData:
             )
         files, indices = [], []
         for folder in folders:
-            inside = [entry for entry in sorted((directory / folder).rglob("*")) if entry.is_file()]
+            # A link that leads nowhere is an image that cannot be read.
+            inside = [e for e in sorted((directory / folder).rglob("*")) if e.is_file() or e.is_symlink()]
             images = _find_images(inside, path)
             files += images
             indices += [labels.index(folder)] * len(images)
@@ -140,13 +143,8 @@ def load_hub(
         ConnectionError: the Hub cannot be reached.
         ValueError: there is no column of images or of classes.
     """
-    try:
-        raw = load_dataset(dataset_name, dataset_config_name)
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{dataset_name} could not be loaded: {error}\nWithout a network, pass folders of images with --train_dir "
-            "and --validation_dir, IDX files with --idx_dir, or a local copy of the repository with --dataset_name."
-        ) from error
+    instead = "folders of images with --train_dir and --validation_dir, IDX files with --idx_dir"
+    raw = load_hub_data(dataset_name, dataset_config_name, described=dataset_name, instead=instead)
     names = {"validation": ("validation", "val", "dev", "valid"), "train": ("train",), "test": ("test",)}
     found = {name: next((raw[other] for other in others if other in raw), None) for name, others in names.items()}
     found = {name: found[name] for name in ("train", "validation", "test") if found[name] is not None}
@@ -169,6 +167,18 @@ def load_hub(
         or [name for name, feature in first.features.items() if isinstance(feature, ClassLabel)],
     )
     feature = first.features[label_column]
+    if not isinstance(feature, (ClassLabel, Value)):
+        raise ValueError(
+            f"The column {label_column!r} of {dataset_name} holds no classes, but {feature}; see --label_column_name."
+        )
+    image_feature = first.features[image_column]
+    if not isinstance(image_feature, ImageFeature) and getattr(image_feature, "dtype", None) not in (
+        "string",
+        "binary",
+    ):
+        raise ValueError(
+            f"The column {image_column!r} of {dataset_name} holds no images, but {image_feature}; see --image_column_name."
+        )
     if isinstance(feature, ClassLabel):
         labels = list(feature.names)
     else:

@@ -14,14 +14,10 @@ its kind; an evolving checkpoint is loaded as it is.
 """
 
 import argparse
-import csv
 import logging
 import math
-import sys
-import time
 from functools import partial
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -36,29 +32,32 @@ from image_data import (
     note_classes,
     split_off,
 )
+from image_evaluation import ImageTask, metric_names
 from image_sources import load_digits, load_folders, load_hub, load_idx
 
 from ea_hf import EAResNetConfig
 from ea_hf.models.configuration_evolving import EvolvingConfig
-from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.batching import TrainingBatches, predict
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.arguments import (
+    ANY_MODEL,
+    add_config_overrides,
+    add_held_out,
+    add_split_arguments,
+    add_training_arguments,
+)
+from ea_hf.training.batching import TrainingBatches
+from ea_hf.training.command_line import run_main, script_parser
 from ea_hf.training.loop import create_accelerator
-from ea_hf.training.optimizers import parse_values
+from ea_hf.training.model_card import IMAGE_WIDGET, ScoredData
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import add_evolution_arguments, check_arguments, run
+from ea_hf.training.task import find_best_metric
 
-
-logger = logging.getLogger(__name__)
 
 DIGITS = "digits"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(__doc__)
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_name", help=f'A data set on the Hub, a local copy of one, or "{DIGITS}", scikit-learn\'s.'
@@ -71,21 +70,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--test_dir", help="Likewise.")
     group.add_argument("--idx_dir", help="A directory with IDX files under MNIST's names.")
     group.add_argument("--label_names", help="Names of the classes of --idx_dir, with commas. Default: numbers.")
-    group.add_argument(
-        "--train_val_split",
-        type=float,
-        default=0.15,
-        help="Share of the training images to validate on, if nothing else is there for it.",
-    )
+    share = "Share of the training images to validate on, if nothing else is there for it."
+    add_held_out(group, 0.15, share)
     group.add_argument("--skip_unreadable_images", action="store_true", help="Leave them out, and name them.")
     group.add_argument(
         "--skip_empty_classes", action="store_true", help="Go on with classes that lack images, and name them."
     )
-    group.add_argument("--max_train_samples", type=int, help="Use so many random training images.")
-    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation images.")
-    group.add_argument("--max_predict_samples", type=int, help="Use so many random test images.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test set.")
+    add_split_arguments(group, "Use so many random {} images.", predictions="Write predictions of the test set.")
 
     group = parser.add_argument_group("augmentation")
     group.add_argument(
@@ -99,17 +90,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="0.1 is usual.")
 
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model_name_or_path",
-        help="A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes.",
-    )
+    group.add_argument("--model_name_or_path", help=ANY_MODEL)
     group.add_argument("--model_type", choices=sorted(CONFIGS), help="Train a new model of this type.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help="Values of a new model's configuration, such as hidden_size=64,patch_size=4; depth=50 is a usual ResNet.",
-    )
+    example = "hidden_size=64,patch_size=4; depth=50 is a usual ResNet"
+    add_config_overrides(group, f"Values of a new model's configuration, such as {example}.")
     group.add_argument("--image_size", type=int, help="Height and width in pixels. Default: the model's.")
     add_evolution_arguments(group)
     group.add_argument("--trust_remote_code", action="store_true")
@@ -147,8 +131,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--do_predict needs --test_dir")
     if args.group_by_length:
         parser.error("--group_by_length is for texts; images have no length")
-    if not 0 < args.train_val_split < 1:
-        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
     if args.random_resized_crop is not None and not 0 < args.random_resized_crop <= 1:
         parser.error(f"--random_resized_crop is {args.random_resized_crop}; it must be above 0 and at most 1")
     if not 0 <= args.label_smoothing_factor < 1:
@@ -254,105 +236,12 @@ def check_batches(
             )
 
 
-# Evaluation
-
-
-def classify(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: ImageDataset,
-    collate: Collator,
-    name: str,
-    model: torch.nn.Module,
-) -> np.ndarray:
-    """The predicted class of each image, and how many classes came before the right one, (images, 2)."""
-
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
-        logits = model(pixel_values=batch["pixel_values"]).logits.float()
-        ranks = torch.zeros(len(logits), dtype=torch.long)
-        if "labels" in batch:
-            ranks = (logits > logits.gather(1, batch["labels"][:, None])).sum(1)
-        finite = torch.isfinite(logits).all(1)
-        rows = torch.stack([logits.argmax(1).cpu(), torch.where(finite.cpu(), ranks.cpu(), -1)], dim=1)
-        return rows.tolist()
-
-    started = time.perf_counter()
-    rows = np.array(
-        predict(
-            accelerator,
-            model,
-            dataset,
-            collate,
-            args.per_device_eval_batch_size,
-            forward,
-            num_workers=args.dataloader_num_workers,
-        )
-    )
-    seconds = time.perf_counter() - started
-    logger.info(f"Classified {len(rows)} images of {name} in {seconds:.1f} s, {len(rows) / seconds:.0f} per second.")
-    wrong = np.flatnonzero(rows[:, 1] < 0)
-    if len(wrong) > 0:
-        raise ValueError(
-            f"The model gives NaN or infinity for {len(wrong)} of {len(rows)} images of {name}, first for "
-            f"{dataset.split.names[int(wrong[0])]}."
-        )
-    return rows
-
-
-def accuracies(rows: np.ndarray, labels: np.ndarray, num_labels: int) -> dict[str, float]:
-    """Share of images whose class is the first one, and, with more than five classes, one of the first five."""
-    metrics = {"accuracy": float((rows[:, 0] == labels).mean())}
-    if num_labels > 5:
-        metrics["top5_accuracy"] = float((rows[:, 1] < 5).mean())
-    return metrics
-
-
-def evaluate(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: ImageDataset,
-    collate: Collator,
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    rows = classify(args, accelerator, dataset, collate, "validation", model)
-    return accuracies(rows, dataset.split.labels, collate.num_labels)
-
-
-def write_predictions(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    dataset: ImageDataset,
-    collate: Collator,
-    labels: list[str],
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """Writes predictions.csv: image, predicted class, and the right one if it is known; then returns the accuracy."""
-    rows = classify(args, accelerator, dataset, collate, "test", model)
-    truth = dataset.split.labels
-    path = args.output_dir / "predictions.csv"
-    if accelerator.is_main_process:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("image", "prediction") if truth is None else ("image", "prediction", "label"))
-            for index, (prediction, _) in enumerate(rows):
-                known = [] if truth is None else [labels[truth[index]]]
-                writer.writerow([dataset.split.names[index], labels[prediction], *known])
-    logger.info(f"Predictions of test: {path}")
-    if truth is None:
-        return {}
-    return {f"test_{name}": value for name, value in accuracies(rows, truth, len(labels)).items()}
-
-
-def find_best_metric(args: argparse.Namespace, data: ImageData) -> str | None:
-    """Which metric tells the best checkpoint; `None` if there is nothing to evaluate on."""
-    if "validation" not in data.splits:
-        return None
-    names = ["accuracy"] + ["top5_accuracy"] * (len(data.labels) > 5)
-    if args.metric_for_best_model not in (None, *names):
-        raise ValueError(
-            f"--metric_for_best_model is {args.metric_for_best_model!r}, but the evaluation gives {', '.join(names)}."
-        )
-    return args.metric_for_best_model or names[0]
+def scored_data(args: argparse.Namespace, data: ImageData) -> list[ScoredData]:
+    return [
+        ScoredData(name, getattr(args, f"{name}_dir") or data.source, len(data.splits[name]), "images", prefix)
+        for name, prefix in (("validation", ""), ("test", "test_"))
+        if name in data.splits
+    ]
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -361,7 +250,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Bad data and a bad model are told before the output directory is touched.
     data = load_data(args, accelerator)
     model, processor = load_model(args, data)
-    best_metric = find_best_metric(args, data)
+    best_metric = find_best_metric(args, metric_names(len(data.labels)) if "validation" in data.splits else [])
     if not args.eval_only:
         check_batches(accelerator, args, model.config, processor_size(processor), len(data.splits["train"]))
     lock = prepare_output_dir(accelerator, args)
@@ -374,17 +263,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         for name, split in data.splits.items()
     }
     collate = Collator(len(data.labels), args.mixup_alpha)
-    results = run(
-        accelerator,
-        args,
+    return run(
+        ImageTask(args, accelerator, datasets, collate, data.labels),
         model,
         processor,
-        train_dataset=datasets.get("train"),
-        collate=collate,
-        evaluate=partial(evaluate, args, accelerator, datasets["validation"], collate) if best_metric else None,
-        predict=partial(write_predictions, args, accelerator, datasets["test"], collate, data.labels)
-        if args.do_predict
-        else None,
         model_card={
             "auto_class": "AutoModelForImageClassification",
             "processor_class": "AutoImageProcessor",
@@ -392,15 +274,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "task_name": data.source,
             "dataset_name": data.source,
             "base_model": args.model_name_or_path,
+            "evaluated_on": scored_data(args, data),
+            "hub_dataset": None if args.dataset_name == DIGITS else args.dataset_name,
+            "widget": IMAGE_WIDGET,
         },
+        lock=lock,
         metric_for_best_model=best_metric,
         compute_loss=partial(cross_entropy, args.label_smoothing_factor),
     )
-    if lock is not None:
-        lock.close()
-    return results
 
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

@@ -6,15 +6,9 @@ import argparse
 
 from text_data import FILES_HELP, UNITS
 
-from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.command_line import ArgumentParser
-from ea_hf.training.optimizers import parse_values
-from ea_hf.training.script import (
-    add_evolution_arguments,
-    add_streaming_arguments,
-    check_arguments,
-    check_streaming_arguments,
-)
+from ea_hf.training.arguments import add_config_overrides, add_split_arguments, add_training_arguments
+from ea_hf.training.command_line import ArgumentParser, script_parser
+from ea_hf.training.script import add_evolution_arguments, add_streaming_arguments, check_arguments
 
 
 METRICS = ("loss", "perplexity", "accuracy")
@@ -39,10 +33,7 @@ def make_parser(description: str, length_name: str, chains: tuple[str, ...] = ()
         length_name: of the argument for the tokens of a block.
         chains: see `add_evolution_arguments`.
     """
-    parser = ArgumentParser(
-        description=description,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(description)
     group = parser.add_argument_group("data")
     add_text_arguments(group)
     group.add_argument("--validation_file", nargs="+", help="As --train_file.")
@@ -65,20 +56,13 @@ def make_parser(description: str, length_name: str, chains: tuple[str, ...] = ()
     )
     group.add_argument("--pad_to_max_length", action="store_true", help="Default: pad to the longest of the batch.")
     add_streaming_arguments(group)
-    group.add_argument("--max_train_samples", type=int, help="Use the first so many training documents.")
-    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation documents.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    add_split_arguments(group, "Use the first so many {} documents.")
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", help="To go on from. Default: train from scratch.")
     group.add_argument("--model_type", help='Of a model from scratch, such as "bert", "ea_bert" or "electra".')
     group.add_argument("--config_name", help="Configuration of a model from scratch.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help='Changes of it, such as "hidden_size=256,num_hidden_layers=4".',
-    )
+    add_config_overrides(group, 'Changes of it, such as "hidden_size=256,num_hidden_layers=4".')
     group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     add_evolution_arguments(group, chains=chains)
     group.add_argument("--trust_remote_code", action="store_true")
@@ -114,6 +98,5 @@ def parse(parser: ArgumentParser, argv: list[str] | None, at_least_one: tuple[st
         parser.error(f"--metric_for_best_model is {args.metric_for_best_model!r}; choose one of {', '.join(METRICS)}")
     if args.streaming and args.max_train_samples is not None:
         parser.error("--max_train_samples needs a prepared corpus, without --streaming")
-    check_streaming_arguments(parser, args)
     check_arguments(parser, args, ("block_size", "max_train_samples", "max_eval_samples", *at_least_one))
     return args

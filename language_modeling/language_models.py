@@ -3,21 +3,22 @@
 """Evolving language models from scratch or from a checkpoint, of the families and of whatever `evolve` takes."""
 
 import argparse
-import logging
 from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf import evolve
-from ea_hf.models.auto import evolving_model_from_pretrained, family_of
+from ea_hf.models.auto import family_of
 from ea_hf.models.undocumented import model_mapping
-from ea_hf.training.loop import copy_weights_from_file
-from ea_hf.training.script import check_vocabulary, evolution_overrides, longest_input
+from ea_hf.training.config_overrides import check_overrides, overrides_told
+from ea_hf.training.model_loading import check_vocabulary, load_evolving_model, longest_input
+from ea_hf.training.script import evolution_overrides
+from ea_hf.training.terminal import script_logger
 from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 LONGEST_DEFAULT = 512
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -62,14 +63,7 @@ def _overrides_of_evolve(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _from_checkpoint(args: argparse.Namespace, auto_class: Any) -> PreTrainedModel:
-    model, _ = evolving_model_from_pretrained(
-        auto_class,
-        args.model_name_or_path,
-        evolution_overrides(args),
-        trust_remote_code=args.trust_remote_code,
-        dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-    )
-    copy_weights_from_file(model)
+    model, _ = load_evolving_model(auto_class, args)
     return model
 
 
@@ -91,9 +85,7 @@ def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrain
     config_class: type[PreTrainedConfig] = family or CONFIG_MAPPING[model_type]
     _check_task(config_class, auto_class, model_type)
     known = config_class()
-    unknown = [name for name in args.config_overrides if not hasattr(known, name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, but {config_class.__name__} has no such field.")
+    check_overrides(args.config_overrides, known)
     values["vocab_size"] = len(tokenizer)
     for name in SPECIAL_IDS:
         if hasattr(known, name):
@@ -102,10 +94,11 @@ def _from_scratch(args: argparse.Namespace, auto_class: Any, tokenizer: PreTrain
         values["decoder_start_token_id"] = tokenizer.pad_token_id
     saved_weights = {name: values.pop(name) for name in list(values) if name.startswith("ea_")}
     values |= args.config_overrides
-    if family is not None:
-        return auto_class.from_config(family(**{**saved_weights, **values, **evolution_overrides(args)}))
+    with overrides_told(args.config_overrides):
+        if family is not None:
+            return auto_class.from_config(family(**{**saved_weights, **values, **evolution_overrides(args)}))
+        model = auto_class.from_config(config_class(**values), dtype=torch.float32)
     weights = {name.removeprefix("ea_"): value for name, value in saved_weights.items()}
-    model = auto_class.from_config(config_class(**values), dtype=torch.float32)
     return evolve(model, **{**weights, **_overrides_of_evolve(args)})
 
 

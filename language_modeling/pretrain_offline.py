@@ -44,7 +44,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from verses import kinds_of_books, read_verses
 
 from ea_hf.models.presets import PRESETS
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 from ea_hf.training.script import has_bfloat16
 
 
@@ -245,7 +245,7 @@ def model_directory(args: argparse.Namespace, name: str) -> Path:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--output_dir", type=Path, default=Path("output/pretraining"))
+    parser.add_argument("--output_dir", type=directory, default=Path("output/pretraining"))
     parser.add_argument("--ea_preset", choices=PRESETS, help="Of the evolving model. Default: as EA-BERT has it.")
     parser.add_argument("--num_fine_tuning_epochs", type=int, default=2)
     args, extra = parser.parse_known_args(argv)

@@ -4,12 +4,10 @@
 
 import argparse
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +31,17 @@ from text_data import (
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ea_hf.training.batching import predict
 from ea_hf.training.loop import create_accelerator
+from ea_hf.training.model_card import ScoredData, language_widget
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.run_state import describe_dataset
 from ea_hf.training.script import run
 from ea_hf.training.sharded_streaming import ShardedStream
+from ea_hf.training.task import Task
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 IGNORED = -100
 
@@ -140,48 +140,46 @@ class TokenCounter:
         return {"train_tokens": tokens, "train_tokens_per_second": speed}
 
 
-def score(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    objective: Objective,
-    blocks: MappedBlocks,
-    collate: Callable,
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """Loss, perplexity and accuracy over all labels of the held-out documents; each label counts the same.
+@dataclass
+class PretrainingTask(Task):
+    """Scores a model on blocks of held-out documents; what it predicts is how fast it was trained."""
 
-    Raises:
-        ValueError: there is no label, or the loss is not finite.
-    """
+    objective: Objective
+    counter: TokenCounter
 
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[float, int, int]]:
-        labels = batch.pop("labels")
-        logits = model(**batch, **objective.forward_options).logits.float()
-        if objective.shifts_labels:
-            labels, logits = labels[:, 1:], logits[:, :-1]
-        losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").double().sum(1)
-        counted = labels != IGNORED
-        correct = ((logits.argmax(-1) == labels) & counted).sum(1)
-        return list(zip(losses.tolist(), correct.tolist(), counted.sum(1).tolist(), strict=True))
+    @property
+    def can_predict(self) -> bool:
+        return not self.args.eval_only
 
-    rows = predict(
-        accelerator,
-        model,
-        blocks,
-        collate,
-        args.per_device_eval_batch_size,
-        forward,
-        lengths=blocks.lengths(),
-        num_workers=args.dataloader_num_workers,
-    )
-    losses, correct, counts = map(sum, zip(*rows, strict=True))
-    if counts == 0:
-        raise ValueError("Not one token of the validation data is to be predicted; give more of them.")
-    loss = losses / counts
-    if not math.isfinite(loss):
-        raise ValueError(f"The loss of the validation data is {loss}; look at --learning_rate, or at the model.")
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return {"loss": loss, "perplexity": perplexity, "accuracy": correct / counts}
+    def predict(self, model: torch.nn.Module) -> dict[str, float]:
+        return self.counter.results(model)
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss, perplexity and accuracy over all labels of the held-out documents; each label counts the same.
+
+        Raises:
+            ValueError: there is no label, or the loss is not finite.
+        """
+
+        def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[float, int, int]]:
+            labels = batch.pop("labels")
+            logits = model(**batch, **self.objective.forward_options).logits.float()
+            if self.objective.shifts_labels:
+                labels, logits = labels[:, 1:], logits[:, :-1]
+            losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+            counted = labels != IGNORED
+            correct = ((logits.argmax(-1) == labels) & counted).sum(1)
+            return list(zip(losses.double().sum(1).tolist(), correct.tolist(), counted.sum(1).tolist(), strict=True))
+
+        rows = self.run_model(model, "validation", forward, lengths=self.datasets["validation"].lengths())
+        losses, correct, counts = map(sum, zip(*rows, strict=True))
+        if counts == 0:
+            raise ValueError("Not one token of the validation data is to be predicted; give more of them.")
+        loss = losses / counts
+        if not math.isfinite(loss):
+            raise ValueError(f"The loss of the validation data is {loss}; look at --learning_rate, or at the model.")
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        return {"loss": loss, "perplexity": perplexity, "accuracy": correct / counts}
 
 
 def load_data(
@@ -214,6 +212,15 @@ def load_data(
     return train and MappedBlocks(train, "epoch"), validation and MappedBlocks(validation, "evaluation")
 
 
+def scored_data(args: argparse.Namespace, splits: Splits, name: str, validation: MappedBlocks) -> ScoredData:
+    """Where no validation data are given, they are a part of the training data."""
+    if splits.share > 0:
+        name += f", {args.validation_split_percentage:g} % held out of train"
+    elif args.dataset_name is None:
+        name = ", ".join(Path(path).name for path in args.validation_file)
+    return ScoredData("validation", name, len(validation), f"blocks of up to {args.block_size} tokens")
+
+
 def pretrain(
     args: argparse.Namespace,
     objective: Objective,
@@ -225,8 +232,6 @@ def pretrain(
         note_evaluations: see `run`.
     """
     accelerator = create_accelerator(args)
-    for name in ("text_data", "language_models", __name__):
-        logging.getLogger(name).setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
     # Bad data and a bad model are told before the output directory is touched.
     with accelerator.local_main_process_first():
         splits = load_sources(args)
@@ -244,28 +249,25 @@ def pretrain(
     counter = TokenCounter(objective.forward_options)
     best_metric = (args.metric_for_best_model or "loss") if validation is not None else None
     name = args.dataset_name or Path((args.train_file or args.validation_file)[0]).name
-    results = run(
-        accelerator,
-        args,
+    datasets = {"train": train} | ({} if validation is None else {"validation": validation})
+    return run(
+        PretrainingTask(args, accelerator, datasets, collate, objective, counter),
         model,
         tokenizer,
-        train_dataset=train,
-        collate=collate,
-        evaluate=None if validation is None else partial(score, accelerator, args, objective, validation, collate),
-        predict=None if args.eval_only else counter.results,
         model_card={
             "auto_class": objective.auto_class.__name__,
             "task_type": objective.task_type,
             "task_name": objective.task_name,
             "dataset_name": name,
             "base_model": args.model_name_or_path,
+            "evaluated_on": [] if validation is None else [scored_data(args, splits, name, validation)],
+            "hub_dataset": args.dataset_name,
+            "widget": language_widget(tokenizer, objective.task_type),
         },
+        lock=lock,
         metric_for_best_model=best_metric,
         greater_is_better=best_metric == "accuracy",
         lengths=train.lengths() if isinstance(train, MappedBlocks) and args.group_by_length else None,
         compute_loss=counter,
         note_evaluations=note_evaluations,
     )
-    if lock is not None:
-        lock.close()
-    return results

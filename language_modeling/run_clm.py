@@ -15,7 +15,6 @@ each block is one sequence, in which a document's tokens see those of the docume
 
 import argparse
 import logging
-import sys
 from typing import Any
 
 import torch
@@ -25,9 +24,10 @@ from text_data import BlockMaker, special_tokens_around
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ea_hf.training.command_line import run_main
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -71,8 +71,8 @@ OBJECTIVE = Objective(
     "causal language modeling",
     make_blocks,
     Collator,
-    shifts_labels=True,
     forward_options={"use_cache": False},
+    shifts_labels=True,
 )
 
 
@@ -82,4 +82,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

@@ -13,7 +13,6 @@ BERT and RoBERTa become EA-BERT and EA-RoBERTa; of other encoders `ea_hf.evolve`
 
 import argparse
 import logging
-import sys
 from typing import Any
 
 import torch
@@ -116,4 +115,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

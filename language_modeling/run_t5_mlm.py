@@ -12,7 +12,7 @@ writes each sentinel and its span.
 
 import argparse
 import logging
-import sys
+import math
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parse(parser, argv)
     if not 0 < args.mlm_probability < 1:
         parser.error(f"--mlm_probability is {args.mlm_probability}; it must be between 0 and 1")
-    if args.mean_noise_span_length < 1:
-        parser.error(f"--mean_noise_span_length is {args.mean_noise_span_length}; it must be at least 1")
+    if not 1 <= args.mean_noise_span_length < math.inf:
+        parser.error(f"--mean_noise_span_length is {args.mean_noise_span_length}; it must be a number, at least 1")
     return args
 
 
@@ -137,4 +137,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

@@ -10,7 +10,6 @@ import argparse
 import glob
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, IterableDataset, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets import Sequence as ListOf
-from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
+from ea_hf.training.hub_data import load_hub_data
 from ea_hf.training.local_files import (
     FILE_TYPES,
     describe_files,
@@ -33,11 +32,12 @@ from ea_hf.training.local_files import (
 )
 from ea_hf.training.mapped_rows import mapped_dataset
 from ea_hf.training.sharded_streaming import CHARACTERS_AT_ONCE, ROWS_AT_ONCE
+from ea_hf.training.terminal import script_logger
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known
 from ea_hf.undocumented import fingerprint
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 FILES_HELP = (
     "Text, jsonl, json, csv, tsv or parquet files, with a document in each line or row; also directories, and patterns such "
@@ -134,9 +134,7 @@ def _find_column(row: dict[str, Any], path: str) -> str:
 def _read_text(path: str, unit: str) -> Iterator[str]:
     """Documents; a long one comes in the pieces that `pieces` makes, and is never whole in memory."""
     document, cut, line_so_far = "", False, ""
-    for number, part in read_line_parts(path, LONGEST_DOCUMENT):
-        if "\0" in part:
-            raise ValueError(f"{path}, line {number} has a null character: it is a binary file, not text.")
+    for _, part in read_line_parts(path, LONGEST_DOCUMENT):
         line_so_far = line_so_far or part.strip()[:1]
         ends_line = part.endswith("\n")
         ends = ends_line and (unit == "line" or (unit == "paragraph" and not line_so_far))
@@ -195,15 +193,8 @@ def hub_sources(name: str, config: str | None, column: str | None, streaming: bo
     Raises:
         ConnectionError: the Hub cannot be reached. ValueError: there is no such column.
     """
-    try:
-        splits = load_dataset(name, config, streaming=streaming)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{name} ({config}) cannot be read: {error.__cause__ or error}") from error
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{name} ({config}) could not be loaded: {error}\nWithout a network, pass local files with --train_file, or a "
-            "local copy of the repository with --dataset_name."
-        ) from error
+    instead = "local files with --train_file"
+    splits = load_hub_data(name, config, described=f"{name} ({config})", instead=instead, streaming=streaming)
     sources = {}
     for split_name, split in splits.items():
         first = next(iter(split), None)

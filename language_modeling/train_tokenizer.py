@@ -11,13 +11,13 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from arguments import add_text_arguments, check_text_arguments
 from text_data import file_source, hub_sources, pieces
 from transformers import PreTrainedTokenizerFast
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
+from ea_hf.training.output_dir import check_tokenizer_dir
 from ea_hf.training.tokenizer_training import (
     add_sentencepiece_arguments,
     check_tokenizer_arguments,
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", choices=sorted(LEAST_VOCABULARY), required=True)
     add_text_arguments(parser)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=directory, required=True)
     parser.add_argument("--vocab_size", type=int, default=32000, help="Tokens; of unigram, without the extra ids.")
     parser.add_argument(
         "--lower_case",
@@ -45,8 +45,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="Of WordPiece: read all text in lower case and without accents.",
     )
-    add_sentencepiece_arguments(parser.add_argument_group("unigram"))
+    unigram = parser.add_argument_group("unigram")
+    add_sentencepiece_arguments(unigram)
     args = parser.parse_args(argv)
+    for action in unigram._group_actions:
+        if args.algorithm != "unigram" and getattr(args, action.dest) != action.default:
+            parser.error(f"--{action.dest} is for --algorithm unigram; {args.algorithm} has nothing of the kind")
     check_text_arguments(parser, args)
     if (args.dataset_name is None) == (args.train_file is None):
         parser.error("pass either --train_file or --dataset_name")
@@ -78,6 +82,7 @@ def texts_of(args: argparse.Namespace) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> PreTrainedTokenizerFast:
     args = parse_args(argv)
+    check_tokenizer_dir(args.output_dir)
     texts = texts_of(args)
     if args.algorithm == "unigram":
         return train_t5_tokenizer(texts, args)

@@ -117,7 +117,7 @@ def make_chain(config, seed=0, layers=LAYERS, **kwargs):
     """Attention modules with random convolutions that keep the size of the maps."""
     chain = nn.ModuleList(Attention() for _ in range(layers))
     attach_evolution(config, chain, **kwargs)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     with torch.no_grad():
         for parameter in chain.double().eval().parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -128,7 +128,7 @@ def make_chain(config, seed=0, layers=LAYERS, **kwargs):
 
 def make_projections(heads, queries, keys, seed=0, batch=2, layers=LAYERS):
     """Query, key and value of every layer, (batch, heads, length, head_dim), such that scores are of order 1 to 10."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def draw(length):
         return 2 * torch.randn(batch, heads, length, HEAD_DIM, generator=generator, dtype=torch.float64)

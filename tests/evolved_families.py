@@ -3,13 +3,14 @@
 """Models of many families, evolved, with inputs."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from exactness import assert_same_outputs
 from exactness import tensors as tensors_of_one
 from models import randomize
-from torch.testing import assert_close
 from transformers import (
     BartForConditionalGeneration,
     BertForSequenceClassification,
@@ -109,7 +110,7 @@ class Family:
     def inputs(self, lengths: tuple[int, ...] = (9, 4, 6), width: int | None = None) -> dict[str, torch.Tensor]:
         """Padded on the right; the examples are the same for every width, and padding is noise."""
         rows, width = len(lengths), width or max(lengths)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(0)
         if self.kind == "images":
             return {"pixel_values": torch.randn(rows, 3, 8, 8, generator=generator)}
         if self.kind == "speech":
@@ -128,7 +129,12 @@ class Family:
 
     @staticmethod
     def _tokens(lengths: tuple[int, ...] | list[int], width: int, prefix: str) -> dict[str, torch.Tensor]:
-        tokens = torch.randint(3, 66, (len(lengths), 64), generator=torch.Generator().manual_seed(1 + len(prefix)))
+        tokens = torch.randint(
+            3,
+            66,
+            (len(lengths), 64),
+            generator=torch.Generator(torch.get_default_device()).manual_seed(1 + len(prefix)),
+        )
         mask = torch.arange(width) < torch.tensor(lengths)[:, None]
         # Noise that is another one for another width.
         noise = (tokens[:, :width] + width) % 60 + 3
@@ -250,11 +256,7 @@ def tensors(outputs):
     return found
 
 
-def assert_same(actual, expected, atol=0.0):
-    actual, expected = tensors(actual), tensors(expected)
-    assert actual.keys() == expected.keys()
-    for name in expected:
-        assert_close(actual[name], expected[name], atol=atol, rtol=0, msg=f"{name}: ".__add__)
+assert_same = partial(assert_same_outputs, tensors=tensors)
 
 
 def main_output(outputs):

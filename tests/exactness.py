@@ -47,11 +47,29 @@ def tensors(outputs):
     return found
 
 
-def assert_same_outputs(actual, expected, atol=0.0):
+def assert_same_outputs(actual, expected, atol=0.0, tensors=tensors):
     actual, expected = tensors(actual), tensors(expected)
     assert actual.keys() == expected.keys()
     for name in expected:
         assert_close(actual[name], expected[name], atol=atol, rtol=0, msg=f"{name}: ".__add__)
+
+
+def assert_gradients_are_slopes(model, value_of, parts, step):
+    """The gradients of a model against the difference quotient of `value_of`, which takes parameters.
+
+    Args:
+        parts: of the names of the parameters that change together.
+        step: of the difference, along a random direction.
+    """
+    for part in parts:
+        direction = {name: torch.randn_like(value) * (part in name) for name, value in model.named_parameters()}
+        slope = sum((direction[name] * value.grad).sum() for name, value in model.named_parameters()).item()
+        with torch.no_grad():
+            ends = [
+                value_of({name: value + signed * direction[name] for name, value in model.named_parameters()})
+                for signed in (step, -step)
+            ]
+        assert slope == pytest.approx((ends[0] - ends[1]).item() / (2 * step), rel=1e-4), part
 
 
 def maps_of(case, outputs):

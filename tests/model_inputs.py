@@ -52,7 +52,7 @@ class TokenSequences:
         self.first_position = first_position
 
     def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
         return [self._tokens(config, (length,), generator) for length in lengths]
 
     def batch(
@@ -61,7 +61,9 @@ class TokenSequences:
         """Padding is noise: nothing may depend on what stands there."""
         lengths = [example["input_ids"].shape[-1] for example in examples]
         width = width or max(lengths)
-        inputs = self._tokens(config, (width,), torch.Generator().manual_seed(99), batch_size=len(examples))
+        inputs = self._tokens(
+            config, (width,), torch.Generator(torch.get_default_device()).manual_seed(99), batch_size=len(examples)
+        )
         inputs["attention_mask"] = torch.zeros_like(inputs["input_ids"])
         inputs["position_ids"] = torch.full_like(inputs["input_ids"], self.first_position)
         positions = []
@@ -113,7 +115,7 @@ class SequencePairs:
     options: dict[str, Any] = {"use_cache": False}
 
     def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
         return [
             {
                 "input_ids": self._tokens(config, (length,), generator),
@@ -128,7 +130,7 @@ class SequencePairs:
         """Padding is noise: nothing may depend on what stands there."""
         width = width or max(example["input_ids"].shape[0] for example in examples)
         inputs, positions = {}, [{} for _ in examples]
-        generator = torch.Generator().manual_seed(99)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(99)
         for prefix, padded_width in (("", width), ("decoder_", width + 3)):
             tokens = self._tokens(config, (len(examples), padded_width), generator)
             mask = torch.zeros_like(tokens)
@@ -203,7 +205,7 @@ class Images:
         self.has_masked_patches = has_masked_patches
 
     def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
         shape = (config.num_channels, config.image_size, config.image_size)
         examples = []
         for _ in lengths:
@@ -241,7 +243,7 @@ class Series:
         self.has_hidden_values = has_hidden_values
 
     def examples(self, config: PreTrainedConfig, lengths: Sequence[int], seed: int = 0) -> list[Example]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
         return [self._values((length, config.num_input_channels), generator) for length in lengths]
 
     def batch(
@@ -251,7 +253,7 @@ class Series:
         lengths = [len(example["past_values"]) for example in examples]
         width = width or max(lengths)
         shape = (len(examples), width, config.num_input_channels)
-        inputs = self._values(shape, torch.Generator().manual_seed(99))
+        inputs = self._values(shape, torch.Generator(torch.get_default_device()).manual_seed(99))
         inputs["past_observed_mask"] = torch.zeros(shape[:2])
         positions = []
         for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):

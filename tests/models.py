@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from model_inputs import Batch, Images, SequencePairs, Series, SingleSequences, TokenSequences
 from transformers import (
     AutoModel,
@@ -26,28 +27,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
     AutoModelForTokenClassification,
-    BertForMaskedLM,
-    BertForMultipleChoice,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
     PreTrainedConfig,
     PreTrainedModel,
-    RobertaForMaskedLM,
-    RobertaForMultipleChoice,
-    RobertaForQuestionAnswering,
-    RobertaForSequenceClassification,
-    RobertaForTokenClassification,
-    RobertaModel,
-    T5EncoderModel,
-    T5ForConditionalGeneration,
-    T5ForSequenceClassification,
-    T5Model,
-    ViTForImageClassification,
-    ViTForMaskedImageModeling,
-    ViTModel,
 )
 
 import ea_hf
@@ -118,7 +99,7 @@ class Case:
 
 def randomize(model: PreTrainedModel, weight_std: float) -> PreTrainedModel:
     """Weights so large that a wrong attention map shows; Transformers initializes with 0.02, where it hardly does."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -174,19 +155,19 @@ IMAGES = Images()
 MASKED_IMAGES = Images(has_masked_patches=True)
 
 CASES = [
-    Case(ea_hf.EABertModel, BertModel, AutoModel, TINY_BERT, TOKENS, ("pooler_output",)),
+    Case(ea_hf.EABertModel, transformers.BertModel, AutoModel, TINY_BERT, TOKENS, ("pooler_output",)),
     Case(
         ea_hf.EABertForPreTraining,
-        BertForPreTraining,
+        transformers.BertForPreTraining,
         AutoModelForPreTraining,
         TINY_BERT,
         TOKENS,
         ("seq_relationship_logits",),
     ),
-    Case(ea_hf.EABertForMaskedLM, BertForMaskedLM, AutoModelForMaskedLM, TINY_BERT, TOKENS),
+    Case(ea_hf.EABertForMaskedLM, transformers.BertForMaskedLM, AutoModelForMaskedLM, TINY_BERT, TOKENS),
     Case(
         ea_hf.EABertForSequenceClassification,
-        BertForSequenceClassification,
+        transformers.BertForSequenceClassification,
         AutoModelForSequenceClassification,
         {**TINY_BERT, "num_labels": 5},
         TOKENS,
@@ -194,25 +175,33 @@ CASES = [
     ),
     Case(
         ea_hf.EABertForTokenClassification,
-        BertForTokenClassification,
+        transformers.BertForTokenClassification,
         AutoModelForTokenClassification,
         {**TINY_BERT, "num_labels": 5},
         TOKENS,
     ),
-    Case(ea_hf.EABertForQuestionAnswering, BertForQuestionAnswering, AutoModelForQuestionAnswering, TINY_BERT, TOKENS),
+    Case(
+        ea_hf.EABertForQuestionAnswering,
+        transformers.BertForQuestionAnswering,
+        AutoModelForQuestionAnswering,
+        TINY_BERT,
+        TOKENS,
+    ),
     Case(
         ea_hf.EABertForMultipleChoice,
-        BertForMultipleChoice,
+        transformers.BertForMultipleChoice,
         AutoModelForMultipleChoice,
         TINY_BERT,
         CHOICES,
         ("logits",),
     ),
-    Case(ea_hf.EARobertaModel, RobertaModel, AutoModel, TINY_ROBERTA, ROBERTA_TOKENS, ("pooler_output",)),
-    Case(ea_hf.EARobertaForMaskedLM, RobertaForMaskedLM, AutoModelForMaskedLM, TINY_ROBERTA, ROBERTA_TOKENS),
+    Case(ea_hf.EARobertaModel, transformers.RobertaModel, AutoModel, TINY_ROBERTA, ROBERTA_TOKENS, ("pooler_output",)),
+    Case(
+        ea_hf.EARobertaForMaskedLM, transformers.RobertaForMaskedLM, AutoModelForMaskedLM, TINY_ROBERTA, ROBERTA_TOKENS
+    ),
     Case(
         ea_hf.EARobertaForSequenceClassification,
-        RobertaForSequenceClassification,
+        transformers.RobertaForSequenceClassification,
         AutoModelForSequenceClassification,
         {**TINY_ROBERTA, "num_labels": 5},
         ROBERTA_TOKENS,
@@ -220,30 +209,30 @@ CASES = [
     ),
     Case(
         ea_hf.EARobertaForTokenClassification,
-        RobertaForTokenClassification,
+        transformers.RobertaForTokenClassification,
         AutoModelForTokenClassification,
         {**TINY_ROBERTA, "num_labels": 5},
         ROBERTA_TOKENS,
     ),
     Case(
         ea_hf.EARobertaForQuestionAnswering,
-        RobertaForQuestionAnswering,
+        transformers.RobertaForQuestionAnswering,
         AutoModelForQuestionAnswering,
         TINY_ROBERTA,
         ROBERTA_TOKENS,
     ),
     Case(
         ea_hf.EARobertaForMultipleChoice,
-        RobertaForMultipleChoice,
+        transformers.RobertaForMultipleChoice,
         AutoModelForMultipleChoice,
         TINY_ROBERTA,
         TokenSequences(choices=2, first_position=2),
         ("logits",),
     ),
-    Case(ea_hf.EAViTModel, ViTModel, AutoModel, TINY_VIT, IMAGES, weight_std=0.3),
+    Case(ea_hf.EAViTModel, transformers.ViTModel, AutoModel, TINY_VIT, IMAGES, weight_std=0.3),
     Case(
         ea_hf.EAViTForImageClassification,
-        ViTForImageClassification,
+        transformers.ViTForImageClassification,
         AutoModelForImageClassification,
         {**TINY_VIT, "num_labels": 5},
         IMAGES,
@@ -251,7 +240,7 @@ CASES = [
     ),
     Case(
         ea_hf.EAViTForMaskedImageModeling,
-        ViTForMaskedImageModeling,
+        transformers.ViTForMaskedImageModeling,
         AutoModelForMaskedImageModeling,
         TINY_VIT,
         MASKED_IMAGES,
@@ -259,6 +248,7 @@ CASES = [
         weight_std=0.3,
     ),
 ]
+PAIRS = SequencePairs()
 TINY_T5 = {
     "vocab_size": 67,
     "d_model": 24,
@@ -272,13 +262,19 @@ TINY_T5 = {
     "dropout_rate": 0.0,
     "decoder_start_token_id": 0,
 }
-PAIRS = SequencePairs()
 CASES += [
-    Case(ea_hf.EAT5Model, T5Model, AutoModel, TINY_T5, PAIRS, weight_std=0.2),
-    Case(ea_hf.EAT5EncoderModel, T5EncoderModel, AutoModelForTextEncoding, TINY_T5, SingleSequences(), weight_std=0.2),
+    Case(ea_hf.EAT5Model, transformers.T5Model, AutoModel, TINY_T5, PAIRS, weight_std=0.2),
+    Case(
+        ea_hf.EAT5EncoderModel,
+        transformers.T5EncoderModel,
+        AutoModelForTextEncoding,
+        TINY_T5,
+        SingleSequences(),
+        weight_std=0.2,
+    ),
     Case(
         ea_hf.EAT5ForConditionalGeneration,
-        T5ForConditionalGeneration,
+        transformers.T5ForConditionalGeneration,
         AutoModelForSeq2SeqLM,
         {**TINY_T5, "feed_forward_proj": "gated-gelu"},
         PAIRS,
@@ -286,7 +282,7 @@ CASES += [
     ),
     Case(
         ea_hf.EAT5ForSequenceClassification,
-        T5ForSequenceClassification,
+        transformers.T5ForSequenceClassification,
         AutoModelForSequenceClassification,
         {**TINY_T5, "classifier_dropout": 0.0, "num_labels": 5},
         SingleSequences(ends=True),
@@ -302,10 +298,7 @@ TINY_DC_TRANSFORMER = {
     "ffn_dim": 40,
     "attention_key_ratio": 0.5,
     "attention_value_ratio": 0.5,
-    "positional_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "ff_dropout": 0.0,
-    "head_dropout": 0.0,
+    **dict.fromkeys(("positional_dropout", "attention_dropout", "ff_dropout", "head_dropout"), 0.0),
 }
 SERIES = Series()
 CASES += [

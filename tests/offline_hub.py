@@ -57,7 +57,9 @@ def write_mbart(directory: Path) -> None:
 
 
 def write_vit(directory: Path) -> None:
-    config = ViTConfig(**{**tiny_images.TINY_VIT, "image_size": 224, "patch_size": 56, "num_channels": 3})
+    config = ViTConfig(
+        **{**tiny_images.TINY_VIT, "image_size": 224, "patch_size": 56, "encoder_stride": 56, "num_channels": 3}
+    )
     ViTModel(config).save_pretrained(directory)
     ViTImageProcessorPil(size={"height": 224, "width": 224}).save_pretrained(directory)
 

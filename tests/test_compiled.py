@@ -94,6 +94,7 @@ def result(model: nn.Module, inputs: dict) -> torch.Tensor:
 
 @pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
 @MORE_MODELS
+@pytest.mark.slow_but("bert-", "bart-inference")
 def test_compiling_layer_by_layer_makes_three_graphs_for_each_stack(make, training):
     """As Accelerate's `compile_regions` does; a graph of each layer's own would soon reach the limit of recompilations."""
     model, stacks, inputs = make()
@@ -110,6 +111,7 @@ def test_compiling_layer_by_layer_makes_three_graphs_for_each_stack(make, traini
 
 @pytest.mark.parametrize("breaks", (False, True), ids=("whole", "broken"))
 @MODELS
+@pytest.mark.slow_but("llama-whole")
 def test_threads_that_run_compiled_models_do_not_meet(make, breaks):
     model, stacks, inputs = make(layers=2)
     model.eval()

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What README and docs/ show is true: every block of code runs, every public name has its place, every link leads somewhere."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import local_hub
@@ -25,7 +27,7 @@ STAND_INS = {
     "make": 'exec {make} --no-print-directory -n "$@" > /dev/null',  # the target exists
     "git": "exit 0",  # there is nothing to clone from
     "pip": "exit 0",  # everything is installed
-    "python": 'case "$1" in */run_*.py) set -- "$@" {budget};; esac; exec {python} "$@"',
+    "python": 'case "$1" in */run_*.py) set -- "$@" {budget};; demo/app.py) exec {python} "$@" --help > /dev/null;; esac; exec {python} "$@"',
     # One seed of the default ones.
     "ea-hf": 'case "$1" in compare) shift; set -- compare --seeds 1 "$@";; esac; exec {python} -m ea_hf "$@"',
     "torchrun": 'case "$*" in */run_*.py*) set -- "$@" {budget};; esac; exec {torchrun} "$@"',
@@ -110,10 +112,35 @@ def test_every_block_says_its_language(page):
 
 
 def test_api_reference_has_every_public_name():
-    described = re.findall(
-        r"^::: ea_hf\.(?:estimators\.)?(\w+)$", (REPOSITORY / "docs" / "api.md").read_text(), re.MULTILINE
-    )
+    pages = [REPOSITORY / "docs" / "api.md", *(REPOSITORY / "docs" / "api").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    described = re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", text, re.MULTILINE)
     assert sorted(described) == sorted(ea_hf.__all__)
+
+
+def examples() -> dict[str, str]:
+    """The code of the docstrings of public names."""
+    documented = {name: inspect.getdoc(getattr(ea_hf, name)) or "" for name in ea_hf.__all__ if name != "PRESETS"}
+    found = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in documented.items()}
+    return {name: textwrap.dedent("".join(code)) for name, code in found.items() if code}
+
+
+def test_classes_of_models_say_what_they_take_and_return_with_an_example():
+    models = [name for name in ea_hf.__all__ if re.match(r"EA(Bert|Roberta|T5)(Model|For|Pre|Enc)|EAViTFor", name)]
+    for name in models:
+        text = getattr(ea_hf, name).__doc__
+        assert len(text.split()) >= 40 and name in examples(), name
+        assert name.endswith("PreTrainedModel") or ("Takes" in text and "Returns" in text), name
+
+
+@pytest.mark.slow
+def test_examples_of_docstrings_run(root, hub):
+    (imports,) = [code for kind, code in blocks(REPOSITORY / "docs" / "api.md") if kind == "python"]
+    code = [("python", imports), *(("python", text) for text in examples().values())]
+    environment = {**os.environ, **hub, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", DRIVER % code]
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-4000:]
 
 
 def test_site_builds_and_its_formulas_need_no_script(tmp_path):
@@ -123,6 +150,10 @@ def test_site_builds_and_its_formulas_need_no_script(tmp_path):
     method = (tmp_path / "method" / "index.html").read_text()
     assert "<math" in method
     assert "arithmatex" not in method
+    assert f"ea_hf {ea_hf.__version__}" in method and 'rel="next"' in method
+    assert "0.1.0" in (tmp_path / "changelog" / "index.html").read_text()
+    notebook = (tmp_path / "notebooks" / "quickstart" / "index.html").read_text()
+    assert "held-out verses" in notebook and ".ipynb" not in notebook.replace("docs/notebooks/quickstart.ipynb", "")
     for path in tmp_path.rglob("*.html"):
         assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?://(?!squidfunk)', path.read_text()), path
 

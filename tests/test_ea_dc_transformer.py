@@ -100,6 +100,7 @@ def assert_same_results(actual: dict[str, torch.Tensor], expected: dict[str, tor
 
 @every_head
 @every_option
+@pytest.mark.slow_but("Regression")
 def test_what_stands_in_the_padding_changes_nothing_in_training(model_class, options):
     """Dropout included: the same values are dropped, since the shapes are the same."""
     dropout = {name: 0.2 for name in TINY_DC_TRANSFORMER if "dropout" in name}
@@ -119,6 +120,7 @@ def test_what_stands_in_the_padding_changes_nothing_in_training(model_class, opt
 
 @pytest.mark.parametrize("model_class", HEADS[:2])
 @every_option
+@pytest.mark.slow_but("Regression")
 def test_more_padding_changes_nothing_in_training(model_class, options):
     model = tiny_model(model_class, **options).double().train()
     series = [steps.double() for steps in series_of()]
@@ -170,6 +172,7 @@ def test_missing_values_in_an_observed_step_are_zeros():
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @every_option
+@pytest.mark.slow_but("{}-")
 def test_outputs_and_gradients_are_finite_whatever_comes(options, training):
     model = tiny_model(**options).train(training)
     ordinary = torch.stack(series_of((6, 6)))
@@ -285,6 +288,7 @@ def train_in_parallel(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Though one has more padding. Without synchronization the statistics of each are its own, as in PyTorch."""
     torch.multiprocessing.spawn(train_in_parallel, (str(tmp_path),), nprocs=2)

@@ -15,13 +15,10 @@ from dc_transformer_reference import (
     tiny_config,
     tiny_model,
 )
-from exactness import objective
+from exactness import assert_gradients_are_slopes, objective
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
-    MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING,
-)
+from transformers.models.auto import modeling_auto
 
 from ea_hf import (
     EADCTransformerConfig,
@@ -53,6 +50,7 @@ def test_every_parameter_gets_a_gradient(model_class, options):
 
 @every_head
 @every_option
+@pytest.mark.slow_but("Regression")
 def test_a_saved_model_gives_the_same_output_twice(model_class, options, tmp_path):
     model = tiny_model(model_class, **options)
     model.save_pretrained(tmp_path)
@@ -69,8 +67,10 @@ def test_auto_classes_find_the_models(tmp_path):
     tiny_model(EADCTransformerForMaskedImputation).save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)) is EADCTransformerModel
     assert type(AutoModelForPreTraining.from_pretrained(tmp_path)) is EADCTransformerForMaskedImputation
-    assert MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING[EADCTransformerConfig] is EADCTransformerForClassification
-    assert MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING[EADCTransformerConfig] is EADCTransformerForRegression
+    mapping = modeling_auto.MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING
+    assert mapping[EADCTransformerConfig] is EADCTransformerForClassification
+    mapping = modeling_auto.MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING
+    assert mapping[EADCTransformerConfig] is EADCTransformerForRegression
 
 
 def test_sizes_dilations_and_the_chain_follow_from_the_configuration():
@@ -124,15 +124,7 @@ def test_gradients_are_those_of_the_training_loss(options):
         return objective(torch.func.functional_call(model, parameters, kwargs=inputs))
 
     objective(model(**inputs)).backward()
-    for part in ("relative_positions", "evolution", "norm", "gain", ""):
-        direction = {name: torch.randn_like(value) * (part in name) for name, value in model.named_parameters()}
-        slope = sum((direction[name] * value.grad).sum() for name, value in model.named_parameters()).item()
-        with torch.no_grad():
-            ends = [
-                value_of({name: value + step * direction[name] for name, value in model.named_parameters()})
-                for step in (1e-7, -1e-7)
-            ]
-        assert slope == pytest.approx((ends[0] - ends[1]).item() / 2e-7, rel=1e-4), part
+    assert_gradients_are_slopes(model, value_of, ("relative_positions", "evolution", "norm", "gain", ""), 1e-7)
 
 
 # Imputation

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from exactness import assert_gradients_are_slopes
 from models import randomize
 from torch.testing import assert_close
 from transformers import (
@@ -228,6 +229,7 @@ def test_resnet_50_at_224_pixels_has_the_published_sizes():
 
 
 @pytest.mark.parametrize("depth, layers", [(18, 6), (26, 6), (34, 13), (50, 13), (101, 30), (152, 47)])
+@pytest.mark.slow_but("34-13", "50-13")
 def test_every_depth_runs_at_any_size(depth, layers):
     """As a backbone, which gives the features of several stages."""
     with torch.device("meta"):
@@ -300,15 +302,7 @@ def test_every_parameter_gets_the_gradient_of_the_outputs(fields):
     (model(inputs).logits * weights).sum().backward()
     missing = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert missing == []
-    for part in ("relative_", "evolution", ""):
-        direction = {name: torch.randn_like(value) * (part in name) for name, value in model.named_parameters()}
-        slope = sum((direction[name] * value.grad).sum() for name, value in model.named_parameters()).item()
-        with torch.no_grad():
-            ends = [
-                objective({name: value + step * direction[name] for name, value in model.named_parameters()})
-                for step in (1e-8, -1e-8)
-            ]
-        assert slope == pytest.approx((ends[0] - ends[1]).item() / 2e-8, rel=1e-4), part
+    assert_gradients_are_slopes(model, objective, ("relative_", "evolution", ""), 1e-8)
 
 
 def test_relative_embeddings_are_initialized_around_zero():
@@ -391,6 +385,7 @@ def test_backbone_gives_the_features_of_the_model():
         assert_close(actual, hidden_states[index], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_and_exports():
     model = tiny_model()
     inputs = images()

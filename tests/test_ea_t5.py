@@ -142,6 +142,7 @@ def test_future_target_tokens_change_no_earlier_logit(kernel_size, path):
     ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
 )
 @pytest.mark.parametrize("kernel_size", [3, 5], ids="kernel{}".format)
+@pytest.mark.slow_but("kernel3")
 def test_cache_changes_no_generated_token(kernel_size, options):
     model = make_model(ea_kernel_size=kernel_size)
     assert_generates_the_same(model, make_source(), max_new_tokens=24, **options)
@@ -149,6 +150,7 @@ def test_cache_changes_no_generated_token(kernel_size, options):
 
 @pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"num_beams": 2}], ids=str)
 @pytest.mark.parametrize("new_tokens", [1, 2, 200])
+@pytest.mark.slow_but("2-{")
 def test_cache_changes_nothing_in_short_and_long_texts(new_tokens, options):
     model = make_model()
     result = assert_generates_the_same(model, make_source(), max_new_tokens=new_tokens, **options)
@@ -158,6 +160,7 @@ def test_cache_changes_nothing_in_short_and_long_texts(new_tokens, options):
 @pytest.mark.parametrize("implementation", [None, "static"])
 @pytest.mark.parametrize("padding", [None, "left"], ids="padding-{}".format)
 @pytest.mark.parametrize("length", [1, 2, 6, 2 * CROPPABLE_ROWS])
+@pytest.mark.slow_but("6-padding")
 def test_cache_changes_nothing_after_a_prompt(length, padding, implementation):
     source = {**make_source(), **make_target(length, padding=padding)}
     assert_generates_the_same(make_model(), source, max_new_tokens=10, cache_implementation=implementation)
@@ -181,6 +184,7 @@ def test_left_padding_of_a_prompt_changes_nothing():
 
 @pytest.mark.parametrize("assistant", ["evolving", "vanilla", "prompt-lookup"])
 @pytest.mark.parametrize("kernel_size", [3, 5], ids="kernel{}".format)
+@pytest.mark.slow_but("kernel3-vanilla")
 def test_assisted_decoding_generates_the_same(kernel_size, assistant):
     model = make_model(ea_kernel_size=kernel_size)
     source = make_source(rows=1)
@@ -217,6 +221,15 @@ def test_decoding_in_steps_equals_the_full_pass(kernel_size, steps, padding):
     assert_close(logits[real], full_logits(model, source, target)[real], atol=1e-10, rtol=0)
 
 
+def step_logits(model, encoder_outputs, source, target, position, cache):
+    return model(
+        encoder_outputs=encoder_outputs,
+        attention_mask=source["attention_mask"],
+        decoder_input_ids=target["decoder_input_ids"][:, position : position + 1],
+        past_key_values=cache,
+    ).logits
+
+
 @pytest.mark.parametrize("recording", [False, True], ids=["", "recording"])
 @pytest.mark.parametrize("removed", [0, 1, 5, 6])
 def test_cropped_tokens_leave_no_trace(removed, recording):
@@ -234,12 +247,7 @@ def test_cropped_tokens_leave_no_trace(removed, recording):
     encoder_outputs = model.get_encoder()(**source)
     for start in range(8 - removed, 12):
         with torch.no_grad():
-            logits = model(
-                encoder_outputs=encoder_outputs,
-                attention_mask=source["attention_mask"],
-                decoder_input_ids=target["decoder_input_ids"][:, start : start + 1],
-                past_key_values=cache,
-            ).logits
+            logits = step_logits(model, encoder_outputs, source, target, start, cache)
         assert_close(logits[:, 0], expected[:, start], atol=1e-10, rtol=0)
 
 
@@ -359,6 +367,7 @@ def test_a_cache_that_cannot_hold_rows_is_refused():
         model(**make_source(), **make_target(4), past_key_values=cache)
 
 
+@pytest.mark.slow
 def test_static_cache_compiles_without_graph_breaks():
     model = make_model()
     source, target = make_source(), make_target(8)
@@ -369,12 +378,7 @@ def test_static_cache_compiles_without_graph_breaks():
     step = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         for position in range(3, 8):
-            logits = step(
-                encoder_outputs=encoder_outputs,
-                attention_mask=source["attention_mask"],
-                decoder_input_ids=target["decoder_input_ids"][:, position : position + 1],
-                past_key_values=cache,
-            ).logits
+            logits = step_logits(step, encoder_outputs, source, target, position, cache)
             assert_close(logits[:, 0], expected[:, position], atol=1e-5, rtol=1e-5)
     torch.compiler.reset()
 

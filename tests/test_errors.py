@@ -230,6 +230,7 @@ def test_checkpointing_that_is_reentrant_by_torch_s_default(case):
 
 @pytest.mark.parametrize("source", ["evolving", "vanilla"])
 @every_model
+@pytest.mark.slow_but("Model-")
 def test_head_count_that_is_not_the_checkpoint_s(case, source, tmp_path):
     (case.model() if source == "evolving" else case.plain_model()).save_pretrained(tmp_path)
     trained = case.config().num_attention_heads

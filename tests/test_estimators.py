@@ -48,6 +48,7 @@ def outputs_of(estimator: EADCTransformerClassifier | EADCTransformerRegressor, 
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.slow_but("Regressor")
 def test_checks_of_aeon(estimator):
     results = check_estimator(estimator, raise_exceptions=True)
     assert len(results) > 20 and all(str(result) == "PASSED" for result in results.values())
@@ -57,6 +58,7 @@ def test_checks_of_aeon(estimator):
     ("estimator", "n_epochs", "learning_rate"),
     [(EADCTransformerClassifier, 100, 3e-3), (EADCTransformerRegressor, 30, 1e-3)],
 )
+@pytest.mark.slow_but("Regressor")
 def test_recipe_by_default(estimator, n_epochs, learning_rate, monkeypatch):
     """As many epochs, at rates that fall along a cosine from the first one."""
     rates = []
@@ -88,6 +90,7 @@ def test_one_series_is_predicted_as_in_a_batch(estimator):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.slow_but("Regressor")
 def test_random_state_decides_everything(estimator):
     series, labels = make_series()
     labels = labels_for(estimator, labels)
@@ -103,6 +106,7 @@ def test_random_state_decides_everything(estimator):
     assert np.array_equal(outputs_of(first, series), outputs_of(copied, series))
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_keeps_names_of_classes():
     series, labels = make_series(40)
     names = np.array(["down", "up"])
@@ -180,6 +184,7 @@ def test_without_series_or_values_nothing_is_learned_or_predicted(estimator, emp
         estimator(**TINY).fit(np.full((12, 2, 5), np.nan), labels_for(estimator, labels))
 
 
+@pytest.mark.slow
 def test_the_package_does_not_need_aeon():
     code = (
         "import sys; sys.modules['aeon'] = None\n"

@@ -212,7 +212,7 @@ def test_decoding_with_a_cache_equals_the_full_pass(is_static, is_cross_attentio
 
 
 def test_gradients_of_one_layer():
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()

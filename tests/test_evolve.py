@@ -115,6 +115,7 @@ def test_future_tokens_change_nothing_earlier(family):
     ids=str,
 )
 @every_generator
+@pytest.mark.slow_but("Llama", "Bart")
 def test_cache_changes_no_generated_token(family, options):
     model = family.evolving(kernel_size=5)
     inputs = {name: values for name, values in family.inputs((6, 6), 6).items() if not name.startswith("decoder")}
@@ -193,6 +194,7 @@ def test_save_and_load_is_bit_equal(family, tmp_path):
 
 
 @one_of_each_kind
+@pytest.mark.slow_but("LlamaForCausalLM")
 def test_a_fresh_process_loads_it_by_the_auto_classes_with_ea_hf_and_by_its_own_code(family, tmp_path):
     model = family.evolving()
     model.save_pretrained(tmp_path)

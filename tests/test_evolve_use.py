@@ -181,6 +181,7 @@ def test_attention_called_eager_evolves_as_well_and_fused_is_refused(family):
 
 
 @one_of_each_kind
+@pytest.mark.slow_but("LlamaForCausalLM")
 def test_compiles_without_graph_breaks(family):
     model = family.evolving()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

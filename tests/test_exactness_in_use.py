@@ -165,6 +165,7 @@ def test_a_foreign_checkpoint_still_warns(case, tmp_path, transformers_log):
 
 
 @every_model
+@pytest.mark.slow_but("EABertModel", "EAT5ForConditionalGeneration")
 def test_compiles_without_graph_breaks(case):
     # The backend "eager" records the graph as the default does, and leaves out the C++ compiler.
     model = case.model()
@@ -179,6 +180,7 @@ def test_compiles_without_graph_breaks(case):
 
 
 @every_family
+@pytest.mark.slow_but("EAViTModel")
 def test_default_compiler_agrees(case):
     model = case.model()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
@@ -189,6 +191,7 @@ def test_default_compiler_agrees(case):
 
 
 @every_family
+@pytest.mark.slow_but("EABertModel")
 def test_compiled_training_step_has_the_same_gradients(case):
     model = case.model().train()
     inputs = case.batch().inputs
@@ -202,6 +205,7 @@ def test_compiled_training_step_has_the_same_gradients(case):
 
 
 @every_model
+@pytest.mark.slow_but("EABertModel", "EAT5Model")
 def test_exports_with_dynamic_batch_and_length(case):
     model = case.model()
     example = case.batch([9, 4], width=11).inputs
@@ -457,6 +461,7 @@ def test_another_form_is_saved_and_loaded_bit_for_bit(case, variant, tmp_path):
 
 
 @every_family
+@pytest.mark.slow_but("EABertModel")
 def test_another_form_is_compiled_and_exported(case):
     model = case.model(**VARIANTS["mixed-heads"])
     inputs = case.batch().inputs

@@ -33,6 +33,7 @@ def without_convolution(model):
 
 
 @every_encoder
+@pytest.mark.slow_but("EAViTModel", "EABertModel")
 def test_exported_file_computes_the_same(case, tmp_path):
     model = case.model()
     example = case.batch([9, 4], width=11).inputs
@@ -45,6 +46,7 @@ def test_exported_file_computes_the_same(case, tmp_path):
         assert largest_difference(without_convolution(model), exported, inputs) > 10 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_ea_resnet_computes_the_same(tmp_path):
     model = tiny_model()
     shapes = Images().dynamic_shapes({"pixel_values": images()})
@@ -61,6 +63,7 @@ def test_the_script_exports_an_evolved_model(tmp_path, capsys):
     assert "from input_ids, attention_mask, token_type_ids to logits" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_script_exports_the_encoder_of_a_checkpoint(tmp_path):
     case = next(case for case in CASES if str(case) == "EAT5ForConditionalGeneration")
     case.model().save_pretrained(tmp_path / "t5")

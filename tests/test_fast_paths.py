@@ -122,7 +122,9 @@ class Chain:
 
     def gradients(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         output = self()
-        weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(2))
+        weights = torch.randn(
+            output.shape, dtype=output.dtype, generator=torch.Generator(torch.get_default_device()).manual_seed(2)
+        )
         return output, torch.autograd.grad((output * weights).sum(), self.differentiable)
 
 
@@ -139,17 +141,21 @@ def assert_equal(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=limit)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_training_path_equals_reference(case, memory_efficient, dtype, force_reference):
-    chain = Chain(case, dtype, memory_efficient)
+def assert_trains_as_reference(chain, force_reference):
     output, gradients = chain.gradients()
     force_reference()
     expected, expected_gradients = chain.gradients()
     assert_equal(output, expected)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         assert_equal(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_training_path_equals_reference(case, memory_efficient, dtype, force_reference):
+    chain = Chain(case, dtype, memory_efficient)
+    assert_trains_as_reference(chain, force_reference)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -179,12 +185,7 @@ def test_training_by_blocks_equals_reference(case, memory_efficient, block_bytes
     """Blocks of a few rows, the last of them shorter than the kernel."""
     monkeypatch.setattr(evolution_blocks, "BLOCK_BYTES_PER_THREAD", block_bytes)
     chain = Chain(case, torch.float64, memory_efficient)
-    output, gradients = chain.gradients()
-    force_reference()
-    expected, expected_gradients = chain.gradients()
-    assert_equal(output, expected)
-    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        assert_equal(gradient, expected_gradient)
+    assert_trains_as_reference(chain, force_reference)
 
 
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
@@ -198,6 +199,7 @@ def test_training_by_blocks_equals_reference(case, memory_efficient, block_bytes
     ],
     ids=str,
 )
+@pytest.mark.slow_but("mixing=learned-default")
 def test_training_path_passes_gradcheck(case, memory_efficient, monkeypatch):
     monkeypatch.setattr(evolution_blocks, "BLOCK_BYTES_PER_THREAD", 1)
     chain = Chain(case, torch.float64, memory_efficient)

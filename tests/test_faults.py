@@ -30,12 +30,10 @@ from tiny_bert import (
     Moment,
     arguments,
     reset_accelerator,
+    run_of_15_steps,
     run_script,
-    sentences,
     start_run,
     start_script,
-    write_checkpoint,
-    write_rows,
 )
 
 from ea_hf.training import liveness
@@ -48,19 +46,8 @@ pytestmark = pytest.mark.usefixtures("isolated")
 @pytest.fixture
 def options(tmp_path) -> dict[str, Any]:
     """A run of 15 steps, with dropout; its evaluation has four batches."""
-    return {
-        "model_name_or_path": write_checkpoint(tmp_path / "model"),
-        "train_file": write_rows(tmp_path / "train.csv", sentences()),
-        "validation_file": write_rows(tmp_path / "validation.csv", sentences(count=13)),
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-3,
-        "eval_steps": 2,
-        "checkpointing_steps": 6,
-        "save_total_limit": 2,
-        "logging_steps": 1,
-    }
+    sizes = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 4}
+    return run_of_15_steps(tmp_path, **sizes, checkpointing_steps=6, save_total_limit=2, logging_steps=1)
 
 
 @pytest.fixture
@@ -122,6 +109,7 @@ MOMENTS = [
 @pytest.mark.parametrize(
     ("moment", "action", "step"), MOMENTS, ids=["step", "after_a_step", "evaluation", "saving", "last_step"]
 )
+@pytest.mark.slow_but("after_a_step")
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(moment, action, step, options, tmp_path):
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     output_dir, log = tmp_path / "stopped", tmp_path / "log"
@@ -175,6 +163,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(name, tmp_path,
 
 
 @pytest.mark.parametrize("room", [20_000, 150_000, 300_000])
+@pytest.mark.slow_but("300000")
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(room, options, small_disk, tmp_path):
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
     output_dir, log = small_disk / "output", tmp_path / "log"
@@ -310,6 +299,7 @@ class Torchrun:
         return status
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_take_turns(options, tmp_path):
     """A signal to one rank stops both. With dropout, and with the losses of the run that nobody disturbed."""
     options |= {"num_train_epochs": 12, "eval_steps": "no", "checkpointing_steps": 1000}
@@ -332,6 +322,7 @@ def test_two_processes_and_one_take_turns(options, tmp_path):
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_other_and_is_named(options, tmp_path):
     run = Torchrun(
         arguments(**options | {"num_train_epochs": 1000, "eval_steps": "no"}, output_dir=tmp_path / "output")
@@ -410,7 +401,8 @@ def is_writing(output_dir: Path) -> bool:
     return bool(list(output_dir.glob(".checkpoint-*")))
 
 
-@pytest.mark.parametrize("count", [pytest.param(7, id="seven"), pytest.param(20, id="twenty", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(7, id="seven"), pytest.param(20, id="twenty")])
+@pytest.mark.slow
 def test_every_kill_at_a_random_moment_is_survived(count, options, small_disk, tmp_path):
     """Two processes. Each goes on from the last checkpoint; the end is that of a run which nobody disturbed."""
     chance = random.Random(count)

@@ -25,7 +25,8 @@ from tiny_bert import arguments, run_script, sentences, write_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import ea_hf
-from ea_hf.training.publishing import find_license, push_to_hub
+from ea_hf.training.model_card import LOCAL_NOTE, find_license
+from ea_hf.training.publishing import push_to_hub
 
 
 @pytest.fixture
@@ -214,6 +215,7 @@ for name, auto_name in {jobs}:
     run_stranger(load, tmp_path / "theirs", **hub.environment)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_script_is_pushed_and_used_by_a_stranger(hub, tmp_path):
     """From a vanilla RoBERTa to a classifier that someone else loads with its tokenizer, as the card says."""
     vanilla = Path(tiny_roberta.write_checkpoint(tmp_path / "vanilla"))
@@ -240,8 +242,9 @@ def test_a_run_of_the_script_is_pushed_and_used_by_a_stranger(hub, tmp_path):
     assert card.data.license == "mit" and card.data.pipeline_tag == "text-classification"
     assert card.data.library_name == "transformers" and card.data.eval_results[0].metric_type == "accuracy"
     assert "| ea_conv_weight | 0.2500 |" in card.text and "--max_train_steps 3" in card.text
-    assert f"fine-tuned from `{vanilla}`" in card.text and "| learning_rate | 0.0010 |" in card.text
+    assert f"fine-tuned from `{vanilla.name}`" in card.text and "| learning_rate | 0.0010 |" in card.text
     assert "The license is that of the base model, `mit`." in card.text
+    assert LOCAL_NOTE not in card.text and str(tmp_path) not in card.text
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     code += """
 import torch

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import image_data
-import image_sources
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -27,6 +26,8 @@ from image_data import (
 from image_sources import load_digits, load_folders, load_hub, load_idx, read_idx
 from PIL import Image, ImageCms
 from tiny_images import CLASSES, digits, encode, write_folders, write_hub, write_idx, write_mnist
+
+from ea_hf.training import hub_data
 
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -387,10 +388,10 @@ def test_hub_data_sets(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="train: 3 rows have no class, or one that training does not have: 2, 5, 8"):
         load_hub(str(tmp_path / "unlabelled"))
 
-    def offline(*_):
+    def offline(*_, **__):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(image_sources, "load_dataset", offline)
+    monkeypatch.setattr(hub_data, "load_dataset", offline)
     with pytest.raises(ConnectionError, match=r"(?s)nobody/nothing could not be loaded.*--train_dir"):
         load_hub("nobody/nothing")
 

@@ -11,16 +11,7 @@ from typing import Any
 
 import pytest
 import run_glue
-from tiny_bert import (
-    Moment,
-    arguments,
-    reset_accelerator,
-    sentences,
-    start_run,
-    wait_for_ever,
-    write_checkpoint,
-    write_rows,
-)
+from tiny_bert import Moment, arguments, reset_accelerator, run_of_15_steps, start_run, wait_for_ever
 
 from ea_hf.training.checkpoints import checkpoint_steps, find_fault
 
@@ -31,22 +22,9 @@ pytestmark = pytest.mark.usefixtures("isolated")
 @pytest.fixture
 def options(tmp_path) -> dict[str, Any]:
     """A run of 15 steps with everything that has a state: dropout, accumulation, warm-up, batches by length."""
-    return {
-        "model_name_or_path": write_checkpoint(tmp_path / "model"),
-        "train_file": write_rows(tmp_path / "train.csv", sentences()),
-        "validation_file": write_rows(tmp_path / "validation.csv", sentences(count=13)),
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.01,
-        "num_warmup_steps": 4,
-        "group_by_length": True,
-        "eval_steps": 2,
-        "checkpointing_steps": 3,
-        "save_total_limit": 1,
-        "logging_steps": 4,
-    }
+    settings = {"weight_decay": 0.01, "num_warmup_steps": 4, "group_by_length": True}
+    settings |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    return run_of_15_steps(tmp_path, **settings, checkpointing_steps=3, save_total_limit=1, logging_steps=4)
 
 
 def finish(words: Sequence[str], log: Path) -> None:
@@ -99,6 +77,7 @@ BEST = {"load_best_model_at_end": True, "checkpointing_steps": "epoch", "mixed_p
 
 
 @pytest.mark.parametrize(("changes", "moments"), [({}, BY_STEPS), (BEST, BY_EPOCHS)], ids=["steps", "epochs"])
+@pytest.mark.slow_but("epochs")
 def test_a_run_that_is_killed_at_many_moments_ends_as_an_undisturbed_one(changes, moments, options, tmp_path):
     options |= changes
     finish(arguments(**options, output_dir=tmp_path / "whole"), tmp_path / "whole.log")
@@ -113,6 +92,7 @@ def test_a_run_that_is_killed_at_many_moments_ends_as_an_undisturbed_one(changes
     assert_same_end(output_dir, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(options, tmp_path):
     """By the clock, wherever it is."""
     options |= {"checkpointing_steps": 1}

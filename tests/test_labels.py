@@ -19,6 +19,7 @@ from task_data import TaskData, find_text_columns, load_files
 from tiny_bert import SCRIPT, isolated_runs, write_rows  # noqa: F401  (tells where the script's modules are)
 from transformers import BertConfig
 
+from ea_hf.training import hub_data
 from ea_hf.training.local_files import read_rows
 
 
@@ -162,7 +163,7 @@ def test_an_empty_split_of_a_task_is_told(monkeypatch):
     ]
     for train, validation in ((full, full.select([])), streams):
         monkeypatch.setattr(
-            task_data, "load_dataset", lambda *_, t=train, v=validation, **__: {"train": t, "validation": v}
+            hub_data, "load_dataset", lambda *_, t=train, v=validation, **__: {"train": t, "validation": v}
         )
         with pytest.raises(ValueError, match=r"The split 'validation' of glue \(sst2\) is empty"):
             task_data.load_task("glue", "sst2", streaming=train is not full)

@@ -115,6 +115,7 @@ def training(tmp_path, name, **options):
     )
 
 
+@pytest.mark.slow
 def test_cpu_processes_starts_several(tmp_path):
     words = training(tmp_path, "output")
     statuses, printed = output_of(start("cpu_processes", "--main_process_port", "0", str(SCRIPT), *words))
@@ -169,7 +170,8 @@ def test_two_nodes(tmp_path):
 def test_slurm_starts_a_launcher_on_each_node(tmp_path):
     """With stand-ins for SLURM's commands, and one for `accelerate` that prints its arguments."""
     for name, text in {
-        "scontrol": "echo node1; echo node2",
+        # More names than a pipe holds, as a reader that closes it early ends the writer.
+        "scontrol": "for node in $(seq 20000); do echo node$node; done",
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
         "accelerate": 'echo "$@"',
     }.items():
@@ -198,6 +200,7 @@ def test_slurm_starts_a_launcher_on_each_node(tmp_path):
 # Bad launches
 
 
+@pytest.mark.slow
 def test_several_processes_of_which_accelerate_starts_one(tmp_path):
     words = training(tmp_path, "output")
     command = [

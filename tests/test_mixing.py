@@ -42,7 +42,7 @@ def evolutions_of(model):
 
 def randomize_gates(model):
     """Every gate anywhere in [-1, 1]."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(3)
     with torch.no_grad():
         for evolution in evolutions_of(model):
             for gate in (evolution.residual_gate, evolution.conv_gate):

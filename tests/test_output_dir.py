@@ -18,7 +18,7 @@ from tiny_bert import reset_accelerator
 
 from ea_hf.training.arguments import add_training_arguments
 from ea_hf.training.loop import create_accelerator
-from ea_hf.training.output_dir import output_dir_fault, prepare_output_dir
+from ea_hf.training.output_dir import check_tokenizer_dir, output_dir_fault, prepare_output_dir
 
 
 def arguments(output_dir, *words):
@@ -57,6 +57,35 @@ def test_one_that_holds_a_run_or_a_model(name, tmp_path):
         create_accelerator(arguments(occupied, "--overwrite_output_dir", "--resume_from_checkpoint", "latest"))
     for words in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
         assert output_dir_fault(arguments(occupied, *words)) is None
+
+
+def test_the_readme_of_something_else_is_not_replaced_unasked(tmp_path):
+    project = occupy(tmp_path / "project", "README.md")
+    with pytest.raises(
+        ValueError, match=r"project holds no run, but a README\.md, which the model card would replace"
+    ):
+        create_accelerator(arguments(project))
+    assert output_dir_fault(arguments(project, "--overwrite_output_dir")) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("", "it is empty"), (" ", "it is empty"), ("a\0b", "null byte"), ("loop", "oop")]
+)
+def test_what_is_no_path_is_told_when_it_is_read(value, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(SystemExit):
+        arguments(value)
+    assert re.search(f"--output_dir: .*{message}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["config.json", "training_args.json", "checkpoint-3/"])
+def test_a_tokenizer_does_not_take_the_place_of_a_model_s(name, tmp_path):
+    with pytest.raises(ValueError, match="already holds a run or a model, whose tokenizer would be replaced"):
+        check_tokenizer_dir(occupy(tmp_path / "model", name))
+    check_tokenizer_dir(occupy(tmp_path / "tokenizer", "tokenizer.json"))  # is trained again
+    with pytest.raises(ValueError, match=r"tokenizer\.json is a file"):
+        check_tokenizer_dir(tmp_path / "tokenizer" / "tokenizer.json" / "below")
 
 
 @pytest.mark.parametrize("words", [[], ["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]])
@@ -191,6 +220,7 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
 
 
 @pytest.mark.parametrize("module", ["ea_hf.plan", "ea_hf.export", "ea_hf.visualization.__main__"])
+@pytest.mark.slow_but("ea_hf.plan")
 def test_a_plain_install_has_its_programs(module):
     code = f"{WITHOUT}\ntry:\n    import datasets\nexcept ImportError:\n    import {module}\nelse:\n    sys.exit(3)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -99,6 +99,7 @@ def test_no_pipeline_warns(checkpoints, transformers_log):
     assert not [message for message in transformers_log if "remote code" in message or "trust" in message]
 
 
+@pytest.mark.slow
 def test_remote_code_gives_the_same_without_a_warning(checkpoints, results, tmp_path):
     code = f"""
 import json, sys, warnings

@@ -96,6 +96,7 @@ def planned_step(family, mode="default", precision="fp32"):
 
 @pytest.mark.parametrize(("mode", "precision"), [*((mode, "fp32") for mode in plan.MODES), ("default", "bf16")])
 @every_family
+@pytest.mark.slow_but("bert-default-fp32", "t5-memory-efficient-fp32")
 def test_bytes_saved_for_the_backward_pass(family, mode, precision):
     planned = planned_step(family, mode, precision)
     measured = measure_saved_bytes(*real_model(family, mode), plan.PRECISIONS[precision])
@@ -105,6 +106,7 @@ def test_bytes_saved_for_the_backward_pass(family, mode, precision):
 
 @pytest.mark.parametrize("mode", plan.MODES)
 @every_family
+@pytest.mark.slow_but("bert-", "t5-default")
 def test_operations(family, mode):
     planned = planned_step(family, mode)
     model, inputs = real_model(family, mode)
@@ -129,6 +131,7 @@ def test_operations_of_bert_follow_from_its_sizes():
 
 @pytest.mark.parametrize("precision", plan.PRECISIONS)
 @every_family
+@pytest.mark.slow_but("bert-", "t5-fp32")
 def test_bytes_of_maps(family, precision, monkeypatch):
     planned = planned_step(family, precision=precision)
     model, inputs = real_model(family, "default")

@@ -294,6 +294,7 @@ def test_shared_words_leave_something_to_learn(verse_pairs):
     assert 0.7 < result["TF-IDF"]["accuracy"] < 0.92
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_hash_seed(tmp_path):
     (tmp_path / "ratings.txt").write_text("\n".join(RATINGS), encoding="utf-8")
     program = (
@@ -420,6 +421,7 @@ def test_baselines_of_a_folder_are_printed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("script", ["prepare_data.py", "baselines.py"])
+@pytest.mark.slow_but("prepare_data")
 def test_a_mistake_is_one_line_and_exit_status_2(script, tmp_path):
     (tmp_path / "file.csv").write_bytes(b"\xff\xfe\x00")
     words = {

@@ -47,7 +47,7 @@ def tiny_llama():
 def evolved_llama(**arguments):
     """With new weights so large that they matter."""
     model = ea_hf.evolve(tiny_llama(), **arguments)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, AttentionEvolution):
@@ -403,7 +403,7 @@ def test_scripts_take_presets_and_the_other_forms(capsys):
 
 
 def test_pictures_without_the_mechanism_are_without_head_mixing():
-    from ea_hf.visualization.recording import record_maps
+    from ea_hf.map_recording import record_maps
 
     torch.manual_seed(0)
     model = ea_hf.EABertModel(ea_hf.EABertConfig(**TINY_BERT, **ea_hf.PRESETS["talking_heads"])).eval()

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("isolated")
 
 
 @pytest.mark.parametrize("kind", ["sign", "stars"], ids=["classification", "regression"])
+@pytest.mark.slow_but("regression")
 def test_two_processes_train_and_evaluate_as_one(kind, tmp_path):
     """37 examples make four steps of 8 and one of 5, which one process out of two ends without examples.
 
@@ -67,6 +68,7 @@ def test_two_processes_train_and_evaluate_as_one(kind, tmp_path):
     assert (tmp_path / "evaluated/predictions.tsv").read_bytes() == (two / "predictions.tsv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fault_that_one_process_sees_ends_all(tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output/training_args.json").write_text("{}")

@@ -123,6 +123,7 @@ every_saved_class = parametrize(MODEL_CLASSES + WITHOUT_AUTO_CLASS)
 
 
 @every_saved_class
+@pytest.mark.slow_but("EABertForPreTraining")
 def test_a_stranger_loads_it_bit_by_bit(model_class, loaded_by_a_stranger):
     found = loaded_by_a_stranger[model_class.__name__]
     assert found["class"] == model_class.__name__ and found["module"].startswith("transformers_modules.")
@@ -207,6 +208,7 @@ print(json.dumps([sorted(path.name for path in pathlib.Path(d).glob("*.py")) for
     assert json.loads(run_stranger(code, tmp_path).splitlines()[-1]) == [expected, expected]
 
 
+@pytest.mark.slow
 def test_remote_code_and_ea_hf_work_side_by_side(checkpoints, tmp_path):
     """Each copy of the mechanism keeps to its own models, whichever was imported last."""
     names = {known.config_class.model_type: (auto.__name__, known.__name__) for auto, known in reversed(MODELS)}

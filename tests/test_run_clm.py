@@ -7,9 +7,9 @@ import math
 import pytest
 import run_clm
 import torch
-from test_run_mlm import interrupted, weights
+from test_run_mlm import assert_goes_on_after_a_kill
 from tiny_bert import arguments, write_checkpoint
-from tiny_language import documents, run_main, write_text
+from tiny_language import documents, new_model, run_main, write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from ea_hf.training.batching import count_labels
@@ -31,20 +31,11 @@ def tokenizer(tmp_path_factory) -> str:
 
 
 def options(tokenizer, output_dir, **more):
-    return {
-        "model_type": "gpt2",
-        "tokenizer_name": tokenizer,
-        "config_overrides": GPT2,
-        "output_dir": output_dir,
-        "block_size": 16,
-        "max_train_steps": 3,
-        "learning_rate": 1e-3,
-        "validation_split_percentage": 0,
-        **more,
-    }
+    return new_model("gpt2", GPT2, tokenizer, output_dir, block_size=16) | more
 
 
 @pytest.mark.parametrize(("model_type", "overrides"), [("gpt2", GPT2), ("llama", LLAMA)])
+@pytest.mark.slow_but("llama")
 def test_loss_and_perplexity_equal_an_independent_reckoning(model_type, overrides, tokenizer, tmp_path):
     validation = documents(7, start=100)
     settings = options(tokenizer, tmp_path / "first", model_type=model_type, config_overrides=overrides)
@@ -100,18 +91,14 @@ def test_documents_end_with_the_end_token_though_the_tokenizer_puts_none(tokeniz
 
 
 @pytest.mark.parametrize("streaming", [None, True], ids=["mapped", "streamed"])
+@pytest.mark.slow_but("streamed")
 def test_a_killed_run_goes_on_bit_by_bit(streaming, tokenizer, tmp_path, monkeypatch):
     file = write_text(tmp_path / "train.txt", documents(30))
     settings = options(
-        tokenizer, tmp_path / "whole", streaming=streaming, max_train_steps=9, checkpointing_steps=3,
+        tokenizer, tmp_path, streaming=streaming, max_train_steps=9, checkpointing_steps=3,
         shuffle_buffer_size=16, concatenate_documents=True,
     )  # fmt: skip
-    run_main(run_clm, file, **settings)
-    settings["output_dir"] = tmp_path / "killed"
-    interrupted(run_clm, 5, monkeypatch, file, **settings)
-    run_main(run_clm, file, **settings, resume_from_checkpoint="latest")
-    whole, again = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert_goes_on_after_a_kill(run_clm, 5, monkeypatch, file, tmp_path, **settings)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import run_glue
 import scipy.stats
 import sklearn.metrics
 import torch
+from glue_evaluation import GlueTask
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from task_data import TASK_COLUMNS, load_files
@@ -81,6 +82,7 @@ def vanilla(tmp_path_factory) -> str:
 # What a run reads and writes
 
 
+@pytest.mark.slow
 def test_a_user_trains_pushes_in_vain_and_evaluates(vanilla, tmp_path):
     """The script as a process of its own: the push fails without a network, and nothing is lost."""
     data, output_dir = files(tmp_path), tmp_path / "output"
@@ -135,6 +137,7 @@ def test_a_user_trains_pushes_in_vain_and_evaluates(vanilla, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+@pytest.mark.slow_but(".csv")
 def test_every_file_format_gives_the_same_run(suffix, vanilla, tmp_path):
     for kind in ("sign", "stars", "pairs"):
         expected = load_files(files_by_split(files(tmp_path / "csv", kind)))
@@ -159,6 +162,7 @@ def test_pairs_are_told_apart_by_token_types(vanilla, tmp_path):
     assert read_predictions(output_dir / "predictions.tsv") == expected
 
 
+@pytest.mark.slow
 def test_regression_is_known_by_its_labels(vanilla, tmp_path):
     data, output_dir = files(tmp_path, "stars"), tmp_path / "output"
     results = fine_tune(
@@ -280,7 +284,7 @@ def test_padding_to_the_maximum_changes_no_prediction(vanilla, tmp_path):
     assert np.std(written[0]) > 0.01
 
 
-def test_the_model_card_tells_the_run_and_its_code_runs(vanilla, tmp_path):
+def test_the_model_card_tells_the_run_and_its_code_runs(vanilla, tmp_path, monkeypatch):
     data, output_dir = files(tmp_path), tmp_path / "my_model"
     results = fine_tune(output_dir, model_name_or_path=vanilla, **data, ea_conv_weight=0.25, learning_rate=3e-4)
     card = ModelCard.load(output_dir / "README.md")
@@ -293,11 +297,13 @@ def test_the_model_card_tells_the_run_and_its_code_runs(vanilla, tmp_path):
     for line in (
         "| ea_conv_weight | 0.2500 |",
         "| learning_rate | 0.0003 |",
-        f"| accuracy | {reported['accuracy']:.4f} |",
+        f"| accuracy | {reported['accuracy']:.4f} | validation | validation.csv | 13 examples |",
     ):
         assert line in card.text
     assert "nyu-mll/glue" not in card.text
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert str(tmp_path) not in str(card)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["model"](**names["tokenizer"]("Go and see it!", return_tensors="pt")).logits.shape == (1, 2)
@@ -332,6 +338,7 @@ GLUE_FILES = {
 
 
 @pytest.mark.parametrize("task", TASK_COLUMNS)
+@pytest.mark.slow_but("mnli", "stsb")
 def test_every_task_of_glue_is_scored_and_written_for_the_server(task, glue, vanilla, tmp_path):
     output_dir = tmp_path / "output"
     results = fine_tune(
@@ -359,11 +366,15 @@ def test_every_task_of_glue_is_scored_and_written_for_the_server(task, glue, van
             assert set(predictions) <= set(allowed)
     card = ModelCard.load(output_dir / "README.md")
     assert card.data.eval_results[0].dataset_name == f"GLUE {task.upper()}"
+    for score in card.data.eval_results:
+        part = "_mismatched" if score.metric_type.endswith("_mismatched") else "_matched" if task == "mnli" else ""
+        split = datasets.load_dataset(glue, task, split=f"validation{part}")
+        assert (score.dataset_split, score.dataset_args) == (f"validation{part}", {"size": len(split)})
 
 
 def test_similarities_are_written_as_the_server_takes_them(glue, vanilla, tmp_path, monkeypatch):
     logits = np.array([[-1.0], [2.34567], [9.0]])
-    monkeypatch.setattr(run_glue, "predict_logits", lambda *_: logits)
+    monkeypatch.setattr(GlueTask, "predict_logits", lambda *_: logits)
     model = ea_hf.EABertForSequenceClassification.from_pretrained(vanilla, num_labels=1)
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(vanilla).save_pretrained(tmp_path / "model")

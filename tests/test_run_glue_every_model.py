@@ -54,6 +54,7 @@ def write_model(directory: Path, config_class: type[PreTrainedConfig], values: d
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow_but("electra")
 def test_a_model_without_a_family_evolves_with_its_weights_and_goes_on(name, tmp_path):
     vanilla, data = write_model(tmp_path / "vanilla", *CONFIGS[name]), files(tmp_path, "pairs")
     options = {**data, "max_length": 48, "learning_rate": 0.0}

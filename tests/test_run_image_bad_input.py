@@ -10,16 +10,9 @@ from typing import Any
 
 import pytest
 import run_image_classification
-from test_run_image_classification import (
-    NEW_VIT,
-    classify,
-)
+from test_run_image_classification import NEW_VIT, classify
 from tiny_bert import arguments
-from tiny_images import (
-    TINY_VIT,
-    write_checkpoint,
-    write_folders,
-)
+from tiny_images import TINY_VIT, write_checkpoint, write_folders
 
 import ea_hf
 
@@ -114,6 +107,7 @@ def test_bad_data_and_models_are_told_before_anything_is_written(vanilla, tmp_pa
 
 
 @pytest.mark.parametrize("batch_size, accumulation_steps, fits", [(10, 1, False), (8, 1, True), (4, 3, False)])
+@pytest.mark.slow_but("10-1-False")
 def test_a_batch_of_one_image_and_one_pixel_is_told_before_training(batch_size, accumulation_steps, fits, tmp_path):
     """Batch normalization would fail in the last step of the first epoch. There are 21 images; in the last case the last
     step's 9 make batches of 4, 4 and 1."""

@@ -15,8 +15,9 @@ import torch
 from image_batches import Augmentation, Collator, ImageDataset, random_box
 from image_classifier import new_processor
 from image_data import ImageSplit
+from image_evaluation import accuracies
 from PIL import Image
-from run_image_classification import accuracies, cross_entropy
+from run_image_classification import cross_entropy
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from stranger import run_stranger
@@ -39,10 +40,8 @@ from ea_hf.training.optimizers import create_optimizer
 
 SCRIPT = SCRIPTS / "run_image_classification.py"
 NEW_VIT = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
-NEW_RESNET = (
-    "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
-    "attention_poolings=[0],num_attention_heads=2"
-)
+NEW_RESNET = "num_channels=1,stem_stride=1,embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic,"
+NEW_RESNET += "attention_poolings=[0],num_attention_heads=2"
 
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -111,6 +110,7 @@ def test_a_user_trains_from_folders_predicts_and_evaluates(tmp_path):
     assert results["test_accuracy"] == accuracy_score([row["label"] for row in rows], predicted)
     card = (output_dir / "README.md").read_text()
     assert "trained from scratch" in card and "AutoImageProcessor" in card and "image-classification" in card
+    assert "| validation | validation | 12 images |" in card and "| test | test | 9 images |" in card
     assert type(AutoModelForImageClassification.from_pretrained(output_dir)) is ea_hf.EAViTForImageClassification
 
     evaluated = classify(
@@ -121,6 +121,7 @@ def test_a_user_trains_from_folders_predicts_and_evaluates(tmp_path):
 
 @pytest.mark.parametrize("source", ["hub", "idx", "digits"])
 @pytest.mark.parametrize("model", ["ea_vit", "ea_resnet"])
+@pytest.mark.slow_but("ea_vit-digits", "ea_resnet-idx")
 def test_every_source_trains_every_model(source, model, tmp_path):
     options = {
         "hub": lambda: {"dataset_name": write_hub(tmp_path / "data")},
@@ -138,6 +139,7 @@ def test_every_source_trains_every_model(source, model, tmp_path):
     assert list(loaded.config.id2label.values()) == list(CLASSES if source != "digits" else "0123456789")
 
 
+@pytest.mark.slow
 def test_a_vanilla_vit_is_fine_tuned_at_another_size(vanilla, tmp_path):
     data = folders(tmp_path)
     classify(tmp_path / "same", model_name_or_path=vanilla, **data)
@@ -157,6 +159,7 @@ def test_a_vanilla_vit_is_fine_tuned_at_another_size(vanilla, tmp_path):
     assert not (tmp_path / "odd").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_the_same_images(tmp_path):
     """Crops, flips and mixup follow from the seed, the epoch and the image; with worker processes as without."""
     options = {
@@ -179,6 +182,7 @@ def test_a_resumed_run_sees_the_same_images(tmp_path):
         classify(tmp_path / "resumed", resume_from_checkpoint="latest", optim="sgd", **options)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     options = {
         "model_type": "ea_vit", "config_overrides": NEW_VIT, "image_size": 8, "max_train_steps": 3, "do_predict": True,
@@ -330,6 +334,7 @@ def write_strange_images(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("model_type", "num_channels"), [("vit", 3), ("vit", 1), ("resnet", 1)])
+@pytest.mark.slow_but("resnet-1")
 def test_pipelines_do_with_pictures_what_training_does(model_type, num_channels, tmp_path):
     """With ea_hf, and with the code that travels with the checkpoint."""
     torch.manual_seed(0)
@@ -389,6 +394,7 @@ def test_the_image_processor_of_a_pretrained_model_serves_what_is_trained(vanill
     assert (tmp_path / "out" / "image_processing_ea.py").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_model_predicts_a_flat_folder_of_pictures(tmp_path):
     data = folders(tmp_path)
     classify(tmp_path / "model", **data, do_predict=True)

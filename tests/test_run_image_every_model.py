@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_run_image_classification import classify, folders
+from tiny_bert import whole_and_resumed
 from tiny_images import TINY_VIT, write_checkpoint
 from transformers import (
     AutoModel,
@@ -36,6 +37,7 @@ def write_model(directory: Path, config: PreTrainedConfig) -> str:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow_but("beit")
 def test_a_model_without_a_family_evolves_with_its_weights_and_goes_on(name, tmp_path):
     vanilla, data = write_model(tmp_path / "vanilla", CONFIGS[name](**TINY_VIT)), folders(tmp_path)
     options = {**data, "learning_rate": 0.0}
@@ -81,16 +83,12 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path):
         classify(tmp_path / "output", model_name_or_path=vanilla, **folders(tmp_path), image_size=12)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_no_loss_depends_on_remains_and_a_run_with_it_is_resumed(tmp_path):
     """DINOv2's mask token."""
     vanilla = write_model(tmp_path / "vanilla", Dinov2Config(**TINY_VIT))
     options = {**folders(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 4, "checkpointing_steps": 2}
-    classify(tmp_path / "whole", **options)
-    classify(tmp_path / "resumed", **options)
-    for name in ("checkpoint-4", "model.safetensors"):
-        (tmp_path / "resumed" / name).rename(tmp_path / name)
-    classify(tmp_path / "resumed", **options, resume_from_checkpoint="latest")
-    expected, actual = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    expected, actual = whole_and_resumed(classify, tmp_path, "checkpoint-4", **options)
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
     name = "dinov2.embeddings.mask_token"
     before = AutoModelForImageClassification.from_pretrained(vanilla).state_dict()

@@ -8,13 +8,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pretraining
 import pytest
 import run_glue
 import run_mlm
 import text_data
 import tiny_roberta
 import torch
-from pretraining import example_seed
+from datasets import Dataset
+from pretraining import example_seed, scored_data
 from safetensors.torch import load_file
 from stranger import run_stranger
 from tiny_bert import arguments, run_script, sentences, write_checkpoint, write_rows
@@ -195,6 +197,8 @@ def test_without_validation_data_documents_are_held_out_by_content(vanilla, tmp_
     )
     assert not set(train) & set(held_out) and set(train) | set(held_out) == set(texts)
     assert 2 < len(set(held_out)) < 25
+    scored = scored_data(args, splits, "train.txt", held_out)
+    assert (scored.source, scored.size) == ("train.txt, 20 % held out of train", len(held_out))
 
 
 # Going on, and several processes
@@ -217,19 +221,27 @@ def interrupted(script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_
             run_main(script, train_file, **settings)
 
 
+def assert_goes_on_after_a_kill(
+    script: Any, steps: int, monkeypatch: pytest.MonkeyPatch, train_file: Any, directory: Path, **settings: Any
+) -> None:
+    """A run that was ended after so many steps and resumed has the weights of one that was not."""
+    run_main(script, train_file, **settings | {"output_dir": directory / "whole"})
+    settings["output_dir"] = directory / "killed"
+    interrupted(script, steps, monkeypatch, train_file, **settings)
+    run_main(script, train_file, **settings, resume_from_checkpoint="latest")
+    whole, again = weights(directory / "whole"), weights(directory / "killed")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
 @pytest.mark.parametrize("streaming", [None, True], ids=["mapped", "streamed"])
+@pytest.mark.slow_but("mapped")
 def test_a_killed_run_goes_on_bit_by_bit(streaming, vanilla, tmp_path, monkeypatch):
     files = [write_text(tmp_path / f"{part}.txt", documents(17, 17 * part)) for part in range(3)]
     settings = options(
-        vanilla, tmp_path / "whole", streaming=streaming, max_train_steps=11, checkpointing_steps=4,
+        vanilla, tmp_path, streaming=streaming, max_train_steps=11, checkpointing_steps=4,
         shuffle_buffer_size=20, whole_word_mask=True, validation_split_percentage=10, logging_steps=1,
     )  # fmt: skip
-    run_main(run_mlm, files, **settings)
-    settings["output_dir"] = tmp_path / "killed"
-    interrupted(run_mlm, 6, monkeypatch, files, **settings)
-    run_main(run_mlm, files, **settings, resume_from_checkpoint="latest")
-    whole, again = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert_goes_on_after_a_kill(run_mlm, 6, monkeypatch, files, tmp_path, **settings)
 
 
 @pytest.mark.slow
@@ -264,6 +276,7 @@ def test_two_processes_train_as_one(streaming, vanilla, tmp_path):
         ("modernbert", "EvolvedModernBertForMaskedLM"),
     ],
 )
+@pytest.mark.slow_but("ea_bert", "electra")
 def test_models_from_scratch_and_onwards(model_type, expected, vanilla, tmp_path):
     tokenizer = vanilla
     if model_type == "roberta":
@@ -349,7 +362,7 @@ def test_what_was_pretrained_fills_masks_and_is_fine_tuned(vanilla, tmp_path):
         ({"max_seq_length": 67}, "67 tokens are asked for, but The new EABertForMaskedLM ends at 66 positions"),
         ({"max_seq_length": 2}, "--max_seq_length is 2, but 2 tokens"),
         ({"config_overrides": TINY + ",vocab_size=50"}, "but the model only 50 embeddings"),
-        ({"config_overrides": TINY + ",layers=2"}, "names 'layers', but EABertConfig has no such field"),
+        ({"config_overrides": TINY + ",layers=2"}, "names 'layers', which EABertConfig does not have"),
         ({"model_type": "gpt2"}, "has no AutoModelForMaskedLM"),
         ({"model_type": "nothing"}, "--model_type is 'nothing'"),
         ({"validation_file": "same"}, "has no document for train"),
@@ -380,3 +393,20 @@ def test_a_loss_that_is_no_number_ends_the_run(vanilla, tmp_path):
     settings = options(vanilla, tmp_path / "output", learning_rate=1e38, validation_split_percentage=0)
     with pytest.raises(NonFiniteLossError):
         run_main(run_mlm, train, **settings)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1.0, 0, 2), (math.nan, 0, 2)], "The loss of the validation data is nan; look at --learning_rate"),
+        ([(math.inf, 0, 2)], "The loss of the validation data is inf"),
+        ([(0.0, 0, 0)], "Not one token of the validation data is to be predicted"),
+    ],
+    ids=["nan", "infinite", "no label"],
+)
+def test_a_score_that_is_no_number_is_refused(rows, message, vanilla, tmp_path, monkeypatch):
+    args = run_mlm.parse_args([*arguments(**options(vanilla, tmp_path)), "--train_file", "x"])
+    monkeypatch.setattr(pretraining, "predict", lambda *args, **kwargs: rows)
+    blocks = pretraining.MappedBlocks(Dataset.from_dict({"input_ids": [[1]] * len(rows)}), "evaluation")
+    with pytest.raises(ValueError, match=message):
+        pretraining.score(None, args, None, blocks, None, None)

@@ -10,9 +10,9 @@ import run_t5_mlm
 import tiny_t5
 import torch
 from pretraining import example_seed
-from test_run_mlm import interrupted, weights
+from test_run_mlm import assert_goes_on_after_a_kill
 from tiny_bert import arguments
-from tiny_language import run_main, write_text
+from tiny_language import new_model, run_main, write_text
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import ea_hf
@@ -37,17 +37,7 @@ def texts(count: int, start: int = 0) -> list[str]:
 
 
 def options(tokenizer, output_dir, **more):
-    return {
-        "model_type": "t5",
-        "tokenizer_name": tokenizer,
-        "config_overrides": TINY,
-        "output_dir": output_dir,
-        "max_seq_length": 32,
-        "max_train_steps": 3,
-        "learning_rate": 1e-2,
-        "validation_split_percentage": 0,
-        **more,
-    }
+    return new_model("t5", TINY, tokenizer, output_dir, max_seq_length=32, learning_rate=1e-2) | more
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 30, 511])
@@ -109,17 +99,13 @@ def test_loss_equals_an_independent_reckoning(tokenizer, tmp_path):
     assert results["eval_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_by_bit(tokenizer, tmp_path, monkeypatch):
     file = write_text(tmp_path / "train.txt", texts(60))
     settings = options(
-        tokenizer, tmp_path / "whole", streaming=True, max_train_steps=7, checkpointing_steps=3, shuffle_buffer_size=16
+        tokenizer, tmp_path, streaming=True, max_train_steps=7, checkpointing_steps=3, shuffle_buffer_size=16
     )
-    run_main(run_t5_mlm, file, **settings)
-    settings["output_dir"] = tmp_path / "killed"
-    interrupted(run_t5_mlm, 4, monkeypatch, file, **settings)
-    run_main(run_t5_mlm, file, **settings, resume_from_checkpoint="latest")
-    whole, again = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert_goes_on_after_a_kill(run_t5_mlm, 4, monkeypatch, file, tmp_path, **settings)
 
 
 def test_a_tokenizer_without_sentinels_is_told(tmp_path):

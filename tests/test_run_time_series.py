@@ -81,6 +81,7 @@ def read_predictions(directory: Path) -> list[dict[str, str]]:
 # What a run reads and writes
 
 
+@pytest.mark.slow
 def test_divisions_and_seeds_are_trained_each_and_summarized(tmp_path):
     """The figures follow from the saved models and feature extractors, series by series."""
     results = learn(
@@ -122,6 +123,9 @@ def test_divisions_and_seeds_are_trained_each_and_summarized(tmp_path):
     card = (tmp_path / "out" / "whole-seed-1" / "README.md").read_text()
     assert "from transformers import AutoModel, AutoFeatureExtractor" in card
     assert "`ea_hf.EADCTransformerForClassification.from_pretrained(" in card
+    assert f"| test | UnitTest | {len(data.splits['test'])} series |" in card
+    card = (tmp_path / "out" / "split-1-seed-1" / "README.md").read_text()
+    assert "| validation | UnitTest, held out of train | " in card and "one of the runs with seeds 1, " in card
 
 
 def test_validation_series_choose_the_checkpoint_of_each_division(tmp_path):
@@ -215,6 +219,7 @@ def test_pretraining_by_imputation_is_gone_on_with(tmp_path):
         learn(tmp_path / "other", model_name_or_path=pretrained, eval_only=True, do_predict=True)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_evaluated_with_its_own_classes(tmp_path):
     train, test = write_table(tmp_path / "train.csv"), write_table(tmp_path / "test.csv", count=6, start=50)
     trained = learn(tmp_path / "out", train_file=train, test_file=test, num_splits=1, do_predict=True)
@@ -244,6 +249,7 @@ def test_a_validation_file_and_tests_without_labels(tmp_path):
     assert list(read_predictions(tmp_path / "out")[0]) == ["series", "prediction"]
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_on_resuming(tmp_path):
     options = {"num_splits": 2, "learning_rate": 0.01}
     first = learn(tmp_path / "out", **options)
@@ -285,6 +291,7 @@ def test_another_process_is_kept_out_of_all_trainings(tmp_path):
         other.communicate(b"\n")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(tmp_path):
     # Dropout and the statistics of a batch are those of a process.
     options = {
@@ -366,6 +373,7 @@ def test_bad_data_and_models_are_told_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("targets", [0, 2])
+@pytest.mark.slow_but("0")
 def test_a_saved_model_predicts_series_without_labels_whatever_the_order_of_their_columns(targets, tmp_path):
     names = [f"target_{number}" for number in range(targets)] or ["label"]
     train = write_table(tmp_path / "train.csv", targets)
@@ -401,6 +409,7 @@ def test_a_saved_model_predicts_series_without_labels_whatever_the_order_of_thei
         )
 
 
+@pytest.mark.slow
 def test_the_log_tells_columns_and_classes(tmp_path):
     data = ["--train_file", write_table(tmp_path / "train.csv"), "--output_dir", str(tmp_path / "out")]
     tiny = ["--config_overrides", TINY, "--num_splits", "2", "--num_train_epochs", "1"]
@@ -410,6 +419,7 @@ def test_the_log_tells_columns_and_classes(tmp_path):
     assert printed.count("classification, 2 classes; 'high' 8, 'low' 8") == 1
 
 
+@pytest.mark.slow
 def test_a_finished_model_knows_the_names_of_its_table_s_columns(tmp_path):
     """Series, time and labels are found by the names of training, unless other ones are given."""
     names = {"series": "who", "label": "kind"}

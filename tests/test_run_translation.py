@@ -13,7 +13,7 @@ import sacrebleu
 import torch
 from parallel_text import FEATURES, load_files, load_hub, read_pairs
 from safetensors.torch import load_file
-from tiny_bert import arguments, reset_accelerator, run_script
+from tiny_bert import arguments, reset_accelerator, run_script, whole_and_resumed
 from tiny_t5 import LANGUAGES, TINY_T5, TRANSLATION, pairs, tiny_tokenizer, write_checkpoint, write_pairs
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config
 
@@ -118,6 +118,8 @@ def test_a_new_model_is_trained_scored_and_loaded(tmp_path):
     assert "trained from scratch on translation from en to de" in card and results["bleu_signature"] in card.replace(
         "\\|", "|"
     )
+    validation_file, test_file = (Path(data[f"{name}_file"][0]).name for name in ("validation", "test"))
+    assert f"| validation | {validation_file} | 13 pairs |" in card and f"| test | {test_file} | 7 pairs |" in card
 
     for directory in (output_dir, output_dir / "checkpoint-8"):
         # The prefix is the checkpoint's own.
@@ -181,6 +183,7 @@ def test_a_repository_of_the_hub_is_read(vanilla, tmp_path):
         load_hub(str(tmp_path / "hub"), "de-en", "en", "fr")
 
 
+@pytest.mark.slow
 def test_a_vanilla_checkpoint_is_converted_with_its_own_prefix(tmp_path):
     tasks = {"translation_en_to_de": {"prefix": "to German: "}, "translation_en_to_fr": {"prefix": "to French: "}}
     vanilla = write_checkpoint(tmp_path / "vanilla", task_specific_params=tasks, feed_forward_proj="gated-gelu")
@@ -206,22 +209,19 @@ def test_chains_can_be_switched_off(vanilla, tmp_path):
     assert (config.ea_encoder, config.ea_decoder, config.ea_cross_attention) == (True, False, True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(vanilla, tmp_path):
     options = {
         **files(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 6, "checkpointing_steps": 3, "group_by_length": True,
         "learning_rate": 1e-2, "label_smoothing_factor": 0.1, "save_total_limit": 5, "eval_steps": "no",
     }  # fmt: skip
-    translate(tmp_path / "whole", **options)
-    translate(tmp_path / "resumed", **options)
-    for name in ("checkpoint-6", "model.safetensors"):
-        (tmp_path / "resumed" / name).rename(tmp_path / name)
-    translate(tmp_path / "resumed", **options, resume_from_checkpoint="latest")
-    expected, actual = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    expected, actual = whole_and_resumed(translate, tmp_path, "checkpoint-6", **options)
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
     start = load_file(tmp_path / "whole/checkpoint-3/model.safetensors")
     assert not any(torch.equal(start[name], value) for name, value in expected.items() if "weight" in name)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_chosen(vanilla, tmp_path):
     options = {
         **files(tmp_path), "model_name_or_path": vanilla, "max_train_steps": 3, "eval_steps": 1, "learning_rate": 3.0,
@@ -240,6 +240,7 @@ def test_the_best_checkpoint_is_chosen(vanilla, tmp_path):
     assert evaluated["eval_loss"] == pytest.approx(min(losses.values()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(tmp_path):
     """Neither 13 validation nor 7 test examples can be shared evenly in batches of 3."""
     data = files(tmp_path)
@@ -331,7 +332,7 @@ def test_a_new_configuration_follows_its_overrides(vanilla):
     )
     assert isinstance(config, ea_hf.EAT5Config) and config.d_model == TINY_T5["d_model"]
     assert config.is_gated_act and config.dense_act_fn == "gelu_new" and config.ea_kernel_size == 5
-    with pytest.raises(ValueError, match="names 'hidden_layers', but EAT5Config has no such field"):
+    with pytest.raises(ValueError, match="names 'hidden_layers', which EAT5Config does not have"):
         new_config(vanilla, config_overrides="hidden_layers=2")
 
 

@@ -12,12 +12,7 @@ import datasets
 import pytest
 import run_translation
 from parallel_text import FEATURES, load_hub
-from test_run_translation import (
-    files,
-    read_predictions,
-    translate,
-    words_of,
-)
+from test_run_translation import files, read_predictions, translate, words_of
 from tiny_t5 import pairs, tiny_tokenizer, write_checkpoint, write_pairs
 
 
@@ -62,6 +57,7 @@ def test_empty_and_long_texts_are_counted(vanilla, tmp_path, caplog):
     assert [row["index"] for row in read_predictions(tmp_path / "output")] == kept
 
 
+@pytest.mark.slow
 def test_tokenizing_is_cached_and_can_be_repeated(vanilla, tmp_path):
     options = {
         "validation_file": files(tmp_path)["validation_file"], "model_name_or_path": vanilla, "eval_only": True,

@@ -181,11 +181,13 @@ def assert_same_gradients(processes: Processes, name: str) -> None:
 
 
 @every_model
+@pytest.mark.slow_but("EABertForPreTraining", "EAT5ForConditionalGeneration")
 def test_two_processes_give_the_gradients_of_one(name, two_processes):
     assert_same_gradients(two_processes, name)
 
 
 @every_family
+@pytest.mark.slow_but("EABertModel")
 def test_four_processes_give_the_gradients_of_one(name, four_processes):
     assert_same_gradients(four_processes, name)
 
@@ -385,6 +387,7 @@ def test_batch_normalization_is_not_sharded(two_processes):
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "EAResNetModel"])
+@pytest.mark.slow_but("EABertForPreTraining", "EAT5ForConditionalGeneration")
 def test_a_sharded_model_trains_and_is_saved_as_an_ordinary_checkpoint(name, two_processes, tmp_path):
     assert max(two_processes.run(train_and_save, name, tmp_path)) <= 1e-6
     loaded, info = type(MODELS[name].model()).from_pretrained(tmp_path, output_loading_info=True)

@@ -15,6 +15,7 @@ import pytest
 import run_glue
 import run_translation
 import tiny_t5
+from accelerate import Accelerator
 from task_data import TASK_COLUMNS, load_files
 from tiny_bert import (
     Moment,
@@ -30,7 +31,7 @@ from tiny_bert import (
 )
 from transformers import AutoTokenizer
 
-from ea_hf.training.streaming import Stream, StreamedBatches
+from ea_hf.training.streaming import CutTexts, Stream, StreamedBatches
 
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -155,6 +156,7 @@ def losses(output_dir: Path, step: int = 13) -> list[float]:
 
 
 @pytest.mark.parametrize("moment", [3, 7, 12])
+@pytest.mark.slow_but("7")
 def test_a_killed_run_on_a_stream_ends_as_an_undisturbed_one(moment, tmp_path):
     options = glue_options(tmp_path, dataloader_num_workers=1 if moment == 7 else None)
     run_glue.main(arguments(**options, output_dir=tmp_path / "whole"))
@@ -169,6 +171,7 @@ def test_a_killed_run_on_a_stream_ends_as_an_undisturbed_one(moment, tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_take_a_stream_over_from_one(tmp_path):
     """With dropout: a batch has the same random numbers on whichever process."""
     options = glue_options(tmp_path, gradient_accumulation_steps=2, max_train_steps=7, checkpointing_steps=3)
@@ -237,6 +240,7 @@ def test_a_task_of_the_hub_is_streamed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "txt.gz", "parquet"])
+@pytest.mark.slow_but("jsonl")
 def test_translation_of_a_stream(kind, tmp_path):
     """One short sentence among the first has no translation."""
     rows = tiny_t5.pairs(21)
@@ -260,6 +264,7 @@ def test_translation_of_a_stream(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "nested"), [("parquet", True), ("jsonl", True), ("csv", False)])
+@pytest.mark.slow_but("jsonl")
 def test_a_repository_of_translations_is_streamed_and_gone_on_with(kind, nested, tmp_path):
     for name, rows in (("train", tiny_t5.pairs(29)), ("validation", tiny_t5.pairs(3, 100))):
         tiny_t5.write_pairs(tmp_path / f"repository/{name}.{kind}", rows, nested)
@@ -329,3 +334,31 @@ def test_texts_of_a_stream_that_are_cut_are_told_once(tmp_path, caplog):
         for _ in range(2):
             assert [set(row) for row in encoder([pair])] == [{"input_ids", "labels"}]
     assert len(caplog.records) == 1 and "--max_source_length" in caplog.text
+
+
+class Lengths:
+    """Encodes rows of numbers as texts of so many tokens."""
+
+    def __init__(self):
+        self.cut_texts = CutTexts({"--max_length": 5})
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[int]:
+        self.cut_texts.note("--max_length", [row["number"] for row in rows])
+        return [row["number"] for row in rows]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_cut_texts_of_a_stream_are_counted(num_workers, tmp_path, caplog, isolated):
+    """Each once, whoever reads them: examples that fill up a short step, here one of 1, do not count."""
+    encoders = []
+    for process in range(2):
+        encoders.append(Lengths())
+        stream = Stream(source("generator", 13, tmp_path), encoders[-1], 4, "numbers")
+        batches = StreamedBatches(stream, 3, 2, 2, process)
+        assert len(list(batches.load(stream, list, num_workers, epoch=0))) == 2
+    counts = [encoder.cut_texts.counts["--max_length"].tolist() for encoder in encoders]
+    assert [sum(column) for column in zip(*counts, strict=True)] == [13, 7]
+    with caplog.at_level(logging.INFO):
+        encoders[0].cut_texts.tell(Accelerator(cpu=True))
+    texts, cut = counts[0]
+    assert f"train: {cut} of {texts} texts that this run read from the stream have more than 5 tokens" in caplog.text

@@ -5,6 +5,7 @@
 import io
 import logging
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
@@ -18,6 +19,7 @@ from ea_hf.training import terminal
 from ea_hf.training.script import closing_lines
 
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
 
 
@@ -37,6 +39,25 @@ def test_a_log_line_stands_above_an_open_bar(monkeypatch):
     # The bar was wiped before the line, which begins and ends a line of the screen.
     assert "\ra line\n" in screen.getvalue()
     assert root.handlers == [handler]
+
+
+@pytest.mark.parametrize("name", ["__main__", "task_data", "ea_hf.training.loop"])
+@pytest.mark.parametrize(("is_main", "shown"), [(True, True), (False, False)], ids=["main", "other"])
+def test_lines_of_every_module_of_a_script_are_shown_by_the_main_process(name, is_main, shown):
+    levels = {ours: logging.getLogger(ours).level for ours in terminal.OURS}
+    try:
+        terminal.set_up_logging(is_main=is_main, is_local_main=True)
+        assert terminal.script_logger(name).isEnabledFor(logging.INFO) == shown
+    finally:
+        for ours, level in levels.items():
+            logging.getLogger(ours).setLevel(level)
+
+
+@pytest.mark.parametrize("folder", ["glue", "image_classification", "language_modeling", "time_series", "translation"])
+def test_no_module_of_a_script_has_a_logger_whose_lines_are_lost(folder):
+    files = list((ROOT / folder).glob("*.py"))
+    assert files
+    assert not [file.name for file in files if "getLogger" in file.read_text()]
 
 
 def test_without_a_terminal_handlers_stay_as_they_are(monkeypatch):

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import time_series_offline
-import torch
 from PIL import Image
-from tiny_bert import arguments, isolated_runs
+from tiny_bert import arguments
 
 
 pytest.importorskip("aeon")
@@ -17,12 +16,7 @@ pytest.importorskip("matplotlib")
 SCRIPTS = Path(__file__).resolve().parents[1] / "time_series"
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    threads = torch.get_num_threads()
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("isolated", "threads_kept")
 
 
 def test_a_run_leaves_a_table_and_a_picture(tmp_path, capsys):

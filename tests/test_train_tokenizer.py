@@ -22,6 +22,13 @@ def train(tmp_path, **options):
     return tmp_path / "tokenizer"
 
 
+@pytest.mark.parametrize("coverage", ["2", "nan", "0.5"])
+def test_a_coverage_that_sentencepiece_does_not_take_is_told_by_its_name(coverage, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(tmp_path, character_coverage=coverage)
+    assert f"--character_coverage is {float(coverage)}; it must be in [0.98, 1]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("extra_ids", [0, 100])
 @pytest.mark.parametrize("byte_fallback", [None, True], ids=["unknown", "bytes"])
 @pytest.mark.parametrize("normalization", ["nmt_nfkc", "identity"])

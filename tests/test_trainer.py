@@ -92,6 +92,7 @@ def assert_same(actual, expected, **tolerances):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow_but("EA-BERT", "evolved Llama")
 def test_accumulated_batches_equal_one_batch(name, tmp_path, monkeypatch):
     make, columns = MODELS[name]
     losses, trained = {}, {}

@@ -89,6 +89,7 @@ def part_of_a_run(kind: str, optimizer_name: str, first: int, last: int, source:
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 @pytest.mark.parametrize(("before", "after"), [(a, b) for a in KINDS for b in KINDS if a != b])
+@pytest.mark.slow_but("adamw")
 def test_a_run_moves_from_one_way_of_sharing_to_another(before, after, optimizer_name, two_processes, tmp_path):
     def run(kind: str, *args) -> list[float]:
         if kind == "one":

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from tiny_t5 import TINY_T5, TRANSLATION
 
 
@@ -32,6 +33,7 @@ def test_no_page_and_no_sentence_is_on_two_sides():
     )
 
 
+@pytest.mark.slow
 def test_the_recipe_ends_with_a_comparison(tmp_path):
     model = ",".join(f"{name}={value}" for name, value in TINY_T5.items())
     options = [

@@ -175,6 +175,7 @@ def test_a_seed_of_all_variants_comes_before_the_next():
     assert set(HEAD_TO_HEAD) <= VARIANTS.keys()
 
 
+@pytest.mark.slow
 def test_a_run_repeats_itself_and_starts_as_vanilla_does(monkeypatch):
     task = dataclasses.replace(variant_tasks.TASKS["GunPoint"], steps=2)
     problem = task.load(task)

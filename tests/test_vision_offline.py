@@ -5,24 +5,19 @@
 import image_offline
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from tiny_bert import arguments, isolated_runs
+from tiny_bert import arguments
 from tiny_images import TINY_VIT
 
 
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory):
-    threads = torch.get_num_threads()
-    with isolated_runs(tmp_path_factory.mktemp("cache")):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("isolated", "threads_kept")
 
 
 @pytest.mark.parametrize("model_type", ["ea_vit", "ea_resnet"])
+@pytest.mark.slow_but("ea_vit")
 def test_a_run_leaves_a_table_and_two_pictures(model_type, tmp_path, capsys):
     tiny = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
     options = {"max_train_steps": 2, **({"config_overrides": tiny} if model_type == "ea_vit" else {})}

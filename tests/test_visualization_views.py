@@ -36,6 +36,7 @@ SIZES = {"laptop": (1366, 700), "desktop": (1920, 1080), "phone": (390, 844)}
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow_but("phone")
 def test_nothing_is_cut_off_and_a_chosen_cell_is_in_sight(browser, long_maps, tmp_path, size):
     width, height = SIZES[size]
     with opened(browser, long_maps, tmp_path / "maps.html", viewport={"width": width, "height": height}) as page:

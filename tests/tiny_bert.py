@@ -21,6 +21,7 @@ import datasets
 import pandas as pd
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from ea_hf.training import liveness
@@ -76,6 +77,31 @@ TINY_BERT = {
     "max_position_embeddings": 128,
     "initializer_range": 0.2,
 }
+
+
+def whole_and_resumed(
+    run: Callable, directory: Path, last_checkpoint: str, **options: Any
+) -> list[dict[str, torch.Tensor]]:
+    """The weights of a run, and those of one that goes on from the checkpoint before its last one."""
+    run(directory / "whole", **options)
+    run(directory / "resumed", **options)
+    for name in (last_checkpoint, "model.safetensors"):
+        (directory / "resumed" / name).rename(directory / name)
+    run(directory / "resumed", **options, resume_from_checkpoint="latest")
+    return [load_file(directory / name / "model.safetensors") for name in ("whole", "resumed")]
+
+
+def run_of_15_steps(directory: Path, **settings: Any) -> dict[str, Any]:
+    """Options of a run with dropout, whose data and vanilla model are written to a directory."""
+    return {
+        "model_name_or_path": write_checkpoint(directory / "model"),
+        "train_file": write_rows(directory / "train.csv", sentences()),
+        "validation_file": write_rows(directory / "validation.csv", sentences(count=13)),
+        "num_train_epochs": 3,
+        "learning_rate": 1e-3,
+        "eval_steps": 2,
+        **settings,
+    }
 
 
 def sentences(kind: str = "sign", count: int = len(REMARKS), start: int = 0) -> list[dict[str, Any]]:

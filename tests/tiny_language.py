@@ -33,6 +33,20 @@ def write_text(path: Path, texts: list[str]) -> Path:
     return path
 
 
+def new_model(model_type: str, overrides: str, tokenizer: str, output_dir: Path, **more: Any) -> dict[str, Any]:
+    """Options of a short run that trains a new model."""
+    return {
+        "model_type": model_type,
+        "config_overrides": overrides,
+        "tokenizer_name": tokenizer,
+        "output_dir": output_dir,
+        "max_train_steps": 3,
+        "learning_rate": 1e-3,
+        "validation_split_percentage": 0,
+        **more,
+    }
+
+
 def run_main(script: Any, train_file: Any, **options: Any) -> dict[str, Any]:
     """Runs a script in this process; `train_file` is one path or several."""
     reset_accelerator()

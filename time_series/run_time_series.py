@@ -18,53 +18,37 @@ each training keeps the checkpoint that is best on its validation series. The te
 import argparse
 import copy
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from series_data import (
-    CLASSIFICATION,
-    REGRESSION,
-    SeriesData,
-    dataset_files,
-    load_files,
-)
-from series_evaluation import GREATER_IS_BETTER, evaluate, find_best_metric, write_predictions
+from series_data import CLASSIFICATION, REGRESSION, SeriesData, dataset_files, load_files
+from series_evaluation import GREATER_IS_BETTER, METRICS, SeriesTask
 from series_models import COLUMNS, MASKED_IMPUTATION, MODELS, Run, SeriesDataset, collate, has_labels, load_model
 from series_runs import EVALUATIONS_FILE, check_output_dirs, choose_epochs, find_finished, plan_runs, summarize
 from transformers import PreTrainedModel
 
-from ea_hf import (
-    EADCTransformerConfig,
-    EADCTransformerFeatureExtractor,
-)
-from ea_hf.training.arguments import add_training_arguments
+from ea_hf import EADCTransformerConfig, EADCTransformerFeatureExtractor
+from ea_hf.training.arguments import add_config_overrides, add_held_out, add_split_arguments, add_training_arguments
 from ea_hf.training.checkpoints import write_json
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import run_main, script_parser
 from ea_hf.training.loop import create_accelerator, end_training
-from ea_hf.training.optimizers import parse_values
-from ea_hf.training.output_dir import (
-    RESULTS_FILE,
-    lock_output_dir,
-    prepare_output_dir,
-)
+from ea_hf.training.model_card import ScoredData
+from ea_hf.training.output_dir import RESULTS_FILE, lock_output_dir, prepare_output_dir
 from ea_hf.training.script import add_evolution_arguments, check_arguments, run
+from ea_hf.training.task import find_best_metric
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="Epochs and learning rate by default: "
-        + "; ".join(f"{task} {v['num_train_epochs']}, {v['learning_rate']}" for task, v in TASK_DEFAULTS.items())
-        + ".",
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    defaults = (f"{task} {v['num_train_epochs']}, {v['learning_rate']}" for task, v in TASK_DEFAULTS.items())
+    parser = script_parser(__doc__, f"Epochs and learning rate by default: {'; '.join(defaults)}.")
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_name", help="One that aeon bundles, such as JapaneseVowels, or one of --dataset_dir."
@@ -100,7 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=3,
         help="How often the training series are divided, class by class; 0 trains on all of them.",
     )
-    group.add_argument("--train_val_split", type=float, default=0.3, help="Share of the series to validate on.")
+    add_held_out(group, 0.3, "Share of the series to validate on.")
     group.add_argument("--split_seed", type=int, default=1337, help="Of the divisions.")
     group.add_argument("--seeds", type=int, nargs="+", help="Train each division with each of them. Default: --seed.")
     group.add_argument(
@@ -108,20 +92,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="Train at last on all training series, for the number of epochs whose mean validation score was best.",
     )
-    group.add_argument("--max_train_samples", type=int, help="Train on so many random series of each division.")
-    group.add_argument("--max_eval_samples", type=int, help="Use so many random validation series.")
-    group.add_argument("--max_predict_samples", type=int, help="Use so many random test series.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Write predictions of the test series.")
+    training, predictions = "Train on so many random series of each division.", "Write predictions of the test series."
+    add_split_arguments(group, "Use so many random {} series.", training, predictions)
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", help="A pretrained model to go on with. Default: a new one.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help="Values of a new model's configuration, such as d_model=128,pooling_type=None.",
-    )
+    example = "d_model=128,pooling_type=None"
+    add_config_overrides(group, f"Values of a new model's configuration, such as {example}.")
     add_evolution_arguments(group)
     add_training_arguments(parser)
     parser.set_defaults(**DEFAULTS)
@@ -146,8 +123,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--do_predict is for classes and targets, not for --task masked_imputation")
     if args.num_splits < 0:
         parser.error(f"--num_splits is {args.num_splits}; it must be at least 0")
-    if not 0 < args.train_val_split < 1:
-        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
     if args.refit and (args.eval_only or args.num_splits == 0 or args.max_train_steps is not None):
         parser.error("--refit needs --num_splits above 0, and neither --eval_only nor --max_train_steps")
     if args.refit and args.eval_steps != "epoch":
@@ -219,10 +194,10 @@ def load_data(args: argparse.Namespace) -> SeriesData:
     data = load_files(
         files,
         None if task == MASKED_IMPUTATION else task,
-        args.series_column_name,
-        args.time_column_name,
-        args.label_column_name,
         find_channels(args, known),
+        series_column=args.series_column_name,
+        time_column=args.time_column_name,
+        label_columns=args.label_column_name,
     )
     if known is not None and (known.channel_names is None) == data.has_channel_names:
         data.notes.append(
@@ -280,12 +255,6 @@ def find_channels(args: argparse.Namespace, known: EADCTransformerFeatureExtract
     return names
 
 
-# Model
-
-
-# Evaluation
-
-
 # Runs
 
 
@@ -320,10 +289,11 @@ def execute(
     # A bad model is told before the output directory is touched.
     model, extractor = load(args, data, planned)
     datasets = {
-        name: None if split is None else SeriesDataset(split, extractor, data.task)
-        for name, split in (("train", planned.train), ("validation", planned.validation), ("test", planned.test))
+        name: SeriesDataset(split, extractor, data.task)
+        for name in ("train", "validation", "test")
+        if (split := getattr(planned, name)) is not None
     }
-    best_metric = find_best_metric(args, data.task)
+    best_metric = find_best_metric(args, METRICS[data.task])
     lock = prepare_output_dir(accelerator, args)
     logger.info(f"{planned.name or args.output_dir}: {len(planned.train or [])} series to train on, seed {args.seed}.")
 
@@ -331,19 +301,10 @@ def execute(
         if accelerator.is_main_process:
             write_json(args.output_dir / EVALUATIONS_FILE, evaluations)
 
-    results = run(
-        accelerator,
-        args,
+    return run(
+        SeriesTask(args, accelerator, datasets, partial(collate, extractor), extractor, data),
         model,
         extractor,
-        train_dataset=datasets["train"],
-        collate=partial(collate, extractor),
-        evaluate=partial(evaluate, args, accelerator, datasets["validation"], extractor, data.task)
-        if datasets["validation"] is not None
-        else None,
-        predict=partial(write_predictions, args, accelerator, datasets["test"], extractor, data)
-        if datasets["test"] is not None
-        else None,
         model_card={
             "auto_class": "AutoModel",
             "processor_class": "AutoFeatureExtractor",
@@ -352,18 +313,28 @@ def execute(
             "task_name": data.source,
             "dataset_name": data.source,
             "base_model": args.model_name_or_path,
+            "evaluated_on": scored_data(args, data, planned),
         },
         note_evaluations=note_evaluations,
         last_run=last,
-        metric_for_best_model=best_metric if datasets["validation"] is not None else None,
+        lock=lock,
+        metric_for_best_model=best_metric if "validation" in datasets else None,
         greater_is_better=best_metric in GREATER_IS_BETTER,
-        lengths=[len(values) for values in datasets["train"].values] if datasets["train"] is not None else None,
+        lengths=[len(values) for values in datasets["train"].values] if "train" in datasets else None,
     )
-    if not last:
-        accelerator.wait_for_everyone()  # what the main process has written may be read
-    if lock is not None:
-        lock.close()
-    return results
+
+
+def scored_data(args: argparse.Namespace, data: SeriesData, planned: Run) -> list[ScoredData]:
+    """Where no file of validation series is given, they are a part of the training series."""
+    found = []
+    for name, prefix in (("validation", ""), ("test", "test_")):
+        split = getattr(planned, name)
+        if split is not None:
+            path = getattr(args, f"{name}_file") or args.train_file
+            source = args.dataset_name or Path(path).name
+            part = ", held out of train" if name not in data.splits else ""
+            found.append(ScoredData(name, source + part, len(split), "series", prefix))
+    return found
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -373,7 +344,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     set_task_defaults(args, data.task)
     runs = plan_runs(args, data)
     check_output_dirs(args, [planned.name for planned in runs])
-    find_best_metric(args, data.task)
+    find_best_metric(args, METRICS[data.task])
     if len(runs) == 1 and not args.refit:
         return execute(args, data, runs[0], last=True)
     # Each training locks its own directory, and nothing the others', which another process might overwrite.
@@ -404,4 +375,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

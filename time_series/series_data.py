@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads labelled time series, and finds what is wrong with them before anything is trained."""
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aeon.datasets
 import numpy as np
@@ -16,8 +16,11 @@ from series_table import are_targets, read_table
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from ts_file import read_ts
 
+from ea_hf.training.distinct_names import check_names_differ
+from ea_hf.training.terminal import script_logger
 
-logger = logging.getLogger(__name__)
+
+logger = script_logger(__name__)
 
 BUNDLED = Path(aeon.datasets.__file__).parent / "data"
 TABLES = (".csv", ".parquet")
@@ -117,10 +120,8 @@ def dataset_files(name: str, directory: str | None = None) -> dict[str, str]:
 def load_files(
     files: dict[str, str],
     task: str | None = None,
-    series_column: str = "series",
-    time_column: str | None = None,
-    label_columns: Sequence[str] = ("label",),
     channel_columns: Sequence[str] | None = None,
+    **columns: Any,
 ) -> SeriesData:
     """Reads files of one kind, `.ts` of the UEA and TSER archives or tables in long format.
 
@@ -128,8 +129,8 @@ def load_files(
         files: split name to path; the first one, of training if there is one, knows the channels and the classes.
         task: "classification" or "regression"; by default as a `.ts` file says, and as labels of a table look, see
             `are_targets`.
-        series_column, time_column, label_columns, channel_columns: see `read_table`. The channels of the first table are
-            those of the others, whatever their order there.
+        channel_columns, columns: see `read_table`. The channels of the first table are those of the others, whatever their
+            order there.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or corrupt (with the line), it lacks a channel, it has classes
@@ -143,7 +144,7 @@ def load_files(
         if suffix == ".ts":
             read[name] = read_ts(path)
         elif suffix in TABLES:
-            read[name] = read_table(path, series_column, time_column, label_columns, channel_columns)
+            read[name] = read_table(path, channel_columns=channel_columns, **columns)
         else:
             raise ValueError(f"--{name}_file {path} is neither .ts nor {' nor '.join(TABLES)}.")
         if channel_columns is None and read[name].has_channel_names:
@@ -158,6 +159,7 @@ def load_files(
                 f"{files[first_name]} has {len(first.targets)} columns of labels; classification needs one."
             )
         labels = [] if labelled.labels is None else sorted(set(labelled.labels[:, 0].tolist()), key=_natural)
+        check_names_differ(labels, files[first_name])
     notes = [note for file in read.values() for note in file.notes]
     splits = {}
     for name, file in read.items():

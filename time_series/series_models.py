@@ -4,7 +4,6 @@
 
 import argparse
 import hashlib
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +25,15 @@ from ea_hf import (
     EADCTransformerForRegression,
 )
 from ea_hf.models.load_report import one_line_report
+from ea_hf.models.loading_faults import loading_told
+from ea_hf.training.class_labels import class_names, name_classes, new_indices
+from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.loop import copy_weights_from_file
 from ea_hf.training.script import evolution_overrides
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 MASKED_IMPUTATION = "masked_imputation"
 MODELS = {
@@ -120,17 +123,14 @@ def load_model(
         extractor.target_names = data.labels if data.task == REGRESSION else None
     if args.model_name_or_path is None:
         values = {"num_input_channels": extractor.num_channels, "context_length": extractor.max_length}
-        unknown = [name for name in args.config_overrides if not hasattr(EADCTransformerConfig(), name)]
-        if unknown:
-            raise ValueError(
-                f"--config_overrides names {unknown[0]!r}, which {EADCTransformerConfig.__name__} does not have."
+        check_overrides(args.config_overrides, EADCTransformerConfig())
+        with overrides_told(args.config_overrides):
+            config = EADCTransformerConfig(
+                **{**values, **MODEL_DEFAULTS, **args.config_overrides, **evolution_overrides(args)}
             )
-        config = EADCTransformerConfig(
-            **{**values, **MODEL_DEFAULTS, **args.config_overrides, **evolution_overrides(args)}
-        )
-        _set_labels(config, data)
-        _save_columns(config, args, data)
-        return model_class(config), extractor
+            _set_labels(config, data)
+            _save_columns(config, args, data)
+            return model_class(config), extractor
     config = EADCTransformerConfig.from_pretrained(args.model_name_or_path, **evolution_overrides(args))
     known = EADCTransformerFeatureExtractor.from_pretrained(args.model_name_or_path)
     if known.num_channels != len(data.channels):
@@ -155,7 +155,7 @@ def load_model(
         )
     elif data.task == REGRESSION and known.target_names and has_labels(data):
         order_targets(data, known.target_names, args.model_name_or_path)
-    with one_line_report() as explain:
+    with one_line_report() as explain, loading_told(args.model_name_or_path):
         model, loading = model_class.from_pretrained(
             args.model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
         )
@@ -191,19 +191,18 @@ def order_targets(data: SeriesData, names: list[str], checkpoint: str) -> None:
 
 def _set_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
     if data.task == CLASSIFICATION:
-        config.id2label = dict(enumerate(data.labels))
-        config.label2id = {label: index for index, label in enumerate(data.labels)}
+        name_classes(config, data.labels)
     elif data.task == REGRESSION:
         config.num_targets = len(data.labels)
 
 
 def _take_labels(config: EADCTransformerConfig, data: SeriesData) -> None:
     """Gives the classes the order that a checkpoint knows."""
-    known = [config.id2label[index] for index in sorted(config.id2label)]
+    known = class_names(config)
     unknown = [label for label in data.labels if label not in known]
     if unknown:
         raise ValueError(f"{data.source} has the class {unknown[0]!r}; the checkpoint knows {', '.join(known)}.")
-    new_index = np.array([known.index(label) for label in data.labels], dtype=int)
+    new_index = new_indices(data.labels, known)
     for split in data.splits.values():
         if split.labels is not None:
             split.labels = new_index[split.labels]

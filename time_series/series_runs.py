@@ -4,7 +4,6 @@
 
 import argparse
 import json
-import logging
 import statistics
 from typing import Any
 
@@ -16,7 +15,7 @@ from series_data import (
     SeriesSplit,
     train_validation_splits,
 )
-from series_evaluation import GREATER_IS_BETTER, find_best_metric
+from series_evaluation import GREATER_IS_BETTER, METRICS
 from series_models import Run
 
 from ea_hf.training.output_dir import (
@@ -24,9 +23,11 @@ from ea_hf.training.output_dir import (
     RESULTS_FILE,
     output_dir_fault,
 )
+from ea_hf.training.task import find_best_metric
+from ea_hf.training.terminal import script_logger
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 EVALUATIONS_FILE = "evaluations.json"
 
@@ -98,7 +99,7 @@ def _read_finished(args: argparse.Namespace) -> dict[str, Any]:
 
 def choose_epochs(args: argparse.Namespace, data: SeriesData, runs: list[Run]) -> int:
     """The number of epochs with the best mean validation score over all runs; the smallest loss decides between equals."""
-    metric = find_best_metric(args, data.task)
+    metric = find_best_metric(args, METRICS[data.task])
     curves = []
     for planned in runs:
         evaluations = json.loads((args.output_dir / planned.name / EVALUATIONS_FILE).read_text())

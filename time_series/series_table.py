@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads tables of series in long format: a row for each step of each series."""
 
+import csv
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from series_file import MISSING, NAMED, SeriesFile, is_missing, is_number
+
+from ea_hf.training.distinct_names import check_names_differ
+from ea_hf.training.local_files import check_columns
 
 
 DEFAULT_TIME_COLUMN = "time"
@@ -97,10 +101,15 @@ def read_table(
             times.append(_as_numbers(rows[columns.time]))
         if columns.labels:
             values = rows[columns.labels].drop_duplicates()
-            if len(values) > 1 or values.isna().any(axis=None) or (values == "").any(axis=None):
+            if (
+                len(values) > 1
+                or values.isna().any(axis=None)
+                or (values.astype(str).apply(lambda column: column.str.strip()) == "").any(axis=None)
+            ):
                 found = ", ".join(repr(_text(value)) for value in values.iloc[:, 0].tolist()[:NAMED])
                 raise ValueError(f"{path}: series {name!r} must have one label in all its rows; it has {found}.")
             labels.append([_text(value) for value in values.iloc[0]])
+    check_names_differ(names, f"{path}, column {columns.series!r}", "series")
     return SeriesFile(
         series,
         times if columns.time else None,
@@ -119,6 +128,9 @@ def _read(path: str, series_column: str, label_columns: Sequence[str]) -> pd.Dat
             table = pd.read_parquet(path)
             table = table.reset_index(drop=list(table.index.names) == [None])
         else:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                header = next(filter(None, csv.reader(file)), [])
+            check_columns(list(filter(None, header)), path)  # pandas would number columns of one name
             names = list(pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns)
             texts = {series_column, *label_columns}
             missing = [*MISSING, *(marker.upper() for marker in MISSING), "NaN", "None", "Null", "-NaN"]
@@ -130,9 +142,12 @@ def _read(path: str, series_column: str, label_columns: Sequence[str]) -> pd.Dat
                 na_values={name: missing for name in names if name not in texts},
                 float_precision="round_trip",
             )
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are among these
+    except (ValueError, OSError, csv.Error) as error:  # pandas' and pyarrow's errors are among these
         raise ValueError(f"{path} cannot be read: {error}") from error
     table.columns = [str(column) for column in table.columns]
+    check_columns(list(table.columns), path)
+    if table.empty:
+        raise ValueError(f"{path} has no rows.")
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for an index, and moves the names
         raise ValueError(f"{path} has rows with more cells than its header has names. Name each column.")
     if len(table.columns) == 1 and re.search(r"[;\t|]", table.columns[0]):

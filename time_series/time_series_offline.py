@@ -23,7 +23,7 @@ import torch
 from series_data import CLASSIFICATION, dataset_files, load_files
 
 from ea_hf import EADCTransformerFeatureExtractor, EADCTransformerForClassification
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 from ea_hf.training.output_dir import RESULTS_FILE
 
 
@@ -109,7 +109,7 @@ def format_score(scores: dict[str, float], name: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_name", default="JapaneseVowels")
-    parser.add_argument("--output_dir", type=Path, help="Default: output/DATASET_NAME.")
+    parser.add_argument("--output_dir", type=directory, help="Default: output/DATASET_NAME.")
     args, extra = parser.parse_known_args(argv)
     if load_files(dataset_files(args.dataset_name)).task != CLASSIFICATION:
         parser.error(f"--dataset_name {args.dataset_name} is no classification; use run_time_series.py")

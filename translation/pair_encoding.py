@@ -3,7 +3,6 @@
 """Makes token ids out of pairs of texts: of data on disk, or of a stream."""
 
 import argparse
-import logging
 from itertools import islice
 from typing import Any
 
@@ -17,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from ea_hf.training.languages import cut
 from ea_hf.training.local_files import describe_files
 from ea_hf.training.streaming import CutTexts, Stream
+from ea_hf.training.terminal import script_logger
 from ea_hf.training.tokenizer_loading import TEXTS_SAMPLED, check_known, sample
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
 
 def check_tokens(
@@ -38,7 +38,9 @@ class PairEncoder:
     """Makes examples out of pairs of a stream; a class, because spawned data workers get it pickled."""
 
     def __init__(self, args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase):
-        self.args, self.tokenizer, self.cut_texts = args, tokenizer, CutTexts()
+        self.args, self.tokenizer = args, tokenizer
+        limits = {f"--{name}": getattr(args, name) for name in ("max_source_length", "max_target_length")}
+        self.cut_texts = CutTexts(limits)
 
     def __call__(self, pairs: list[dict[str, str]]) -> list[dict[str, Any]]:
         columns = {name: [pair[name] for pair in pairs] for name in ("source", "target")}
@@ -53,8 +55,8 @@ class PairEncoder:
             "train",
             ["input_ids", "labels", "source_length", "target_length"],
         )
-        self.cut_texts.note("--max_source_length", self.args.max_source_length, encoded.pop("source_length"))
-        self.cut_texts.note("--max_target_length", self.args.max_target_length, encoded.pop("target_length"))
+        self.cut_texts.note("--max_source_length", encoded.pop("source_length"))
+        self.cut_texts.note("--max_target_length", encoded.pop("target_length"))
         return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
+from ea_hf.training.hub_data import load_hub_data
 from ea_hf.training.languages import column_names
 from ea_hf.training.local_files import (
     FILE_TYPES,
@@ -135,15 +135,9 @@ def load_hub(
         ConnectionError: the Hub cannot be reached.
         ValueError: a language is missing.
     """
-    try:
-        raw = load_dataset(dataset_name, config_name, streaming=streaming)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{dataset_name} ({config_name}) cannot be read: {error.__cause__ or error}") from error
-    except (ConnectionError, OSError) as error:
-        raise ConnectionError(
-            f"{dataset_name} ({config_name}) could not be loaded: {error}\nWithout a network, pass local files with "
-            "--train_file and --validation_file, or a local copy of the repository with --dataset_name."
-        ) from error
+    instead = "local files with --train_file and --validation_file"
+    described = f"{dataset_name} ({config_name})"
+    raw = load_hub_data(dataset_name, config_name, described=described, instead=instead, streaming=streaming)
     splits = IterableDatasetDict() if streaming else DatasetDict()
     for name, split in raw.items():
         if streaming:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 
 
 SPLITS = ("train", "validation", "test")
@@ -63,7 +63,7 @@ def split_by_page(rows: list[dict[str, str]]) -> dict[str, list[dict[str, Any]]]
 
 def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("data") / "libreoffice_help")
+    parser.add_argument("--output_dir", type=directory, default=Path("data") / "libreoffice_help")
     args = parser.parse_args(arguments)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     splits = split_by_page(read_help())

@@ -15,10 +15,8 @@ the codes, such as en_XX; data may have the languages under the part before the 
 """
 
 import argparse
-import json
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,49 +26,42 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from pair_encoding import check_tokens, column_of, make_stream, tokenize
 from parallel_text import FILES_HELP, load_files, load_hub, stream_files
-from sacrebleu.metrics import BLEU, CHRF
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from translation_evaluation import IGNORED, METRICS, PREDICTIONS_FILE, TranslationTask, make_metrics
 
 from ea_hf import EAT5Config, evolving_config_from_pretrained
-from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.pipeline_translation import find_task
-from ea_hf.training.arguments import add_training_arguments
-from ea_hf.training.batching import predict
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.arguments import add_config_overrides, add_split_arguments, add_training_arguments, check_files
+from ea_hf.training.command_line import run_main, script_parser
+from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.generation_settings import check_generation
 from ea_hf.training.languages import has_languages, set_first_tokens, set_languages, takes_last_token_first
-from ea_hf.training.local_files import check_not_an_input, written_whole
-from ea_hf.training.loop import copy_weights_from_file, create_accelerator, format_metrics
-from ea_hf.training.optimizers import parse_values
+from ea_hf.training.local_files import check_not_an_input
+from ea_hf.training.loop import create_accelerator
+from ea_hf.training.model_card import ScoredData, translation_widget
+from ea_hf.training.model_loading import check_vocabulary, load_evolving_model, longest_input
 from ea_hf.training.output_dir import prepare_output_dir
 from ea_hf.training.script import (
     add_evolution_arguments,
     add_streaming_arguments,
     check_arguments,
-    check_streaming_arguments,
-    check_vocabulary,
     evolution_overrides,
-    longest_input,
     run,
 )
-from ea_hf.training.tokenizer_loading import check_location, load_tokenizer
+from ea_hf.training.task import find_best_metric
+from ea_hf.training.terminal import script_logger
+from ea_hf.training.tokenizer_loading import check_location, load_own_tokenizer
 
 
-logger = logging.getLogger(__name__)
+logger = script_logger(__name__)
 
-METRICS = ("bleu", "chrf", "loss")
-IGNORED = -100
-PREDICTIONS_FILE = "predictions.jsonl"
 # What `T5Config` derives from other fields, and saves beside them.
 DERIVED_FIELDS = ("dense_act_fn", "is_gated_act")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,  # the model card tells the command, and must know --hub_token when it sees it
-    )
+    parser = script_parser(__doc__)
     group = parser.add_argument_group("data")
     group.add_argument("--source_lang", required=True, help='Such as "en".')
     group.add_argument("--target_lang", required=True, help='Such as "de".')
@@ -98,16 +89,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--preprocessing_num_workers", type=int, help="Processes that tokenize.")
     group.add_argument("--overwrite_cache", action="store_true", help="Tokenize anew.")
     add_streaming_arguments(group)
-    group.add_argument("--max_train_samples", type=int, help="Use the first so many training examples.")
-    group.add_argument("--max_eval_samples", type=int, help="Use the first so many validation examples.")
-    group.add_argument("--max_predict_samples", type=int, help="Use the first so many test examples.")
+    add_split_arguments(
+        group, "Use the first so many {} examples.", predictions="Translate the test set, and score it."
+    )
     group.add_argument(
         "--forced_bos_token",
         help="Token that translations begin with. Default: the target language's if targets do, or the checkpoint's.",
     )
     group.add_argument("--num_beams", type=int, default=4, help="Of the beam search; 1 is greedy search.")
-    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
-    group.add_argument("--do_predict", action="store_true", help="Translate the test set, and score it.")
 
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -115,12 +104,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="To fine-tune: any model that `ea_hf.evolve` takes. Default: train a T5 from scratch.",
     )
     group.add_argument("--config_name", help="Configuration of a model from scratch. Default: that of `EAT5Config`.")
-    group.add_argument(
-        "--config_overrides",
-        type=parse_values,
-        default={},
-        help='Changes of it, such as "d_model=256,num_layers=3".',
-    )
+    add_config_overrides(group, 'Changes of it, such as "d_model=256,num_layers=3".')
     group.add_argument("--tokenizer_name", help="Default: --model_name_or_path.")
     group.add_argument("--label_smoothing_factor", type=float, default=0.0, help="In [0, 1).")
     add_evolution_arguments(group, chains=("ea_encoder", "ea_decoder", "ea_cross_attention"))
@@ -129,21 +113,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_arguments(parser)
     args = parser.parse_args(argv)
 
-    files = (args.train_file, args.validation_file, args.test_file)
-    if args.dataset_name is not None and any(files):
-        parser.error("--dataset_name and local files exclude each other; choose one")
-    if args.dataset_name is None and not any(files):
-        parser.error("pass --dataset_name, or --train_file and --validation_file")
-    if args.dataset_name is None and args.train_file is None and not args.eval_only:
-        parser.error("pass --train_file, or --eval_only")
+    check_files(parser, args, "dataset_name")
     if args.eval_only and args.model_name_or_path is None:
         parser.error("--eval_only needs --model_name_or_path")
-    if args.eval_only and args.dataset_name is None and args.validation_file is None and not args.do_predict:
-        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
-    if args.do_predict and args.dataset_name is None and args.test_file is None:
-        parser.error("--do_predict needs --test_file")
-    if args.load_best_model_at_end and args.dataset_name is None and args.validation_file is None:
-        parser.error("--load_best_model_at_end needs --validation_file")
     if args.model_name_or_path is None and args.tokenizer_name is None:
         parser.error("pass --model_name_or_path, or --tokenizer_name (train_tokenizer.py makes one) for a new model")
     if args.model_name_or_path is not None and (args.config_name is not None or args.config_overrides):
@@ -157,7 +129,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.val_max_target_length = args.val_max_target_length or args.max_target_length
     numbers = ("max_source_length", "max_target_length", "val_max_target_length", "preprocessing_num_workers")
     numbers += ("max_train_samples", "max_eval_samples", "max_predict_samples", "num_beams")
-    check_streaming_arguments(parser, args)
     check_arguments(parser, args, numbers)
     return args
 
@@ -207,13 +178,7 @@ def load_data(args: argparse.Namespace) -> dict[str, Dataset | IterableDataset]:
 
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The evolving model with its settings for generation, and its tokenizer."""
-    tokenizer_name = args.tokenizer_name or args.model_name_or_path
-    tokenizer = load_tokenizer(
-        tokenizer_name,
-        use_fast=not args.use_slow_tokenizer,
-        trust_remote_code=args.trust_remote_code,
-        has_option=True,
-    )
+    tokenizer, tokenizer_name = load_own_tokenizer(args)
     for name in ("pad_token", "eos_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(
@@ -221,16 +186,10 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
             )
     set_languages(tokenizer, args.source_lang, args.target_lang)
     if args.model_name_or_path is not None:
-        model, _ = evolving_model_from_pretrained(
-            AutoModelForSeq2SeqLM,
-            args.model_name_or_path,
-            evolution_overrides(args),
-            trust_remote_code=args.trust_remote_code,
-            dtype=torch.float32,  # a half-precision checkpoint's small updates would be lost
-        )
-        copy_weights_from_file(model)
+        model, _ = load_evolving_model(AutoModelForSeq2SeqLM, args)
     else:
-        model = AutoModelForSeq2SeqLM.from_config(new_config(args, tokenizer))
+        with overrides_told(args.config_overrides):
+            model = AutoModelForSeq2SeqLM.from_config(new_config(args, tokenizer))
     check_vocabulary(model, tokenizer, tokenizer_name)
     for name in ("pad_token_id", "eos_token_id"):
         if getattr(model.config, name) != getattr(tokenizer, name):
@@ -273,9 +232,7 @@ def new_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
         config = evolving_config_from_pretrained(args.config_name, trust_remote_code=args.trust_remote_code)
         values = {name: value for name, value in config.to_dict().items() if name not in DERIVED_FIELDS}
     known = EAT5Config()
-    unknown = [name for name in args.config_overrides if not hasattr(known, name)]
-    if unknown:
-        raise ValueError(f"--config_overrides names {unknown[0]!r}, but EAT5Config has no such field.")
+    check_overrides(args.config_overrides, known)
     values |= {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
@@ -330,95 +287,13 @@ def smoothed_loss(
     )
 
 
-def translate_split(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    collate: Callable,
-    model: torch.nn.Module,
-) -> tuple[list[str], float]:
-    """The translations in the order of the split, and the mean loss over all its labels, without smoothing."""
-
-    def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tuple[list[int], float, int]]:
-        labels = batch.pop("labels")
-        logits = model(**batch, use_cache=False).logits.float()
-        losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
-        counts = (labels != IGNORED).sum(1)
-        generated = accelerator.unwrap_model(model).generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            num_return_sequences=1,  # a checkpoint's own settings may ask for more
-            return_dict_in_generate=False,
-        )
-        return list(zip(generated.tolist(), losses.tolist(), counts.tolist(), strict=True))
-
-    rows = predict(
-        accelerator,
-        model,
-        split,
-        collate,
-        args.per_device_eval_batch_size,
-        forward,
-        lengths=column_of(split, "source_length"),
-        num_workers=args.dataloader_num_workers,
-        description="translating",
-    )
-    texts = tokenizer.batch_decode([ids for ids, _, _ in rows], skip_special_tokens=True)
-    loss = sum(loss for _, loss, _ in rows) / sum(count for _, _, count in rows)
-    return texts, loss
-
-
-def make_metrics(target_lang: str) -> dict[str, BLEU | CHRF]:
-    """sacreBLEU's BLEU, with its tokenization for the language, and chrF."""
-    try:
-        metrics = {"bleu": BLEU(trg_lang=target_lang.replace("_", "-").split("-")[0].lower()), "chrf": CHRF()}
-    except RuntimeError as error:  # the tokenization needs a package
-        raise ValueError(f"sacreBLEU cannot tokenize --target_lang {target_lang}: {error}") from error
-    for metric in metrics.values():
-        metric.corpus_score(["text"], [["text"]])  # there is no signature before a score
-    return metrics
-
-
-def score(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    collate: Callable,
-    metrics: dict[str, BLEU | CHRF],
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """BLEU, chrF and loss of a model on a split."""
-    texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
-    return compute_scores(split, texts, loss, metrics)
-
-
-def compute_scores(split: Dataset, texts: list[str], loss: float, metrics: dict[str, BLEU | CHRF]) -> dict[str, float]:
-    references = [list(split["reference"])]
-    return {name: metric.corpus_score(texts, references).score for name, metric in metrics.items()} | {"loss": loss}
-
-
-def write_predictions(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    collate: Callable,
-    metrics: dict[str, BLEU | CHRF],
-    model: torch.nn.Module,
-) -> dict[str, float]:
-    """Writes predictions.jsonl, in the order of the test set; returns its scores."""
-    texts, loss = translate_split(args, accelerator, split, tokenizer, collate, model)
-    path = args.output_dir / PREDICTIONS_FILE
-    if accelerator.is_main_process:
-        with written_whole(path) as file:
-            for row, text in zip(split.select_columns(["index", "source", "reference"]), texts, strict=True):
-                file.write(json.dumps({**row, "prediction": text}, ensure_ascii=False) + "\n")
-    logger.info(f"Predictions of test: {path}")
-    scores = compute_scores(split, texts, loss, metrics)
-    logger.info(f"Test: {format_metrics(scores)}")
-    return {f"test_{name}": value for name, value in scores.items()}
+def scored_data(args: argparse.Namespace, splits: dict[str, Dataset]) -> list[ScoredData]:
+    found = []
+    for name, prefix in (("validation", ""), ("test", "test_")):
+        if name in splits:
+            source = args.dataset_name or ", ".join(Path(path).name for path in getattr(args, f"{name}_file"))
+            found.append(ScoredData(name, source, len(splits[name]), "pairs", prefix))
+    return found
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -438,27 +313,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_tokens(args, data, tokenizer)
     splits = tokenize(args, accelerator, data, tokenizer)
     lock = prepare_output_dir(accelerator, args)
-    collate = Collator(args, accelerator, model)
-    lengths = train_dataset = None
+    lengths = None
     if "train" in splits:
         lengths = column_of(splits["train"], "source_length") + column_of(splits["train"], "target_length")
-        train_dataset = splits["train"].select_columns(["input_ids", "labels"])
+        splits["train"] = splits["train"].select_columns(["input_ids", "labels"])
     elif "train" in data:
-        train_dataset = make_stream(args, data["train"], tokenizer)
-    best_metric = (args.metric_for_best_model or METRICS[0]) if "validation" in splits else None
-    results = run(
-        accelerator,
-        args,
+        splits["train"] = make_stream(args, data["train"], tokenizer)
+    best_metric = find_best_metric(args, METRICS if "validation" in splits else ())
+    return run(
+        TranslationTask(args, accelerator, splits, Collator(args, accelerator, model), tokenizer, metrics),
         model,
         tokenizer,
-        train_dataset=train_dataset,
-        collate=collate,
-        evaluate=partial(score, args, accelerator, splits["validation"], tokenizer, collate, metrics)
-        if "validation" in splits
-        else None,
-        predict=partial(write_predictions, args, accelerator, splits["test"], tokenizer, collate, metrics)
-        if args.do_predict
-        else None,
         model_card={
             "auto_class": "AutoModelForSeq2SeqLM",
             "task_type": "translation",
@@ -467,18 +332,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             or Path((args.train_file or args.test_file or args.validation_file)[0]).name,
             "base_model": args.model_name_or_path,
             "language": [args.source_lang, args.target_lang],
+            "evaluated_on": scored_data(args, splits),
+            "hub_dataset": args.dataset_name,
+            "widget": translation_widget(args.source_lang, args.source_prefix or ""),
         },
         metric_details={f"{name}_signature": str(metric.get_signature()) for name, metric in metrics.items()},
+        lock=lock,
         metric_for_best_model=best_metric,
         greater_is_better=best_metric != "loss",
         lengths=lengths,
         compute_loss=partial(smoothed_loss, args.label_smoothing_factor),
     )
-    if lock is not None:
-        lock.close()
-    return results
 
 
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(0 if run_main(main) is not None else 1)
+    run_main(main)

@@ -12,12 +12,12 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from parallel_text import FILES_HELP, load_hub, read_pairs
 from transformers import PreTrainedTokenizerFast
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
+from ea_hf.training.output_dir import check_tokenizer_dir
 from ea_hf.training.tokenizer_training import (
     add_sentencepiece_arguments,
     check_tokenizer_arguments,
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset_name", help="On the Hub, or a local copy of its repository.")
     parser.add_argument("--dataset_config_name", help='Such as "ro-en".')
     parser.add_argument("--train_file", nargs="+", help=FILES_HELP)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=directory, required=True)
     parser.add_argument("--vocab_size", type=int, default=32000, help="Pieces, without the extra ids.")
     add_sentencepiece_arguments(parser)
     args = parser.parse_args(argv)
@@ -50,6 +50,7 @@ def texts_of(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> PreTrainedTokenizerFast:
     args = parse_args(argv)
+    check_tokenizer_dir(args.output_dir)
     if args.dataset_name is not None:
         train = load_hub(args.dataset_name, args.dataset_config_name, args.source_lang, args.target_lang)["train"]
         pairs = ((row["source"], row["target"]) for row in train)

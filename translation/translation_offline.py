@@ -17,7 +17,7 @@ import prepare_data
 import run_translation
 import train_tokenizer
 
-from ea_hf.training.command_line import ArgumentParser, run_main
+from ea_hf.training.command_line import ArgumentParser, directory, run_main
 from ea_hf.training.output_dir import RESULTS_FILE
 from ea_hf.training.script import has_bfloat16
 
@@ -105,7 +105,7 @@ def report(output_dir: Path, results: dict[str, float]) -> str:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data/libreoffice_help"))
-    parser.add_argument("--output_dir", type=Path, default=Path("output/translation"))
+    parser.add_argument("--output_dir", type=directory, default=Path("output/translation"))
     parser.add_argument("--long", action="store_true", help="Train longer.")
     args, extra = parser.parse_known_args()
     prepare(args.data_dir)

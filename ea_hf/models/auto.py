@@ -33,10 +33,11 @@ from transformers.utils import is_vision_available
 
 from .configuration_ea_dc_transformer import EADCTransformerConfig
 from .configuration_ea_evolved import EvolvedConfig
-from .configuration_evolving import EvolvingConfig
+from .configuration_evolving import EvolvingConfig, register_processors
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
 from .load_report import one_line_report
+from .loading_faults import loading_told
 from .modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
     EADCTransformerForMaskedImputation,
@@ -46,7 +47,7 @@ from .modeling_ea_dc_transformer import (
 from .modeling_ea_evolved import evolve
 from .modeling_ea_resnet import EAResNetBackbone, EAResNetForImageClassification, EAResNetModel
 from .modeling_ea_vit import EAViTModel
-from .modeling_evolving import auto_classes_of, register_processors
+from .modeling_evolving import auto_classes_of
 from .pipeline_image_classification import EAImageClassificationPipeline
 from .pipeline_translation import TranslationPipeline
 from .undocumented import model_mapping, register_pipeline
@@ -202,7 +203,7 @@ def evolving_model_from_pretrained(
         raise ValueError(f"{name} is of the type {config.model_type!r}, which has no {auto_class.__name__}.")
     if prepare_config is not None:
         prepare_config(config)
-    with one_line_report() as explain:
+    with one_line_report() as explain, loading_told(name):
         model, loading = auto_class.from_pretrained(
             name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
         )

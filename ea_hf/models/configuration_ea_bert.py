@@ -16,6 +16,12 @@ class EABertConfig(EvolvingEncoderConfig, BertConfig):
 
     Raises:
         ValueError: see `EvolvingEncoderConfig`.
+
+    Examples:
+        ```python
+        config = ea_hf.EABertConfig(num_hidden_layers=4, ea_residual_weight=0.3, ea_conv_weight=0.3)
+        model = ea_hf.EABertModel(config)  # from scratch
+        ```
     """
 
     model_type = "ea_bert"

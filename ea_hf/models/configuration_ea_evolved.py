@@ -10,13 +10,14 @@ takes; which model it is, `vanilla_model_type` says.
 import contextlib
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from .configuration_evolving import EvolvingConfig
+from .configuration_evolving import EvolvingConfig, register_processors
 from .evolution_cache import EvolvingDynamicLayer
 
 
@@ -91,10 +92,11 @@ class EvolvedConfig(MadeFromVanilla, EvolvingConfig, PreTrainedConfig):
 
 
 _config_classes: dict[type[PreTrainedConfig], type[EvolvedConfig]] = {}
+_followers: list[Callable[[type[EvolvedConfig]], None]] = []
 
 
 def evolved_config_class(vanilla_class: type[PreTrainedConfig]) -> type[EvolvedConfig]:
-    """The evolving configuration class of a vanilla one. It and its models are registered with the Auto classes."""
+    """The evolving configuration class of a vanilla one. Whoever follows `for_every_config_class` learns of a new one."""
     if vanilla_class in _config_classes:
         return _config_classes[vanilla_class]
     namespace = {
@@ -117,11 +119,17 @@ def evolved_config_class(vanilla_class: type[PreTrainedConfig]) -> type[EvolvedC
     name = PREFIX + vanilla_class.__name__
     evolved_class = strict(type(EvolvedConfig)(name, (EvolvedConfig, vanilla_class), namespace))
     _config_classes[vanilla_class] = evolved_class
-    # Only here, since the models need this class.
-    from .modeling_ea_evolved import register_models
-
-    register_models(evolved_class)
+    register_processors(evolved_class, vanilla_class)
+    for function in _followers:
+        function(evolved_class)
     return evolved_class
+
+
+def for_every_config_class(function: Callable[[type[EvolvedConfig]], None]) -> None:
+    """Calls a function with each evolving configuration class, those that there are and those that will be made."""
+    _followers.append(function)
+    for config_class in list(_config_classes.values()):
+        function(config_class)
 
 
 def __getattr__(name: str) -> type[EvolvedConfig]:

@@ -16,6 +16,12 @@ class EARobertaConfig(EvolvingEncoderConfig, RobertaConfig):
 
     Raises:
         ValueError: see `EvolvingEncoderConfig`.
+
+    Examples:
+        ```python
+        config = ea_hf.EARobertaConfig(num_hidden_layers=4, ea_residual_weight=0.3, ea_conv_weight=0.3)
+        model = ea_hf.EARobertaModel(config)  # from scratch
+        ```
     """
 
     model_type = "ea_roberta"

@@ -9,6 +9,14 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
+from transformers import (
+    FEATURE_EXTRACTOR_MAPPING,
+    IMAGE_PROCESSOR_MAPPING,
+    PROCESSOR_MAPPING,
+    TOKENIZER_MAPPING,
+    PreTrainedConfig,
+)
+
 from .evolution_layer import check_evolution
 from .presets import expand_preset
 from .remote_code import CODE_REFERENCES, code_file, save_config_with_code
@@ -24,6 +32,8 @@ LATER_FIELDS = {
     "ea_post_mixing": "none",
     "ea_head_kernel_size": None,
 }
+# Without layers or heads there is no attention.
+LEAST_ONE = ("num_layers", "num_decoder_layers", "num_hidden_layers", "num_heads", "num_attention_heads")
 # Names under which configurations say the number of heads.
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 
@@ -122,6 +132,10 @@ class EvolvingConfig:
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
+        for name in LEAST_ONE:
+            value = getattr(self, name, None)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"`{name}` is {value}; choose a positive integer.")
         # Where only the model tells, its layers may differ.
         heads = None if self.has_only_causal_maps is None else getattr(self, "num_attention_heads", None)
         check_evolution(
@@ -282,6 +296,13 @@ def _shape_of(name: str, value: Any, saved: dict[str, Any]) -> Any:
     if name == "ea_head_kernel_size" and value is None:
         return heads
     return value
+
+
+def register_processors(config_class: type[EvolvingConfig], vanilla_class: type[PreTrainedConfig]) -> None:
+    """Makes the Auto classes of tokenizers and the like give an evolving configuration what they give the vanilla one."""
+    for mapping in (TOKENIZER_MAPPING, IMAGE_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING, PROCESSOR_MAPPING):
+        if vanilla_class in mapping:
+            mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
 
 
 class EvolvingEncoderConfig(EvolvingConfig):

@@ -23,7 +23,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .configuration_ea_evolved import PREFIX, EvolvedConfig, MadeFromVanilla, evolved_config_class
+from .configuration_ea_evolved import (
+    PREFIX,
+    EvolvedConfig,
+    MadeFromVanilla,
+    evolved_config_class,
+    for_every_config_class,
+)
 from .configuration_evolving import HEAD_COUNTS
 from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_has_convolutions
 from .evolution_layer import check_evolution
@@ -32,7 +38,6 @@ from .modeling_evolving import (
     auto_classes_of,
     carry_state_through_checkpoints,
     check_gradient_checkpointing,
-    register_processors,
 )
 from .presets import preset_fields
 from .undocumented import (
@@ -64,7 +69,8 @@ class EvolvedPreTrainedModel(MadeFromVanilla, EvolvingPreTrainedModel):
         Raises:
             ValueError: this is a part of an evolving model, and has a vanilla configuration of its own.
         """
-        if not isinstance(self.config, EvolvedConfig):
+        # Not `isinstance`: in remote code the configuration may be of another copy of its module.
+        if self.config.model_type != EvolvedConfig.model_type:
             raise ValueError(
                 f"This {type(self).__name__} is a part of an evolving model, and its {type(self.config).__name__} does not say "
                 "how it evolves. Save the whole model, or call `evolve` on the part alone."
@@ -88,12 +94,14 @@ def register_models(config_class: type[EvolvedConfig]) -> None:
     """Makes every Auto class that knows models of the vanilla configuration know their evolving classes."""
     config_class.family_auto_map = {"AutoConfig": f"configuration_ea_evolved.{config_class.__name__}"}
     vanilla_class = config_class.vanilla_class
-    register_processors(config_class, vanilla_class)
     for auto_class, vanilla_models in auto_classes_of(vanilla_class):
         evolved = tuple(evolved_model_class(model) for model in vanilla_models)
         model_mapping(auto_class).register(config_class, evolved if len(evolved) > 1 else evolved[0], exist_ok=True)
         if len(evolved) == 1:
             config_class.family_auto_map[auto_class.__name__] = f"{__name__.split('.')[-1]}.{evolved[0].__name__}"
+
+
+for_every_config_class(register_models)
 
 
 def __getattr__(name: str) -> type[EvolvedPreTrainedModel]:

@@ -316,7 +316,22 @@ class EAResNetModel(EAResNetPreTrainedModel):
 
 
 class EAResNetForImageClassification(EAResNetPreTrainedModel):
-    """Head for the classification of an image, from its average features."""
+    """Head for the classification of an image, from its average features.
+
+    Takes `pixel_values`, (batch, channels, height, width), and `labels`, (batch,): classes, or numbers if `num_labels`
+    is 1.
+    Returns `loss`, if there are labels, `logits`, (batch, num_labels), and what `EAResNetModel` returns of attention.
+
+    Examples:
+        ```python
+        sizes = {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [2, 2], "attention_poolings": [0, 0]}
+        config = ea_hf.EAResNetConfig(
+            **sizes, layer_type="basic", num_attention_heads=2, image_size=32, num_labels=10
+        )
+        model = ea_hf.EAResNetForImageClassification(config)
+        logits = model(pixel_values=torch.rand(2, 3, 32, 32)).logits
+        ```
+    """
 
     def __init__(self, config: EAResNetConfig):
         super().__init__(config)
@@ -345,7 +360,21 @@ class EAResNetForImageClassification(EAResNetPreTrainedModel):
 
 
 class EAResNetBackbone(BackboneMixin, EAResNetPreTrainedModel):
-    """The outputs of the stages that `out_features` names, for detection and segmentation."""
+    """The outputs of the stages that `out_features` names, for detection and segmentation.
+
+    Takes `pixel_values`, (batch, channels, height, width). Stages are named stem, stage1, stage2 and so on.
+    Returns `feature_maps`, a tensor of (batch, channels, height, width) for each named stage.
+
+    Examples:
+        ```python
+        sizes = {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [2, 2], "attention_poolings": [0, 0]}
+        config = ea_hf.EAResNetConfig(
+            **sizes, layer_type="basic", num_attention_heads=2, image_size=32, out_features=["stage1", "stage2"]
+        )
+        model = ea_hf.EAResNetBackbone(config)
+        feature_maps = model(torch.rand(1, 3, 32, 32)).feature_maps
+        ```
+    """
 
     def __init__(self, config: EAResNetConfig):
         super().__init__(config)

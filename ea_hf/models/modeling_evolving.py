@@ -12,14 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    FEATURE_EXTRACTOR_MAPPING,
-    IMAGE_PROCESSOR_MAPPING,
-    PROCESSOR_MAPPING,
-    TOKENIZER_MAPPING,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto import modeling_auto
 
@@ -171,13 +164,6 @@ def auto_classes_of(vanilla_class: type[PreTrainedConfig]) -> Iterator[tuple[typ
         if mapping is not None and vanilla_class in mapping:
             models = mapping[vanilla_class]
             yield auto_class, models if isinstance(models, tuple) else (models,)
-
-
-def register_processors(config_class: type[EvolvingConfig], vanilla_class: type[PreTrainedConfig]) -> None:
-    """Makes the Auto classes of tokenizers and the like give an evolving configuration what they give the vanilla one."""
-    for mapping in (TOKENIZER_MAPPING, IMAGE_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING, PROCESSOR_MAPPING):
-        if vanilla_class in mapping:
-            mapping.register(config_class, mapping[vanilla_class], exist_ok=True)
 
 
 def check_gradient_checkpointing(function: Callable | None) -> None:

@@ -7,7 +7,17 @@ from typing import Any
 
 
 class Preset(dict):
-    """Fields of a configuration by name.
+    """Fields of a configuration by name, and the paper that describes what they make.
+
+    A dictionary: `EABertConfig(**PRESETS["realformer"])` takes it as it is, and `preset_fields` does so with fields that override it.
+    What a family or a mask does not allow is refused by the configuration or the model.
+
+    Examples:
+        ```python
+        preset = ea_hf.PRESETS["realformer"]
+        print(preset.source, dict(preset))
+        config = ea_hf.EABertConfig(**preset)
+        ```
 
     Attributes:
         source: the paper that describes it.

@@ -4,11 +4,15 @@
 
 import argparse
 import math
-from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from .command_line import directory
 from .optimizers import OPTIMIZERS, parse_values
 
 
+LONGEST_TIMEOUT = 10_000_000
 # Those of Transformers' schedules that need nothing but the steps of the warm-up and of the run.
 SCHEDULES = (
     "linear",
@@ -21,6 +25,9 @@ SCHEDULES = (
 )
 
 
+ANY_MODEL = "A directory, or a name on the Hub, of any model that `ea_hf.evolve` takes."
+
+
 def steps_or_epoch(text: str) -> int | str:
     """Parses "epoch", "no" or a positive number of steps."""
     if text in ("epoch", "no"):
@@ -30,10 +37,62 @@ def steps_or_epoch(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f'{text!r} is neither a positive number of steps, nor "epoch", nor "no"')
 
 
+def add_split_arguments(
+    group: argparse._ArgumentGroup, taken: str, training_taken: str | None = None, predictions: str | None = None
+) -> None:
+    """Adds the arguments that say what is done with which split, and with how much of it.
+
+    Args:
+        taken: how much is used; its `{}` stands for what the examples are for.
+        training_taken: the same of training alone, if it is another sentence.
+        predictions: what `--do_predict` does, if there is such an argument.
+    """
+    purposes = ["training", "validation", *(["test"] if predictions is not None else [])]
+    for name, purpose in zip(("train", "eval", "predict"), purposes, strict=False):
+        sentence = training_taken if name == "train" and training_taken else taken.format(purpose)
+        group.add_argument(f"--max_{name}_samples", type=int, help=sentence)
+    group.add_argument("--eval_only", action="store_true", help="Evaluate the model, and train nothing.")
+    if predictions is not None:
+        group.add_argument("--do_predict", action="store_true", help=predictions)
+
+
+def add_held_out(group: argparse._ArgumentGroup, default: float, description: str) -> None:
+    """Adds the argument for the part of the training data that is held out; `check_arguments` checks it."""
+    group.add_argument("--train_val_split", type=float, default=default, help=description)
+
+
+def add_config_overrides(group: argparse._ArgumentGroup, description: str) -> None:
+    """Adds the argument that changes a new model's configuration."""
+    group.add_argument("--config_overrides", type=parse_values, default={}, help=description)
+
+
+def check_files(parser: argparse.ArgumentParser, args: argparse.Namespace, source: str) -> None:
+    """Ends the program with a message if files are given beside another source, or those that are needed are not.
+
+    Args:
+        source: the argument that names data which are no files.
+    """
+    files = (args.train_file, args.validation_file, args.test_file)
+    if getattr(args, source) is not None:
+        if any(files):
+            parser.error(f"--{source} and local files exclude each other; choose one")
+        return
+    if not any(files):
+        parser.error(f"pass --{source}, or --train_file and --validation_file")
+    if args.train_file is None and not args.eval_only:
+        parser.error("pass --train_file, or --eval_only")
+    if args.eval_only and args.validation_file is None and not args.do_predict:
+        parser.error("--eval_only needs --validation_file, or --test_file and --do_predict")
+    if args.do_predict and args.test_file is None:
+        parser.error("--do_predict needs --test_file")
+    if args.load_best_model_at_end and args.validation_file is None:
+        parser.error("--load_best_model_at_end needs --validation_file")
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that all scripts share, named as in Transformers' scripts."""
     group = parser.add_argument_group("training")
-    group.add_argument("--output_dir", type=Path, required=True, help="Where the model and the checkpoints go.")
+    group.add_argument("--output_dir", type=directory, required=True, help="Where the model and the checkpoints go.")
     group.add_argument("--overwrite_output_dir", action="store_true", help="Delete the run that --output_dir holds.")
     group.add_argument("--per_device_train_batch_size", type=int, default=8, help="Examples per process and step.")
     group.add_argument("--per_device_eval_batch_size", type=int, default=8)
@@ -127,5 +186,12 @@ def check_training_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be a finite number, at least 0.")
     if args.seed >= 2**32:  # NumPy's limit
         raise ValueError(f"--seed is {args.seed}; it must be less than {2**32}.")
+    if args.ddp_timeout > LONGEST_TIMEOUT:
+        raise ValueError(f"--ddp_timeout is {args.ddp_timeout}; it must be at most {LONGEST_TIMEOUT}, in seconds.")
+    if args.push_to_hub:  # a name that the Hub does not take would be told when all is trained
+        try:
+            validate_repo_id(args.hub_model_id or args.output_dir.resolve().name)
+        except HFValidationError as error:
+            raise ValueError(f"{error} Choose a --hub_model_id, which --push_to_hub will need.") from error
     if args.load_best_model_at_end and args.eval_steps == "no":
         raise ValueError('--load_best_model_at_end needs evaluations, but --eval_steps is "no".')

@@ -24,6 +24,11 @@ SECONDS_FOR_THE_FIRST = 10.0
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
+EMPTY = "it is empty; a variable of the shell that is not set?"
+# An empty prefix is none, where the checkpoint has one.
+MAY_BE_EMPTY = ("source_prefix",)
+
+
 class RunError(RuntimeError):
     """A run cannot go on, neither by a fault of its code nor of its arguments; the message says what to do."""
 
@@ -69,8 +74,26 @@ class ArgumentParser(argparse.ArgumentParser):
             action.help = _with_default(action)
         return super().format_help()
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        parsed, others = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if (
+                action.option_strings
+                and action.dest not in MAY_BE_EMPTY
+                and (value == "" or (isinstance(value, list) and "" in value))
+            ):
+                self.error(f"argument {'/'.join(action.option_strings)}: {EMPTY}")
+        return parsed, others
+
     def error(self, message: str) -> NoReturn:
         _end(self.prog, f"{message}; see --help")
+
+
+def script_parser(description: str | None, epilog: str | None = None) -> ArgumentParser:
+    """The parser of a script; see `ArgumentParser`."""
+    # The model card tells the command, and must know --hub_token when it sees it.
+    return ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
 
 
 def _with_default(action: argparse.Action) -> str | None:
@@ -89,6 +112,17 @@ def _with_default(action: argparse.Action) -> str | None:
     else:
         shown = str(default)
     return f"{text} Default: {shown.replace('%', '%%')}.".strip()
+
+
+def directory(text: str) -> Path:
+    """The type of an argument that names a directory to write into."""
+    if not text.strip():  # would be the directory that one happens to be in
+        raise argparse.ArgumentTypeError(EMPTY)
+    try:
+        Path(text).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null character
+        raise argparse.ArgumentTypeError(f"{text!r} is no path: {error}") from None
+    return Path(text)
 
 
 def program_name(module: str) -> str:

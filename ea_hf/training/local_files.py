@@ -26,6 +26,15 @@ import pyarrow.parquet
 SEPARATORS = (",", ";", "\t", "|")
 FILE_TYPES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
+# How files of other kinds begin, and what to do with them.
+OTHER_KINDS = {
+    b"\xff\xfe": "UTF-16; save it as UTF-8",
+    b"\xfe\xff": "UTF-16; save it as UTF-8",
+    b"\x1f\x8b": "compressed by gzip; let its name end in .gz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; let its name end in .zst",
+    b"PAR1": "parquet; let its name end in .parquet",
+    b"PK\x03\x04": "a zip archive or an Excel file; unpack it, or save it as UTF-8 text",
+}
 
 
 def name_without_compression(path: str) -> str:
@@ -105,6 +114,7 @@ def read_line_parts(path: str, size: int) -> Iterator[tuple[int, str]]:
                 text = decoder.decode(part, final=ends)
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, number, error) from None
+            _check_binary(part, path, number)
             yield number, text.removeprefix("\ufeff") if number == 1 and not before else text
             number, before = (number + 1, b"") if ends else (number, part)
         try:
@@ -127,8 +137,21 @@ def _opened(path: str) -> Iterator[Any]:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
 
+def _check_binary(line: bytes, name: str, number: int) -> None:
+    """UTF-16 without a mark at its beginning is valid UTF-8 with null characters, as is what a crash left of a file."""
+    if b"\0" in line:
+        raise ValueError(
+            f"{name}, line {number} has a null character: it is a binary file, text in UTF-16, or damaged. Save it as UTF-8."
+        )
+
+
 def _not_utf8(name: str, number: int, error: UnicodeDecodeError) -> ValueError:
     line, start = error.object, error.start
+    if number == 1:
+        kinds = (f": it is {kind}" for beginning, kind in OTHER_KINDS.items() if line.startswith(beginning))
+        other = next(kinds, None)
+        if other is not None:
+            return ValueError(f"{name}, line 1 is not UTF-8{other}.")
     # UTF-8 cannot write half of a surrogate pair; programs that do so all the same write ED A0 to ED BF.
     half = line[start] == 0xED and 0xA0 <= line[start + 1 : start + 2].ljust(1)[0] <= 0xBF
     kind = ": it has half of a surrogate pair, which is no character" if half else ""
@@ -154,6 +177,7 @@ def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
             text = line.decode()
         except UnicodeDecodeError as error:
             raise _not_utf8(name, number, error) from None
+        _check_binary(line, name, number)
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
@@ -168,10 +192,13 @@ def read_rows(path: str) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{path} is none of {', '.join(FILE_TYPES)}, all but parquet maybe with .gz or .zst.")
     if kind == ".parquet":
         try:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):
+            file = pyarrow.parquet.ParquetFile(path)
+            names = file.schema_arrow.names
+            for batch in file.iter_batches(1000) if len(set(names)) == len(names) else ():
                 yield from batch.to_pylist()
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+        check_columns(names, path)
     elif kind in (".csv", ".tsv"):
         yield from _read_csv(path, "\t" if kind == ".tsv" else ",")
     else:
@@ -192,9 +219,23 @@ def read_rows(path: str) -> Iterator[dict[str, Any]]:
 
 def _parse_json(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(text, object_pairs_hook=_unique)
+    except _TwiceError as error:
+        raise ValueError(f"{place} has two values named {error.args[0]!r}; rename or remove one.") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from None
+
+
+class _TwiceError(Exception):
+    """A name stands twice in a JSON object, of which Python would take the last."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for place, name in enumerate(names) if name in names[:place]))
+    return values
 
 
 def _check_characters(row: dict[str, Any], place: str) -> None:
@@ -218,7 +259,12 @@ def _check_header(header: list[str], path: str, delimiter: str) -> None:
             f"{path} has only one column, {header[0]!r}; its values seem to be separated by {used!r}, not by "
             f"{delimiter!r}. Save it with commas as .csv, or with tabs as .tsv."
         )
-    twice = [name for place, name in enumerate(header) if name in header[:place]]
+    check_columns(header, path)
+
+
+def check_columns(names: Sequence[str], path: str) -> None:
+    """Raises ValueError if two columns have one name: readers would take one of them, or invent a name."""
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}; rename or remove one.")
 

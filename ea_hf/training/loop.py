@@ -262,6 +262,8 @@ class _Run:
             )
             raise
         progress.close()
+        if isinstance(self.train_dataset, Stream) and self.train_dataset.cut_texts is not None:
+            self.train_dataset.cut_texts.tell(self.accelerator)
         self.model.zero_grad(set_to_none=True)
 
     def step(self, step: Step, compute_loss: Callable) -> list[float]:

@@ -31,13 +31,19 @@ def output_dir_fault(args: argparse.Namespace) -> str | None:
         str(output_dir).encode()
     except UnicodeEncodeError:
         return f"--output_dir is {str(output_dir)!r}, which is no text in UTF-8. Choose another one."
-    for path in (output_dir, *output_dir.parents):
-        if path.exists() and not path.is_dir():
-            return f"--output_dir is {output_dir}, but {path} is a file. Choose another one."
+    in_the_way = _file_in_the_way(output_dir)
+    if in_the_way is not None:
+        return f"--output_dir is {output_dir}, but {in_the_way} is a file. Choose another one."
     for path in output_dir.glob("checkpoint-*"):
         if CHECKPOINT.fullmatch(path.name) and not path.is_dir():
             return f"{path} is no directory, but has the name of a checkpoint. Move it away, or choose another --output_dir."
     if not _holds_run(output_dir):
+        foreign_card = output_dir / "README.md"
+        if foreign_card.exists() and not (args.overwrite_output_dir or getattr(args, "eval_only", False)):
+            return (
+                f"{output_dir} holds no run, but a README.md, which the model card would replace. Choose another "
+                "--output_dir, or let it be replaced with --overwrite_output_dir."
+            )
         return None
     if args.overwrite_output_dir and args.resume_from_checkpoint:
         return "--overwrite_output_dir and --resume_from_checkpoint exclude each other; choose one."
@@ -47,6 +53,21 @@ def output_dir_fault(args: argparse.Namespace) -> str | None:
         f"{output_dir} already holds a run or a model. Go on with it (--resume_from_checkpoint latest), delete it "
         "(--overwrite_output_dir), or choose another --output_dir."
     )
+
+
+def check_tokenizer_dir(output_dir: Path) -> None:
+    """Raises ValueError if a tokenizer cannot be written there, or would take the place of a model's."""
+    in_the_way = _file_in_the_way(output_dir)
+    if in_the_way is not None:
+        raise ValueError(f"--output_dir is {output_dir}, but {in_the_way} is a file. Choose another one.")
+    if _holds_run(output_dir):
+        raise ValueError(
+            f"{output_dir} already holds a run or a model, whose tokenizer would be replaced. Choose another --output_dir."
+        )
+
+
+def _file_in_the_way(output_dir: Path) -> Path | None:
+    return next((path for path in (output_dir, *output_dir.parents) if path.exists() and not path.is_dir()), None)
 
 
 def lock_output_dir(accelerator: Accelerator, output_dir: Path) -> ExitStack | None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished run gives to others: a model card, and the push to the Hub."""
+"""The push of a finished run to the Hub."""
 
 import argparse
 import logging
@@ -9,64 +9,16 @@ import shlex
 import sys
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
-from transformers import PretrainedConfig
+from huggingface_hub import HfApi, get_token
+
+from .model_card import LOCAL_NOTE, MAX_REASON
 
 
 logger = logging.getLogger(__name__)
 
-CARD = """---
-{card_data}
----
-
-# {name}
-
-{model_class}, {origin} on {dataset}.
-Its attention maps evolve from layer to layer through a residual and a convolution
-([Evolving Attention with Residual Convolutions](https://arxiv.org/abs/2102.12895),
-[Convolution-enhanced Evolving Attention Networks](https://arxiv.org/abs/2212.08330)).
-
-## How to load it
-
-```python
-from transformers import {auto_class}, {processor_class}
-
-model = {auto_class}.from_pretrained("{location}", trust_remote_code=True)
-{processor_name} = {processor_class}.from_pretrained("{location}", trust_remote_code=True)
-```
-
-The model's code lies beside its weights. Where `ea_hf` is installed, no remote code is needed: after `import ea_hf`,
-`{local_class}.from_pretrained("{location}")` loads it.
-
-## Results
-
-{results}
-
-Measured with
-
-```
-{command}
-```
-
-## Evolving attention
-
-{evolution}
-
-## Training
-
-{training}
-
-## License
-
-{license}
-"""
-
 # What stays here when a run is pushed; hidden files too.
 NOT_PUSHED = ("checkpoint-*/**", "logs/**", ".*")
-# Of a server's explanation, as some send whole pages.
-MAX_REASON = 2000
 
 OTHER_REMEDY = "Look at the message above, and check `hf auth whoami`."
 REMEDIES_BY_STATUS: tuple[tuple[Container[int], str], ...] = (
@@ -105,121 +57,6 @@ REMEDIES_BY_ERROR = {
 }
 
 
-def save_model_card(
-    output_dir: Path,
-    args: argparse.Namespace,
-    config: PretrainedConfig,
-    *,
-    auto_class: str,
-    task_type: str,
-    task_name: str,
-    dataset_name: str,
-    base_model: str | None,
-    metrics: dict[str, float],
-    processor_class: str = "AutoTokenizer",
-    model_class: str | None = None,
-    license: str | None = None,
-    language: str | list[str] | None = None,
-) -> None:
-    """Writes the README.md of a finished run.
-
-    Args:
-        auto_class: the Auto class that loads the model.
-        task_type: the Hub's name of the task, such as "text-classification".
-        task_name: a person's name of the task, such as "GLUE MRPC".
-        dataset_name: the data set on the Hub, or the name of a local file.
-        base_model: what was fine-tuned; `None` if the model was trained from scratch.
-        metrics: the results of the final evaluation.
-        model_class: the class in `ea_hf`, if there is no Auto class for its task.
-        license: of the weights; `None` for that of the base model's own card, if it names one.
-    """
-    name = args.hub_model_id or output_dir.resolve().name
-    is_hub_model = base_model is not None and not Path(base_model).exists()
-    if base_model is None:
-        origin = "trained from scratch"
-    elif is_hub_model:
-        origin = f"fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
-    else:
-        origin = f"fine-tuned from `{base_model}`"
-    license_origin = f"The weights are under `{license}`."
-    if license is None and base_model is not None:
-        license = find_license(base_model, args.hub_token)
-        license_origin = f"The license is that of the base model, `{license}`."
-    if license is None:
-        license_origin = "No license was given for the weights (`--license`)"
-        license_origin += "." if base_model is None else ", and the base model's card names none."
-    card_data = ModelCardData(
-        model_name=name,
-        library_name="transformers",
-        pipeline_tag=task_type,
-        base_model=base_model if is_hub_model else None,
-        license=license,
-        language=language,
-        tags=["evolving-attention", config.model_type],
-        eval_results=[
-            EvalResult(
-                task_type=task_type,
-                task_name=task_name,
-                dataset_type=dataset_name,
-                dataset_name=task_name,
-                metric_type=metric,
-                metric_value=value,
-            )
-            for metric, value in metrics.items()
-            if isinstance(value, float)
-        ]
-        or None,
-    )
-    arguments = {
-        key: getattr(value, "value", value)
-        for key, value in sorted(vars(args).items())
-        if value is not None and value is not False and key != "hub_token"
-    }
-    card = ModelCard(
-        CARD.format(
-            card_data=card_data.to_yaml(),
-            name=name,
-            model_class=config.architectures[0],
-            origin=origin,
-            dataset=task_name,
-            auto_class=auto_class,
-            local_class=auto_class if model_class is None else f"ea_hf.{model_class}",
-            processor_class=processor_class,
-            processor_name="tokenizer" if processor_class == "AutoTokenizer" else "processor",
-            location=args.hub_model_id or output_dir,
-            results=_table(("metric", "value"), metrics) if metrics else "This run evaluated nothing.",
-            command=command_line(),
-            evolution=_table(("setting", "value"), {k: v for k, v in config.to_dict().items() if k.startswith("ea_")}),
-            training=_table(("argument", "value"), arguments),
-            license=license_origin,
-        )
-    )
-    card.save(output_dir / "README.md")
-
-
-def command_line() -> str:
-    """The command that runs this process, without a token."""
-    words = list(sys.argv)
-    for i, word in enumerate(words[:-1]):
-        if word == "--hub_token":
-            words[i + 1] = "..."
-    return shlex.join(["python", *("--hub_token=..." if w.startswith("--hub_token=") else w for w in words)])
-
-
-def find_license(base_model: str, token: str | None = None) -> str | None:
-    """The license that a model's own card names; `None` if there is no card, or it names none.
-
-    Args:
-        base_model: a directory, or a name on the Hub.
-    """
-    card = Path(base_model, "README.md")
-    try:
-        return ModelCard.load(card if Path(base_model).is_dir() else base_model, token=token).data.license
-    except (OSError, ValueError) as error:  # no card, no network, or metadata that cannot be read
-        logger.info(f"The license of {base_model} is not known: {' '.join(str(error).split())[:MAX_REASON]}")
-        return None
-
-
 def push_to_hub(output_dir: Path, args: argparse.Namespace) -> None:
     """Pushes a finished run, without its checkpoints and logs.
 
@@ -256,7 +93,8 @@ def _name_repository_in_card(output_dir: Path, repo_id: str) -> None:
     """Lets the card load the model by its full name on the Hub, which only the Hub knows."""
     card = output_dir / "README.md"
     if card.exists():
-        code = re.sub(r'(?<=from_pretrained\(")[^"]*(?=")', lambda _: repo_id, card.read_text(encoding="utf-8"))
+        text = card.read_text(encoding="utf-8").replace(LOCAL_NOTE, "")
+        code = re.sub(r'(?<=from_pretrained\()"(?:[^"\\]|\\.)*"', lambda _: f'"{repo_id}"', text)
         card.write_text(code, encoding="utf-8")
 
 
@@ -276,11 +114,3 @@ def _explain(error: BaseException) -> tuple[str, str]:
             return "\n".join(messages), remedy
         cause = cause.__cause__ or cause.__context__
     return str(error).strip() or type(error).__name__, OTHER_REMEDY
-
-
-def _table(header: tuple[str, str], rows: dict[str, Any]) -> str:
-    def text(value: Any) -> str:
-        return (f"{value:.4f}" if isinstance(value, float) and abs(value) >= 1e-3 else str(value)).replace("|", "\\|")
-
-    lines = [header, ("---", "---"), *((name, text(value)) for name, value in rows.items())]
-    return "\n".join(f"| {left} | {right} |" for left, right in lines)

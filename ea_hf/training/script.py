@@ -7,12 +7,12 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..models.auto import CONFIGS
 from ..models.evolution_layer import CONV_INITS, MIXINGS, POST_MIXINGS
@@ -21,8 +21,10 @@ from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
 from .liveness import processes_watched
 from .loop import end_training, format_metrics, save_model, train
+from .model_card import save_model_card
 from .output_dir import RESULTS_FILE
-from .publishing import push_to_hub, save_model_card
+from .publishing import push_to_hub
+from .task import Task
 from .terminal import lines_beside_bars
 from .tokenizer_loading import forget_foreign_code
 
@@ -147,7 +149,7 @@ def add_streaming_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Ends the program with a message if a stream is asked for what it cannot do."""
     if not args.streaming:
         return
@@ -168,16 +170,24 @@ def check_streaming_arguments(parser: argparse.ArgumentParser, args: argparse.Na
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, at_least_one: Sequence[str]) -> None:
     """Ends the program with a message if the output would replace the model to start from, or a number is below 1.
 
+    Checks also what `add_streaming_arguments` and `add_held_out` added.
+
     Args:
         at_least_one: names of arguments that must be at least 1 if given.
     """
+    if "streaming" in args:
+        _check_streaming_arguments(parser, args)
+    if "train_val_split" in args and not 0 < args.train_val_split < 1:
+        parser.error(f"--train_val_split is {args.train_val_split}; it must be between 0 and 1")
     if args.model_name_or_path is not None:
         model, output_dir = Path(args.model_name_or_path).resolve(), args.output_dir.resolve()
         if (args.overwrite_output_dir or args.eval_only) and output_dir in (model, *model.parents) and model.exists():
             parser.error(f"--output_dir {args.output_dir} holds the model to start from; choose another --output_dir")
     for name in at_least_one:
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+            # Some are called otherwise in some scripts.
+            option = next((one.option_strings[0] for one in parser._actions if one.dest == name), f"--{name}")
+            parser.error(f"{option} is {getattr(args, name)}; it must be at least 1")
 
 
 def has_bfloat16() -> bool:
@@ -186,30 +196,6 @@ def has_bfloat16() -> bool:
         return torch.cuda.is_bf16_supported()
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises ValueError if the tokenizer has tokens that the model has no embedding for.
-
-    Args:
-        name: of the checkpoint, for the message.
-    """
-    embeddings = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > embeddings:
-        raise ValueError(
-            f"The tokenizer of {name} has {len(tokenizer)} tokens, but the model only {embeddings} embeddings: they do "
-            "not belong together."
-        )
-
-
-def longest_input(model: PreTrainedModel) -> int | None:
-    """How many tokens a model has positions for; `None` if any number."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the one after the padding token's id.
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None and longest:
-            return longest - module.padding_idx - 1
-    return longest
 
 
 def closing_lines(
@@ -229,36 +215,33 @@ def closing_lines(
 
 
 def run(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
+    task: Task,
     model: PreTrainedModel,
     processor: Any,
     *,
-    train_dataset: Any,
-    collate: Callable[[list], dict[str, torch.Tensor]],
-    evaluate: Callable[[torch.nn.Module], dict[str, float]] | None,
-    predict: Callable[[torch.nn.Module], dict[str, Any] | None] | None,
     model_card: dict[str, Any],
     metric_details: dict[str, str] | None = None,
     note_evaluations: Callable[[dict[int, dict[str, float]]], None] | None = None,
     last_run: bool = True,
+    lock: ExitStack | None = None,
     **training: Any,
 ) -> dict[str, Any]:
     """Trains unless `--eval_only`, evaluates, predicts, and leaves model, results and model card in `--output_dir`.
 
     Args:
         processor: the tokenizer or image processor that is saved beside the model.
-        evaluate: takes the model and returns metrics; `None` if there is nothing to evaluate on.
-        predict: takes the model and writes predictions; may return results. `None` if none are asked for.
         model_card: as for `save_model_card`, but for what is known here.
         metric_details: what belongs to the scores in results and model card, such as signatures.
         note_evaluations: takes the metrics of all evaluations of a training, by step.
         last_run: whether nothing follows in this process; several processes part then.
+        lock: of `prepare_output_dir`; it is closed when all is done.
         training: as for `train`.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; the program ends with a non-zero status, and can go on from a checkpoint.
     """
+    args, accelerator = task.args, task.accelerator
+    evaluate = task.evaluate if task.can_evaluate else None
     config, details = model.config, metric_details or {}
     forget_foreign_code(processor)
 
@@ -276,7 +259,10 @@ def run(
             # Accelerate leaves it where it is under FSDP, which shards nothing here.
             model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
         else:
-            trained = train(accelerator, args, model, train_dataset, collate, evaluate, save_assets, **training)
+            trained = train(
+                *(accelerator, args, model, task.datasets.get("train"), task.collate, evaluate, save_assets),
+                **training,
+            )
             model, scores = trained.model, trained.evaluation
             results |= trained.metrics
             if note_evaluations is not None:
@@ -290,17 +276,17 @@ def run(
             results |= {f"eval_{name}": value for name, value in scores.items()}
             if scores:
                 logger.info(f"Final evaluation: {format_metrics(scores)}")
-            if predict is not None:
-                results |= predict(model) or {}
+            predicted = (task.predict(model) or {}) if task.can_predict else {}
+            results |= predicted
         except Interrupted as interruption:
             advice = "" if args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
             logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
             raise
         if accelerator.is_main_process:
             if not args.eval_only:
-                save_model_card(
-                    args.output_dir, args, config, metrics=scores | details, license=args.license, **model_card
-                )
+                tested = {name: value for name, value in predicted.items() if name.startswith("test_")}
+                metrics = scores | tested | details
+                save_model_card(args.output_dir, args, config, metrics=metrics, license=args.license, **model_card)
             # At last: results are the sign of a run that is finished.
             write_json(args.output_dir / RESULTS_FILE, results)
             if not args.eval_only:
@@ -323,4 +309,8 @@ def run(
                 raise
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
+    if not last_run:
+        accelerator.wait_for_everyone()  # what the main process has written may be read
+    if lock is not None:
+        lock.close()
     return results

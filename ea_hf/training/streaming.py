@@ -10,13 +10,14 @@ begins, and how many of its rows are used up.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from .batching import MicroBatch, Step, share_step
@@ -26,24 +27,37 @@ from .interruptions import ignore_signals
 logger = logging.getLogger(__name__)
 
 
-@dataclass
 class CutTexts:
-    """Tells of the first text of a stream that is cut, since a stream is never looked at as a whole."""
+    """Counts the texts of a stream that are cut, since a stream is never looked at as a whole; tells of the first at once.
 
-    told: set[str] = field(default_factory=set)
+    Args:
+        limits: in tokens, by the argument that sets each.
+    """
 
-    def note(self, option: str, limit: int, lengths: Iterable[int]) -> None:
-        """Notes the lengths of texts before they are cut.
+    def __init__(self, limits: dict[str, int]):
+        self.limits = limits
+        # Texts, and those that were cut; in shared memory, because a data worker may do the reading.
+        self.counts = {option: torch.zeros(2, dtype=torch.int64).share_memory_() for option in limits}
+        self.counting = True
 
-        Args:
-            option: the argument that sets the limit.
-        """
-        longest = max(lengths, default=0)
-        if longest > limit and option not in self.told:
-            self.told.add(option)
+    def note(self, option: str, lengths: Sequence[int]) -> None:
+        """Notes the lengths of texts before they are cut."""
+        limit, counts, longest = self.limits[option], self.counts[option], max(lengths, default=0)
+        if longest > limit and counts[1] == 0:
             logger.warning(
                 f"train: the stream has texts of more than {limit} tokens, such as one of {longest}; they are cut ({option}). "
                 "This is told once."
+            )
+        if self.counting:
+            counts += torch.tensor([len(lengths), sum(length > limit for length in lengths)])
+
+    def tell(self, accelerator: Accelerator) -> None:
+        """Tells how many there were, of all processes; every process must call it."""
+        for option, counts in self.counts.items():
+            texts, cut = accelerator.reduce(counts.clone().to(accelerator.device), "sum").tolist()
+            logger.info(
+                f"train: {cut} of {texts} texts that this run read from the stream have more than {self.limits[option]} tokens and "
+                f"were cut ({option})."
             )
 
 
@@ -64,6 +78,16 @@ class Stream:
     buffer_size: int
     description: str
     keep: Callable[[dict[str, Any]], bool] | None = None
+
+    @property
+    def cut_texts(self) -> CutTexts | None:
+        return getattr(self.encode, "cut_texts", None)
+
+    def examples(self, rows: list[dict[str, Any]], counts: bool) -> list[dict[str, Any]]:
+        """Encodes rows; those that do not count only fill up a step."""
+        if self.cut_texts is not None:
+            self.cut_texts.counting = counts
+        return self.encode(rows)
 
     def batches(self, *share: Any) -> "StreamedBatches":
         """The batches of one process, whose share of a step `StreamedBatches` describes."""
@@ -208,5 +232,5 @@ class _Steps(torch.utils.data.IterableDataset):
         for part in share_step(rows, *share):
             counts, part = bool(part), part or rows[:1]
             micro_batches.append(MicroBatch([number for number, _ in part], counts))
-            inputs.append(self.collate(self.batches.stream.encode([row for _, row in part])))
+            inputs.append(self.collate(self.batches.stream.examples([row for _, row in part], counts)))
         return Step(micro_batches, inputs, ends_epoch, position)

@@ -17,6 +17,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .command_line import DEBUG
 
 
+# The loggers that speak of a run, and all below them.
+OURS = ("ea_hf", "__main__")
 # Those whose lines appear during a run: the root, to which ours go, and libraries that have handlers of their own.
 LOGGERS = (None, "transformers", "datasets", "huggingface_hub", "accelerate")
 
@@ -24,7 +26,7 @@ LOGGERS = (None, "transformers", "datasets", "huggingface_hub", "accelerate")
 def set_up_logging(is_main: bool, is_local_main: bool) -> None:
     """Log lines of the main process; bars, those of the libraries too, if they go to a terminal."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for name in ("ea_hf", "__main__"):
+    for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO if is_main else logging.ERROR)
     if DEBUG in sys.argv[1:] and is_main:
         logging.getLogger("ea_hf.models.load_report").setLevel(logging.DEBUG)
@@ -34,6 +36,11 @@ def set_up_logging(is_main: bool, is_local_main: bool) -> None:
     if not (is_local_main and sys.stderr.isatty()):
         transformers.utils.logging.disable_progress_bar()  # huggingface_hub's too
         datasets.disable_progress_bars()
+
+
+def script_logger(name: str) -> logging.Logger:
+    """The logger of a module beside a script, by its `__name__`. Its lines are shown as `ea_hf`'s own are."""
+    return logging.getLogger(name if name.split(".")[0] in OURS else f"ea_hf.{name}")
 
 
 def lines_beside_bars() -> AbstractContextManager:

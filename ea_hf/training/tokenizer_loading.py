@@ -5,6 +5,7 @@
 Transformers makes a tokenizer of special tokens only where a checkpoint has no tokenizer files, without a word.
 """
 
+import argparse
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,6 +74,13 @@ def load_tokenizer(
         raise ValueError(f"{name} has no tokenizer: its vocabulary is empty, and all text would be unknown. {remedy}")
     forget_foreign_code(tokenizer)
     return tokenizer
+
+
+def load_own_tokenizer(args: argparse.Namespace) -> tuple[PreTrainedTokenizerBase, str]:
+    """The tokenizer of `--tokenizer_name` or `--model_name_or_path`, and its name."""
+    name = args.tokenizer_name or args.model_name_or_path
+    options = {"use_fast": not args.use_slow_tokenizer, "trust_remote_code": args.trust_remote_code}
+    return load_tokenizer(name, **options, has_option=True), name
 
 
 def forget_foreign_code(processor: Any) -> None:

@@ -21,6 +21,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast, RobertaTokenize
 
 NORMALIZATIONS = ("nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity")
 MODEL_FILE = "spiece.model"
+LEAST_COVERAGE = 0.98  # that SentencePiece takes
 
 
 def add_sentencepiece_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -52,6 +53,8 @@ def check_tokenizer_arguments(
     for name, number in least:
         if getattr(args, name) < number:
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least {number}")
+    if not LEAST_COVERAGE <= args.character_coverage <= 1:
+        parser.error(f"--character_coverage is {args.character_coverage}; it must be in [{LEAST_COVERAGE}, 1]")
 
 
 def train_sentencepiece(

@@ -7,10 +7,10 @@
 `text_maps` and `image_maps` run a model on one example; `write_page` and `draw_layers` show what they found.
 """
 
+from ..map_recording import LayerMaps, record_maps
 from .examples import Chain, ExampleMaps, image_maps, text_maps
 from .figures import draw_layers, draw_map
 from .page import write_page
-from .recording import LayerMaps, record_maps
 
 
 __all__ = [

@@ -13,17 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
-import ea_hf
-
+from ..map_recording import evolutions_of
+from ..models.auto import MODELS
 from ..models.image_processing_ea import to_plain_image
+from ..models.loading_faults import loading_told
 from ..training.command_line import ArgumentParser, Mistake, program_name, run_main
 from .examples import ExampleMaps, image_maps, text_maps
 from .figures import save_figures
 from .page import write_page
-from .recording import evolutions_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,8 +72,10 @@ def load_model(checkpoint: str) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(checkpoint)
         (architecture, *_) = config.architectures or [None]
         # The class that was saved, since another one might lack weights.
-        model = getattr(ea_hf, architecture or "", AutoModel).from_pretrained(checkpoint)
-    except (OSError, ValueError, SafetensorError) as error:
+        model_class = next((one for _, one in MODELS if one.__name__ == architecture), AutoModel)
+        with loading_told(checkpoint):
+            model = model_class.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
         raise Mistake(
             f"{checkpoint} holds no checkpoint that can be loaded: give a directory with config.json and "
             f"model.safetensors, or a name on the Hub.\n{error}"
@@ -98,7 +99,7 @@ def load(auto_class: type, checkpoint: str, name: str) -> Any:
         if auto_class is AutoTokenizer and len(loaded) <= len(loaded.all_special_ids):
             raise OSError("There are no files of a tokenizer.")
         return loaded
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, LookupError, TypeError) as error:
         raise Mistake(
             f"{checkpoint} has no {name} that can be loaded; save one there with `{name.split()[-1]}.save_pretrained"
             f"({checkpoint!r})`.\n{error}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .recording import LayerMaps, evolutions_of, record_maps
+from ..map_recording import LayerMaps, evolutions_of, record_maps
 
 
 TITLES = {

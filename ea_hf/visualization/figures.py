@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..map_recording import LayerMaps
 from .examples import Chain, ExampleMaps
 from .parts import ATTENTION, EVOLVED, PARTS, Part, formula, vanilla_formula
-from .recording import LayerMaps
 
 
 if TYPE_CHECKING:

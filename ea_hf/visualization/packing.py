@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..map_recording import LayerMaps
 from .examples import Chain
 from .parts import ATTENTION, EVOLVED, PARTS, weight_of
-from .recording import LayerMaps
 
 
 # How far a value may be from the model's, as a share of the largest absolute value of its map: of pages with few values, and

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..map_recording import LayerMaps, shares_of
 from .examples import Chain, ExampleMaps
 from .packing import as_text, pack_head, shown_maps, tolerance_of
 from .parts import PARTS, formula, vanilla_formula, weight_of
-from .recording import LayerMaps, shares_of
 
 
 MAX_BYTES = 32_000_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .recording import LayerMaps
+from ..map_recording import LayerMaps
 
 
 # From the lowest over 0 to the highest value, and from 0 to the highest probability.

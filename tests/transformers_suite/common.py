@@ -19,6 +19,20 @@ from transformers_tests.test_modeling_common import (
 from transformers_tests.utils.test_configuration_utils import config_common_kwargs
 
 
+# What `lacks` has of every encoder.
+ENCODERS_LACK = (
+    "a decoder-only head",
+    "a sliding window",
+    "a tensor-parallel plan",
+    "an encoder-decoder head",
+    "experts",
+    "modules kept in float32",
+    "resizable position embeddings",
+    "rotary positions",
+    "sub-configurations",
+)
+
+
 class EvolvingModelTesterMixin(ModelTesterMixin):
     """Transformers' model and configuration tests, for one family of `ea_hf`.
 
@@ -113,12 +127,28 @@ class EvolvingImageModelTesterMixin(EvolvingModelTesterMixin):
     test_resize_embeddings = False
 
 
-class TextModelTester:
-    """Tiny sizes and random inputs, for a family that reads token ids. A family adds `config_class`."""
+class ModelTester:
+    """Tiny sizes; a family adds `config_class`, and lists in `names` what of the rest is in its configuration."""
 
     config_class: type[PreTrainedConfig]
+    names: tuple[str, ...]
     is_training = True
     batch_size = 5
+    ea_residual_weight = 0.5
+    ea_conv_weight = 0.5
+
+    def config_fields(self) -> dict:
+        """Return the arguments of the family's configuration."""
+        return {name: getattr(self, name) for name in (*self.names, "ea_residual_weight", "ea_conv_weight")}
+
+    def get_config(self) -> PreTrainedConfig:
+        return self.config_class(**self.config_fields())
+
+
+class TextModelTester(ModelTester):
+    """Sizes and random inputs for a family that reads token ids."""
+
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")
     seq_length = 9
     num_choices = 4
 
@@ -128,17 +158,6 @@ class TextModelTester:
     num_attention_heads = 4
     # Large enough that the maps matter: at the usual 0.02 all attention is uniform, and a wrong map passes.
     initializer_range = 0.2
-    ea_residual_weight = 0.5
-    ea_conv_weight = 0.5
-
-    def config_fields(self) -> dict:
-        """Return the arguments of the family's configuration."""
-        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")
-        names += ("ea_residual_weight", "ea_conv_weight")
-        return {name: getattr(self, name) for name in names}
-
-    def get_config(self) -> PreTrainedConfig:
-        return self.config_class(**self.config_fields())
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         shape = (self.batch_size, self.seq_length)  # (batch, sequence)
@@ -148,25 +167,12 @@ class TextModelTester:
         }
 
 
-class ImageModelTester:
-    """Tiny sizes and random images, for a family that reads pixels. A family adds `config_class`."""
+class ImageModelTester(ModelTester):
+    """Sizes and random images for a family that reads pixels."""
 
-    config_class: type[PreTrainedConfig]
-    is_training = True
-    batch_size = 5
+    names = ("image_size", "num_channels")
     image_size = 12
     num_channels = 3
-
-    ea_residual_weight = 0.5
-    ea_conv_weight = 0.5
-
-    def config_fields(self) -> dict:
-        """Return the arguments of the family's configuration."""
-        names = ("image_size", "num_channels", "ea_residual_weight", "ea_conv_weight")
-        return {name: getattr(self, name) for name in names}
-
-    def get_config(self) -> PreTrainedConfig:
-        return self.config_class(**self.config_fields())
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         shape = (self.batch_size, self.num_channels, self.image_size, self.image_size)

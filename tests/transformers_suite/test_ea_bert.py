@@ -14,7 +14,7 @@ from ea_hf import (
     EABertModel,
 )
 
-from .common import EvolvingModelTesterMixin, TextModelTester, ids_tensor
+from .common import ENCODERS_LACK, EvolvingModelTesterMixin, TextModelTester, ids_tensor
 
 
 class EABertModelTester(TextModelTester):
@@ -49,18 +49,7 @@ class EABertModelTest(EvolvingModelTesterMixin, unittest.TestCase):
         EABertForQuestionAnswering,
         EABertForMultipleChoice,
     )
-    lacks = (
-        "a decoder-only head",
-        "a sliding window",
-        "a tensor-parallel plan",
-        "an encoder-decoder head",
-        "experts",
-        "modules kept in float32",
-        "renamed weights",
-        "resizable position embeddings",
-        "rotary positions",
-        "sub-configurations",
-    )
+    lacks = (*ENCODERS_LACK, "renamed weights")
 
     _torch_compile_train_cls = EABertForMaskedLM
 

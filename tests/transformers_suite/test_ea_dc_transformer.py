@@ -18,7 +18,7 @@ from ea_hf import (
     EADCTransformerModel,
 )
 
-from .common import EvolvingModelTesterMixin
+from .common import ENCODERS_LACK, EvolvingModelTesterMixin
 
 
 class EADCTransformerModelTester:
@@ -66,19 +66,7 @@ class EADCTransformerModelTest(EvolvingModelTesterMixin, unittest.TestCase):
     has_text_modality = False
     test_resize_embeddings = False
     common_properties = ["hidden_size", "num_attention_heads", "num_hidden_layers", "num_input_channels"]
-    lacks = (
-        "a decoder-only head",
-        "a sliding window",
-        "a tensor-parallel plan",
-        "an encoder-decoder head",
-        "embeddings of tokens",
-        "experts",
-        "modules kept in float32",
-        "renamed weights",
-        "resizable position embeddings",
-        "rotary positions",
-        "sub-configurations",
-    )
+    lacks = (*ENCODERS_LACK, "embeddings of tokens", "renamed weights")
 
     _torch_compile_train_cls = EADCTransformerForClassification
 

@@ -5,46 +5,27 @@ import unittest
 
 from ea_hf import EAResNetBackbone, EAResNetConfig, EAResNetForImageClassification, EAResNetModel
 
-from .common import EvolvingImageModelTesterMixin, ImageModelTester
+from .common import ENCODERS_LACK, EvolvingImageModelTesterMixin, ImageModelTester
 
 
 class EAResNetModelTester(ImageModelTester):
     config_class = EAResNetConfig
+    names = (*ImageModelTester.names, "stem_stride", "embedding_size", "hidden_sizes", "depths", "layer_type")
+    names += ("num_attention_heads",)
     image_size = 16
+    stem_stride = 1
+    embedding_size = 8
     hidden_sizes = [8, 16, 32, 32]
     depths = [1, 2, 1, 1]
+    layer_type = "basic"
     num_attention_heads = 2
-
-    def config_fields(self):
-        return {
-            **super().config_fields(),
-            "stem_stride": 1,
-            "embedding_size": 8,
-            "hidden_sizes": self.hidden_sizes,
-            "depths": self.depths,
-            "layer_type": "basic",
-            "num_attention_heads": self.num_attention_heads,
-        }
 
 
 class EAResNetModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     model_tester_class = EAResNetModelTester
     all_model_classes = (EAResNetModel, EAResNetForImageClassification, EAResNetBackbone)
     common_properties = ["num_channels", "hidden_sizes", "num_attention_heads"]
-    lacks = (
-        "a decoder-only head",
-        "a sliding window",
-        "a tensor-parallel plan",
-        "an encoder-decoder head",
-        "embeddings of tokens",
-        "experts",
-        "modules kept in float32",
-        "outputs recorded by hooks",
-        "renamed weights",
-        "resizable position embeddings",
-        "rotary positions",
-        "sub-configurations",
-    )
+    lacks = (*ENCODERS_LACK, "embeddings of tokens", "outputs recorded by hooks", "renamed weights")
 
     _torch_compile_train_cls = EAResNetForImageClassification
 

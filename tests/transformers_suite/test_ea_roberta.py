@@ -13,7 +13,7 @@ from ea_hf import (
     EARobertaModel,
 )
 
-from .common import EvolvingModelTesterMixin
+from .common import ENCODERS_LACK, EvolvingModelTesterMixin
 from .test_ea_bert import EABertModelTester
 
 
@@ -38,17 +38,6 @@ class EARobertaModelTest(EvolvingModelTesterMixin, unittest.TestCase):
         EARobertaForQuestionAnswering,
         EARobertaForMultipleChoice,
     )
-    lacks = (
-        "a decoder-only head",
-        "a sliding window",
-        "a tensor-parallel plan",
-        "an encoder-decoder head",
-        "experts",
-        "modules kept in float32",
-        "renamed weights",
-        "resizable position embeddings",
-        "rotary positions",
-        "sub-configurations",
-    )
+    lacks = (*ENCODERS_LACK, "renamed weights")
 
     _torch_compile_train_cls = EARobertaForMaskedLM

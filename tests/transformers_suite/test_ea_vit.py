@@ -7,7 +7,7 @@ import torch
 
 from ea_hf import EAViTConfig, EAViTForImageClassification, EAViTForMaskedImageModeling, EAViTModel
 
-from .common import EvolvingImageModelTesterMixin, ImageModelTester
+from .common import ENCODERS_LACK, EvolvingImageModelTesterMixin, ImageModelTester
 
 
 class EAViTModelTester(ImageModelTester):
@@ -37,18 +37,7 @@ class EAViTModelTester(ImageModelTester):
 class EAViTModelTest(EvolvingImageModelTesterMixin, unittest.TestCase):
     model_tester_class = EAViTModelTester
     all_model_classes = (EAViTModel, EAViTForImageClassification, EAViTForMaskedImageModeling)
-    lacks = (
-        "a decoder-only head",
-        "a sliding window",
-        "a tensor-parallel plan",
-        "an encoder-decoder head",
-        "embeddings of tokens",
-        "experts",
-        "modules kept in float32",
-        "resizable position embeddings",
-        "rotary positions",
-        "sub-configurations",
-    )
+    lacks = (*ENCODERS_LACK, "embeddings of tokens")
 
     _torch_compile_train_cls = EAViTForImageClassification
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..models.evolution_layer import AttentionEvolution
+from .models.evolution_layer import AttentionEvolution
 
 
 @dataclass(frozen=True)
