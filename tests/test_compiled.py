@@ -15,7 +15,7 @@ from transformers import BartConfig, BartModel, LlamaConfig, LlamaModel
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, EAViTConfig, EAViTModel, evolve
 from ea_hf.models.evolution_blocks import Layer, Tensors
 from ea_hf.models.evolution_fast import infer
-from ea_hf.models.evolution_operators import attention_operator, namespace
+from ea_hf.models.evolution_operators import attend, attention_, first_attention, namespace
 
 
 LAYERS = 5  # more than graphs are allowed; threads need fewer
@@ -172,7 +172,7 @@ def test_reentrant_wrappers_are_refused():
 
 
 def layer_inputs(is_causal: bool, is_learned: bool, dtype: torch.dtype) -> tuple:
-    """Arguments of the operator, in a layer with everything that one can have."""
+    """Arguments of `attend`, in a layer with everything that one can have."""
     batch, heads, queries, width = 2, 2, 5, 4
     states = [torch.randn(batch, heads, queries, width, dtype=dtype) for _ in range(3)]
     maps = [torch.randn(count, heads, queries, queries, dtype=dtype) for count in (batch, 1)]
@@ -181,29 +181,32 @@ def layer_inputs(is_causal: bool, is_learned: bool, dtype: torch.dtype) -> tuple
     mask[-1, :, :, 3:] = False
     kernel, bias = torch.randn(heads, heads, 3, 3), torch.randn(heads)
     gates = [torch.rand(heads, 1, 1, dtype=dtype) if is_learned else None for _ in range(2)]
-    constants = (0.5, 0.4, 0.3, 3, 3, is_causal, "learned" if is_learned else "convex", 1)
-    return (*states, *maps, mask, ~mask, kernel, bias, *gates, *constants)
+    layer = Layer(0.5, 0.4, 0.3, 3, 3, is_causal, "learned" if is_learned else "convex", 1)
+    return (*states, *maps, mask, ~mask, kernel, bias, *gates, layer)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("is_learned", (False, True), ids=("constant", "learned"))
 @pytest.mark.parametrize("is_causal", (False, True), ids=("both ways", "causal"))
-def test_operator_does_what_compilers_rely_on_and_what_eager_inference_does(is_causal, is_learned, dtype):
-    arguments = layer_inputs(is_causal, is_learned, dtype)
+def test_operators_do_what_compilers_rely_on_and_what_eager_inference_does(is_causal, is_learned, dtype):
+    query, key, value, previous, *others, residual_gate, conv_gate, layer = layer_inputs(is_causal, is_learned, dtype)
     with torch.no_grad():
-        torch.library.opcheck(attention_operator, arguments)
-        untouched = [x.clone() for x in arguments if torch.is_tensor(x)]
-        actual = attention_operator(*arguments)
-        for one, other in zip((x for x in arguments if torch.is_tensor(x)), untouched, strict=True):
-            assert_close(one, other, rtol=0, atol=0)
-        expected = infer(Tensors(*arguments[:7]), *arguments[7:11], Layer(*arguments[11:]))
-    assert_close(actual, expected, rtol=0, atol=0)
+        torch.library.opcheck(first_attention, (query, key, value, *others, conv_gate, *layer))
+        arguments = (query, key, value, previous, *others, residual_gate, conv_gate, *layer)
+        torch.library.opcheck(attention_, arguments)
+        for map_before in (None, previous, previous.transpose(2, 3).contiguous().transpose(2, 3)):
+            clones = [None if map_before is None else map_before.clone() for _ in range(2)]
+            parts = [Tensors(query, key, value, clone, *others[:3]) for clone in clones]
+            gates = (None if map_before is None else residual_gate, conv_gate)
+            actual = attend(parts[0], *others[3:], *gates, layer)
+            expected = infer(parts[1], *others[3:], *gates, layer)
+            assert_close(actual, expected, rtol=0, atol=0)
 
 
-def test_operator_without_a_map_before_or_a_convolution():
-    query, key, value, *_ = layer_inputs(False, False, torch.float32)
-    constants = (0.5, 0.4, 0.3, 3, 3, False, "convex", 1)
-    torch.library.opcheck(attention_operator, (query, key, value, *[None] * 8, *constants))
+def test_operators_without_a_convolution():
+    query, key, value, previous, *_, layer = layer_inputs(False, False, torch.float32)
+    torch.library.opcheck(first_attention, (query, key, value, *[None] * 6, *layer))
+    torch.library.opcheck(attention_, (query, key, value, previous, *[None] * 7, *layer))
 
 
 @pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
@@ -219,7 +222,7 @@ def test_compiled_inference_calls_the_operator_and_training_the_equations(make, 
 
     with torch.set_grad_enabled(training):
         torch.compile(model, backend=record, fullgraph=True)(**inputs)
-    assert any("ea_hf.attention" in target for target in targets) == (not training)
+    assert any("ea_hf.attention_" in target for target in targets) == (not training)
     assert any("conv2d" in target for target in targets) == training
 
 

@@ -39,7 +39,7 @@ from .evolution_blocks import Layer, Tensors
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
-from .evolution_operators import attention_operator
+from .evolution_operators import attend
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
 from .undocumented import has_hooks, is_plain_tensor, sdpa_mask, set_attention_function
 
@@ -271,9 +271,7 @@ def _fast_attention(
     with torch.autocast(tensors.query.device.type, enabled=False):
         if torch.is_grad_enabled():
             return EvolvingAttention.apply(*tensors, kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
-        if is_traced():
-            return attention_operator(*tensors, kernel, bias, *gates, *layer)
-        return infer(tensors, kernel, bias, *gates, layer)
+        return (attend if is_traced() else infer)(tensors, kernel, bias, *gates, layer)
 
 
 def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensors: Tensors, scaling: float) -> None:

@@ -39,9 +39,8 @@ def infer(
     residual_gate: torch.Tensor | None,
     conv_gate: torch.Tensor | None,
     layer: Layer,
-    in_place: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention without gradients. Overwrites `previous` if `in_place`.
+    """Attention without gradients. Overwrites `previous`.
 
     All but the mixing goes by blocks, so that a layer needs hardly more than one map; to mix by blocks too is slower.
 
@@ -49,7 +48,7 @@ def infer(
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
     step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
-    evolved = mix(step.query, step.key, step.previous, step.position_bias, layer, residual_gate, in_place)
+    evolved = mix(step.query, step.key, step.previous, step.position_bias, layer, residual_gate, in_place=True)
     output = new_output(step)
     above = None
     for block in blocks(step.shape, step.query, layer):
