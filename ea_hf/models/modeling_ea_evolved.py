@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -29,6 +28,7 @@ from .configuration_ea_evolved import (
     MadeFromVanilla,
     evolved_config_class,
     for_every_config_class,
+    vanilla_class_of,
 )
 from .configuration_evolving import HEAD_COUNTS
 from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_has_convolutions
@@ -105,11 +105,7 @@ for_every_config_class(register_models)
 
 
 def __getattr__(name: str) -> type[EvolvedPreTrainedModel]:
-    """Lets the classes be found by name, as the Hub's remote code does."""
-    vanilla_class = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
-    if vanilla_class is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return evolved_model_class(vanilla_class)
+    return evolved_model_class(vanilla_class_of(__name__, name))
 
 
 # Chains
