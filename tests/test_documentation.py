@@ -115,8 +115,11 @@ API_PAGES = [REPOSITORY / "docs" / "api.md", *sorted((REPOSITORY / "docs" / "api
 
 
 def described(page: Path) -> list[str]:
-    """The public names whose place a page of the API reference is."""
-    return re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", page.read_text(), re.MULTILINE)
+    """The public names whose place a page of the API reference is, by themselves or with a family's file."""
+    text = page.read_text()
+    names = re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", text, re.MULTILINE)
+    families = re.findall(r"^::: (ea_hf\.models\.modeling_ea_\w+)$", text, re.MULTILINE)
+    return [*names, *(name for family in families for name in sys.modules[family].__all__)]
 
 
 def test_api_reference_has_every_public_name():
