@@ -449,6 +449,7 @@ def _set_evolved_configuration(model: PreTrainedModel, fields: dict[str, Any]) -
     config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
     config.forget_foreign_code(vars(config))
+    vars(config).pop("model_type", None)  # of the file that it was loaded from
     config.vanilla_model_type = config.vanilla_class.model_type
     for name, value in fields.items():
         setattr(config, name, value)
