@@ -186,9 +186,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, a
             parser.error(f"--output_dir {args.output_dir} holds the model to start from; choose another --output_dir")
     for name in at_least_one:
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            # Some are called otherwise in some scripts.
-            option = next((one.option_strings[0] for one in parser._actions if one.dest == name), f"--{name}")
-            parser.error(f"{option} is {getattr(args, name)}; it must be at least 1")
+            parser.error(f"{parser.option_of(name)} is {getattr(args, name)}; it must be at least 1")
 
 
 def has_bfloat16() -> bool:
