@@ -100,7 +100,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--ignore_mismatched_sizes", action="store_true", help="Take a new head if the sizes differ.")
     add_training_arguments(parser)
     args = parser.parse_args(argv)
+    if args.label_names is not None:
+        args.label_names = [name.strip() for name in args.label_names.split(",")]
+    _check(parser, args)
+    return args
 
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program with a message if arguments do not go together."""
     sources = ("dataset_name", "idx_dir", "train_dir", "validation_dir", "test_dir")
     given = [name for name in sources if getattr(args, name) is not None]
     if not given:
@@ -111,7 +118,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.label_names is not None:
         if args.idx_dir is None:
             parser.error("--label_names is for --idx_dir")
-        args.label_names = [name.strip() for name in args.label_names.split(",")]
         if len({*args.label_names, ""}) <= len(args.label_names):
             parser.error(f"--label_names is {args.label_names}; the names must differ, and none be empty")
     if len(given) > 1 and given[0] in ("dataset_name", "idx_dir"):
@@ -138,7 +144,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not (math.isfinite(args.mixup_alpha) and args.mixup_alpha >= 0):
         parser.error(f"--mixup_alpha is {args.mixup_alpha}; it must be a finite number, at least 0")
     check_arguments(parser, args, ("image_size", "max_train_samples", "max_eval_samples", "max_predict_samples"))
-    return args
 
 
 # Data

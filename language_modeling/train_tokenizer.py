@@ -45,12 +45,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="Of WordPiece: read all text in lower case and without accents.",
     )
-    unigram = parser.add_argument_group("unigram")
-    add_sentencepiece_arguments(unigram)
+    add_sentencepiece_arguments(parser.add_argument_group("unigram"))
     args = parser.parse_args(argv)
-    for action in unigram._group_actions:
-        if args.algorithm != "unigram" and getattr(args, action.dest) != action.default:
-            parser.error(f"--{action.dest} is for --algorithm unigram; {args.algorithm} has nothing of the kind")
+    of_unigram = ArgumentParser()
+    add_sentencepiece_arguments(of_unigram)
+    for name, default in vars(of_unigram.parse_args([])).items():
+        if args.algorithm != "unigram" and getattr(args, name) != default:
+            parser.error(f"--{name} is for --algorithm unigram; {args.algorithm} has nothing of the kind")
     check_text_arguments(parser, args)
     if (args.dataset_name is None) == (args.train_file is None):
         parser.error("pass either --train_file or --dataset_name")

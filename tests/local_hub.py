@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,6 +109,20 @@ class HubError(Exception):
         self.status, self.message, self.code = status, message, code
 
 
+REPO, REVISION, OID = r"(?P<repo_id>[\w.-]+/[\w.-]+)", r"(?P<revision>[\w.-]+)", r"(?P<oid>[0-9a-f]{64})"
+ROUTES: list[tuple[str, str, Callable]] = []
+
+
+def route(method: str, pattern: str) -> Callable[[Callable], Callable]:
+    """Has a method of `Handler` answer the requests whose path matches; its arguments are the pattern's groups."""
+
+    def add(action: Callable) -> Callable:
+        ROUTES.append((method, pattern, action))
+        return action
+
+    return add
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LocalHub
@@ -163,10 +177,12 @@ class Handler(BaseHTTPRequestHandler):
 
     # Writing
 
+    @route("GET", r"/api/whoami-v2")
     def whoami(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         self.check_token()
         return in_json({"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token"}})
 
+    @route("POST", r"/api/repos/create")
     def create(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         self.check_token()
         request = json.loads(body)
@@ -180,9 +196,11 @@ class Handler(BaseHTTPRequestHandler):
         url = {"url": f"{self.server.endpoint}/{repo_id}", "id": repo_id, "name": repo_id}
         return in_json(url, status=409 if exists else 200)
 
+    @route("POST", r"/api/validate-yaml")
     def validate_yaml(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         return in_json({"errors": [], "warnings": []})
 
+    @route("POST", rf"/api/models/{REPO}/preupload/{REVISION}")
     def preupload(self, body: bytes, repo_id: str, revision: str) -> tuple[int, dict[str, str], bytes]:
         self.check_token()
         known = {entry["path"]: entry for entry in self.repository(repo_id, revision).entries()}
@@ -194,6 +212,7 @@ class Handler(BaseHTTPRequestHandler):
             files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         return in_json({"files": files})
 
+    @route("POST", rf"/{REPO}\.git/info/lfs/objects/batch")
     def lfs_batch(self, body: bytes, repo_id: str) -> tuple[int, dict[str, str], bytes]:
         self.check_token()
         self.repository(repo_id)
@@ -208,6 +227,7 @@ class Handler(BaseHTTPRequestHandler):
             objects.append(item)
         return in_json({"transfer": "basic", "objects": objects})
 
+    @route("PUT", rf"/lfs/{OID}")
     def lfs_upload(self, body: bytes, oid: str) -> tuple[int, dict[str, str], bytes]:
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = b"".join(self.chunks())
@@ -222,6 +242,7 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
 
+    @route("POST", rf"/lfs/{OID}/verify")
     def lfs_verify(self, body: bytes, oid: str) -> tuple[int, dict[str, str], bytes]:
         self.check_token()
         if len(self.server.uploads.get(oid, b"")) != json.loads(body)["size"]:
@@ -229,6 +250,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.verified.add(oid)
         return 200, {}, b""
 
+    @route("POST", rf"/api/models/{REPO}/commit/{REVISION}")
     def commit(self, body: bytes, repo_id: str, revision: str) -> tuple[int, dict[str, str], bytes]:
         self.check_token()
         repository = self.repository(repo_id, revision)
@@ -250,6 +272,8 @@ class Handler(BaseHTTPRequestHandler):
 
     # Reading
 
+    @route("GET", rf"/api/models/{REPO}")
+    @route("GET", rf"/api/models/{REPO}/revision/{REVISION}")
     def info(self, body: bytes, repo_id: str, revision: str = "main") -> tuple[int, dict[str, str], bytes]:
         repository = self.repository(repo_id, revision)
         info = {
@@ -263,6 +287,7 @@ class Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in repository.files]
         return in_json({**info, "private": repository.private, "likes": 0, "siblings": siblings})
 
+    @route("GET", rf"/api/models/{REPO}/tree/{REVISION}(/(?P<folder>.+))?")
     def tree(
         self, body: bytes, repo_id: str, revision: str, folder: str | None = None
     ) -> tuple[int, dict[str, str], bytes]:
@@ -272,6 +297,7 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(404, f"{folder} does not exist", "EntryNotFound")
         return in_json(entries)
 
+    @route("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)")
     def resolve(self, body: bytes, repo_id: str, revision: str, path: str) -> tuple[int, dict[str, str], bytes]:
         repository = self.repository(repo_id, revision)
         headers = {"X-Repo-Commit": repository.commits[-1]}
@@ -285,6 +311,7 @@ class Handler(BaseHTTPRequestHandler):
         # Large files are on another host, to which the client takes no token.
         return 302, {**headers, "Location": f"http://localhost:{self.server.server_port}/lfs/{oid}"}, b""
 
+    @route("GET", rf"/lfs/{OID}")
     def lfs_download(self, body: bytes, oid: str) -> tuple[int, dict[str, str], bytes]:
         content = self.server.uploads[oid]
         return 200, {"ETag": f'"{oid}"'}, content
@@ -292,21 +319,3 @@ class Handler(BaseHTTPRequestHandler):
 
 def in_json(content: Any, status: int = 200) -> tuple[int, dict[str, str], bytes]:
     return status, {"Content-Type": "application/json"}, json.dumps(content).encode()
-
-
-REPO, REVISION, OID = r"(?P<repo_id>[\w.-]+/[\w.-]+)", r"(?P<revision>[\w.-]+)", r"(?P<oid>[0-9a-f]{64})"
-ROUTES = (
-    ("GET", r"/api/whoami-v2", Handler.whoami),
-    ("POST", r"/api/repos/create", Handler.create),
-    ("POST", r"/api/validate-yaml", Handler.validate_yaml),
-    ("POST", rf"/api/models/{REPO}/preupload/{REVISION}", Handler.preupload),
-    ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
-    ("PUT", rf"/lfs/{OID}", Handler.lfs_upload),
-    ("POST", rf"/lfs/{OID}/verify", Handler.lfs_verify),
-    ("POST", rf"/api/models/{REPO}/commit/{REVISION}", Handler.commit),
-    ("GET", rf"/api/models/{REPO}", Handler.info),
-    ("GET", rf"/api/models/{REPO}/revision/{REVISION}", Handler.info),
-    ("GET", rf"/api/models/{REPO}/tree/{REVISION}(/(?P<folder>.+))?", Handler.tree),
-    ("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
-    ("GET", rf"/lfs/{OID}", Handler.lfs_download),
-)

@@ -122,7 +122,6 @@ TINY_BERT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-TINY_ROBERTA = {**TINY_BERT, "pad_token_id": 1}
 TINY_VIT = {
     "image_size": 8,
     "patch_size": 2,
@@ -148,87 +147,47 @@ TINY_RESNET = {
     "attention_value_ratio": 0.125,
     "num_labels": 3,
 }
-TOKENS = TokenSequences()
-CHOICES = TokenSequences(choices=2)
-ROBERTA_TOKENS = TokenSequences(first_position=2)  # the one after padding's
 IMAGES = Images()
 MASKED_IMAGES = Images(has_masked_patches=True)
 
+# Of an encoder's classes, by what their names end in: Auto class, further values, outputs of the first position.
+ENCODER_HEADS = {
+    "Model": (AutoModel, {}, ("pooler_output",)),
+    "ForPreTraining": (AutoModelForPreTraining, {}, ("seq_relationship_logits",)),
+    "ForMaskedLM": (AutoModelForMaskedLM, {}, ()),
+    "ForSequenceClassification": (AutoModelForSequenceClassification, {"num_labels": 5}, ("logits",)),
+    "ForTokenClassification": (AutoModelForTokenClassification, {"num_labels": 5}, ()),
+    "ForQuestionAnswering": (AutoModelForQuestionAnswering, {}, ()),
+    "ForMultipleChoice": (AutoModelForMultipleChoice, {}, ("logits",)),
+}
+
+
+def encoder_cases(name: str, config_values: dict[str, Any], first_position: int = 0) -> list[Case]:
+    """Those of an encoder of text, for each of `ENCODER_HEADS` that the family has.
+
+    Args:
+        name: what Transformers' classes of the family begin with.
+        first_position: position number of a sequence's first token.
+    """
+    tokens = TokenSequences(first_position=first_position)
+    choices = TokenSequences(choices=2, first_position=first_position)
+    return [
+        Case(
+            getattr(ea_hf, f"EA{name}{head}"),
+            getattr(transformers, f"{name}{head}"),
+            auto_class,
+            {**config_values, **values},
+            choices if head == "ForMultipleChoice" else tokens,
+            pooled,
+        )
+        for head, (auto_class, values, pooled) in ENCODER_HEADS.items()
+        if hasattr(ea_hf, f"EA{name}{head}")
+    ]
+
+
 CASES = [
-    Case(ea_hf.EABertModel, transformers.BertModel, AutoModel, TINY_BERT, TOKENS, ("pooler_output",)),
-    Case(
-        ea_hf.EABertForPreTraining,
-        transformers.BertForPreTraining,
-        AutoModelForPreTraining,
-        TINY_BERT,
-        TOKENS,
-        ("seq_relationship_logits",),
-    ),
-    Case(ea_hf.EABertForMaskedLM, transformers.BertForMaskedLM, AutoModelForMaskedLM, TINY_BERT, TOKENS),
-    Case(
-        ea_hf.EABertForSequenceClassification,
-        transformers.BertForSequenceClassification,
-        AutoModelForSequenceClassification,
-        {**TINY_BERT, "num_labels": 5},
-        TOKENS,
-        ("logits",),
-    ),
-    Case(
-        ea_hf.EABertForTokenClassification,
-        transformers.BertForTokenClassification,
-        AutoModelForTokenClassification,
-        {**TINY_BERT, "num_labels": 5},
-        TOKENS,
-    ),
-    Case(
-        ea_hf.EABertForQuestionAnswering,
-        transformers.BertForQuestionAnswering,
-        AutoModelForQuestionAnswering,
-        TINY_BERT,
-        TOKENS,
-    ),
-    Case(
-        ea_hf.EABertForMultipleChoice,
-        transformers.BertForMultipleChoice,
-        AutoModelForMultipleChoice,
-        TINY_BERT,
-        CHOICES,
-        ("logits",),
-    ),
-    Case(ea_hf.EARobertaModel, transformers.RobertaModel, AutoModel, TINY_ROBERTA, ROBERTA_TOKENS, ("pooler_output",)),
-    Case(
-        ea_hf.EARobertaForMaskedLM, transformers.RobertaForMaskedLM, AutoModelForMaskedLM, TINY_ROBERTA, ROBERTA_TOKENS
-    ),
-    Case(
-        ea_hf.EARobertaForSequenceClassification,
-        transformers.RobertaForSequenceClassification,
-        AutoModelForSequenceClassification,
-        {**TINY_ROBERTA, "num_labels": 5},
-        ROBERTA_TOKENS,
-        ("logits",),
-    ),
-    Case(
-        ea_hf.EARobertaForTokenClassification,
-        transformers.RobertaForTokenClassification,
-        AutoModelForTokenClassification,
-        {**TINY_ROBERTA, "num_labels": 5},
-        ROBERTA_TOKENS,
-    ),
-    Case(
-        ea_hf.EARobertaForQuestionAnswering,
-        transformers.RobertaForQuestionAnswering,
-        AutoModelForQuestionAnswering,
-        TINY_ROBERTA,
-        ROBERTA_TOKENS,
-    ),
-    Case(
-        ea_hf.EARobertaForMultipleChoice,
-        transformers.RobertaForMultipleChoice,
-        AutoModelForMultipleChoice,
-        TINY_ROBERTA,
-        TokenSequences(choices=2, first_position=2),
-        ("logits",),
-    ),
+    *encoder_cases("Bert", TINY_BERT),
+    *encoder_cases("Roberta", {**TINY_BERT, "pad_token_id": 1}, first_position=2),  # the one after padding's
     Case(ea_hf.EAViTModel, transformers.ViTModel, AutoModel, TINY_VIT, IMAGES, weight_std=0.3),
     Case(
         ea_hf.EAViTForImageClassification,

@@ -21,7 +21,7 @@ from series_data import load_files
 from series_table import read_table
 from tiny_bert import TINY_BERT
 from tiny_images import write_checkpoint, write_folders, write_hub
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
 
 from ea_hf import EABertConfig, EABertModel, EAT5Config
 from ea_hf.models.auto import evolving_model_from_pretrained
@@ -260,6 +260,36 @@ def damage_the_index(directory):
     (directory / "model.safetensors.index.json").write_text("{")
 
 
+def lose_a_weight(directory):
+    """Of one that has an index, which names it no more."""
+    lose_a_part(directory)
+    name = "embeddings.word_embeddings.weight"
+    weights = load_file(directory / "model-00001-of-00002.safetensors")
+    save_file(weights, directory / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
+    path = directory / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    parts = {1: {}, 2: {}}
+    for one, file in index["weight_map"].items():
+        parts[int(file[10])][one] = weights[one]
+    for number, part in parts.items():
+        part.pop(name, None)
+        save_file(part, directory / f"model-0000{number}-of-00002.safetensors", metadata={"format": "pt"})
+    del index["weight_map"][name]
+    path.write_text(json.dumps(index))
+
+
+def set_weight(name, value):
+    def write(directory):
+        weights = load_file(directory / "model.safetensors")
+        if value is None:
+            del weights[name]
+        else:
+            weights[name].view(-1)[0] = value
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+    return write
+
+
 def change(**values):
     def write(directory):
         path = directory / "config.json"
@@ -277,8 +307,14 @@ def change(**values):
         (damage_the_index, r"index\.json is not JSON"),
         (change(vocab_size=7), "some weights have other shapes than config.json says"),
         (change(hidden_act="swush"), "KeyError: 'swush'"),
+        (change(num_hidden_layers=4), r"lack encoder\.layer\.3\..* and 1\d more, which EABertModel has"),
+        (change(num_hidden_layers=2), r"more layers than its config.json says: encoder\.layer\.2\..* and 1\d more"),
+        (lose_a_weight, r"lack embeddings\.word_embeddings\.weight, which"),
+        (set_weight("encoder.layer.1.attention.self.evolution.conv.weight", None), r"missing or left over, such as .encoder\.layer\.1\..*conv.weight"),
+        (set_weight("encoder.layer.0.output.dense.bias", float("nan")), r"NaN or infinite: encoder\.layer\.0\.output\."),
+        (set_weight("encoder.layer.0.output.dense.bias", float("-inf")), r"NaN or infinite: encoder\.layer\.0\.output\."),
     ],
-    ids=["cut", "empty", "part", "index", "shapes", "activation"],
+    ids=["cut", "empty", "part", "index", "shapes", "activation", "layers", "fewer", "weight", "kernel", "nan", "inf"],
 )  # fmt: skip
 def test_a_checkpoint_that_cannot_be_loaded_is_told_with_its_fault(damage, message, tmp_path):
     EABertModel(EABertConfig(**TINY_BERT, vocab_size=50)).save_pretrained(tmp_path)
@@ -290,3 +326,13 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_with_its_fault(damage, messa
 def test_weights_that_are_no_pickle_are_told(tmp_path):
     with pytest.raises(ValueError, match=f"The checkpoint {tmp_path} cannot be read"), loading_told(str(tmp_path)):
         raise EOFError(os.fspath(tmp_path))
+
+
+@pytest.mark.parametrize("vanilla", [True, False])
+def test_heads_pooler_and_evolution_of_another_kind_may_be_new(vanilla, tmp_path):
+    model = BertModel(BertConfig(**TINY_BERT)) if vanilla else EABertModel(EABertConfig(**TINY_BERT))
+    model.save_pretrained(tmp_path)
+    set_weight("pooler.dense.bias", None)(tmp_path)
+    fields = None if vanilla else {"ea_conv_weight": 0.4}
+    _, missing = evolving_model_from_pretrained(AutoModelForSequenceClassification, str(tmp_path), fields)
+    assert missing == {"bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}

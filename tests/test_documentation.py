@@ -111,32 +111,49 @@ def test_every_block_says_its_language(page):
     assert not unknown, f"blocks of the languages {unknown} in {page.name}"
 
 
+API_PAGES = [REPOSITORY / "docs" / "api.md", *sorted((REPOSITORY / "docs" / "api").glob("*.md"))]
+
+
+def described(page: Path) -> list[str]:
+    """The public names whose place a page of the API reference is, by themselves or with a family's file."""
+    text = page.read_text()
+    names = re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", text, re.MULTILINE)
+    families = re.findall(r"^::: (ea_hf\.models\.modeling_ea_\w+)$", text, re.MULTILINE)
+    return [*names, *(name for family in families for name in sys.modules[family].__all__)]
+
+
 def test_api_reference_has_every_public_name():
-    pages = [REPOSITORY / "docs" / "api.md", *(REPOSITORY / "docs" / "api").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
-    described = re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", text, re.MULTILINE)
-    assert sorted(described) == sorted(ea_hf.__all__)
+    assert sorted(name for page in API_PAGES for name in described(page)) == sorted(ea_hf.__all__)
 
 
-def examples() -> dict[str, str]:
-    """The code of the docstrings of public names."""
-    documented = {name: inspect.getdoc(getattr(ea_hf, name)) or "" for name in ea_hf.__all__ if name != "PRESETS"}
-    found = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in documented.items()}
-    return {name: textwrap.dedent("".join(code)) for name, code in found.items() if code}
+def documentation(name: str) -> str:
+    return "" if name == "PRESETS" else inspect.getdoc(getattr(ea_hf, name)) or ""
+
+
+def example(name: str) -> str:
+    """The code of the docstring of a public name."""
+    return textwrap.dedent("".join(re.findall(r"```python\n(.*?)```", documentation(name), re.DOTALL)))
 
 
 def test_classes_of_models_say_what_they_take_and_return_with_an_example():
+    """Or they refer to the class that does."""
     models = [name for name in ea_hf.__all__ if re.match(r"EA(Bert|Roberta|T5)(Model|For|Pre|Enc)|EAViTFor", name)]
     for name in models:
-        text = getattr(ea_hf, name).__doc__
-        assert len(text.split()) >= 40 and name in examples(), name
+        text = documentation(name)
+        refers = None if example(name) else re.search(r"\[`(\w+)`\]\[ea_hf\.\1\]", text)
+        if refers:
+            name, text = refers[1], documentation(refers[1])
+        assert example(name), name
         assert name.endswith("PreTrainedModel") or ("Takes" in text and "Returns" in text), name
 
 
 @pytest.mark.slow
 def test_examples_of_docstrings_run(root, hub):
-    (imports,) = [code for kind, code in blocks(REPOSITORY / "docs" / "api.md") if kind == "python"]
-    code = [("python", imports), *(("python", text) for text in examples().values())]
+    """Each after the code that its page begins with."""
+    code = []
+    for page in API_PAGES:
+        code += [("python", text) for kind, text in blocks(page) if kind == "python"]
+        code += [("python", example(name)) for name in described(page)]
     environment = {**os.environ, **hub, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER % code]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 from evolved_families import (
     FAMILIES,
     TEXT,
@@ -293,3 +294,13 @@ def test_a_part_with_a_configuration_of_its_own_is_not_saved_alone(tmp_path):
     clip = next(family for family in FAMILIES if family.model_class is CLIPModel).evolving()
     with pytest.raises(ValueError, match="part of an evolving model"):
         clip.vision_model.save_pretrained(tmp_path)
+
+
+def test_a_model_that_was_loaded_is_saved_once_it_evolves(tmp_path):
+    """A configuration that comes from a file says its vanilla type itself."""
+    sizes = {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "vocab_size": 67}
+    transformers.DistilBertModel(transformers.DistilBertConfig(**sizes)).save_pretrained(tmp_path / "vanilla")
+    model = ea_hf.evolve(transformers.AutoModel.from_pretrained(tmp_path / "vanilla"))
+    model.save_pretrained(tmp_path / "evolved")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "evolved")
+    assert type(again) is type(model) and again.config.model_type == ea_hf.EvolvedConfig.model_type

@@ -100,7 +100,7 @@ def terminate_twice() -> None:
 MOMENTS = [
     (Moment("ea_hf.training.loop", "take_step", 4), terminate, 4),
     (Moment("ea_hf.training.loop", "take_step", 7, after=True), interrupt, 8),
-    (Moment("run_glue", "predict_logits", 2), terminate, 4),  # in the middle of an evaluation
+    (Moment("glue_evaluation:GlueTask", "predict_logits", 2), terminate, 4),  # in the middle of an evaluation
     (Moment("ea_hf.training.loop", "save_training_state", 2), interrupt, 7),
     (Moment("ea_hf.training.loop", "take_step", 15), terminate, 15),  # the last one
 ]

@@ -56,7 +56,7 @@ BY_STEPS = (
     Moment("ea_hf.training.checkpoints", "_fingerprint", 3),
     Moment("pathlib:Path", "rename", 1),
     Moment("pathlib:Path", "rename", 1, after=True),  # from now on, there is a checkpoint
-    Moment("run_glue", "predict_logits", 1),
+    Moment("glue_evaluation:GlueTask", "predict_logits", 1),
     Moment("ea_hf.training.loop", "take_step", 5, after=True),
     Moment("ea_hf.training.checkpoints", "_delete_oldest", 2),
     Moment("shutil", "rmtree", 2),
@@ -69,7 +69,7 @@ BY_EPOCHS = (
     Moment("ea_hf.training.loop", "take_step", 7),  # after the first epoch
     Moment("ea_hf.training.loop", "save_training_state", 1, after=True),
     Moment("pathlib:Path", "rename", 2),
-    Moment("run_glue", "predict_logits", 2, after=True),
+    Moment("glue_evaluation:GlueTask", "predict_logits", 2, after=True),
     Moment("ea_hf.training.loop", "load_training_state", 2, after=True),  # of the best checkpoint, at the end
     Moment("ea_hf.training.script", "save_model", 1),
 )

@@ -106,7 +106,7 @@ def test_what_was_guessed_is_told(streaming, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         read(write_labels(tmp_path / "train.csv", ["a", "b", "a"]), streaming)
         read(write_labels(tmp_path / "train.csv", [0.5, -1.5]), streaming)
-    lines = [record.message for record in caplog.records if record.name == "task_data"]
+    lines = [record.message for record in caplog.records if record.name == "ea_hf.task_data"]
     assert "text in 'sentence', label in 'label'; classification, 2 classes: a (2), b (1)." in lines[0]
     assert "regression, 2 labels from -1.5 to 0.5." in lines[1]
 

@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pretraining
 import pytest
 import run_glue
 import run_mlm
@@ -16,7 +15,7 @@ import text_data
 import tiny_roberta
 import torch
 from datasets import Dataset
-from pretraining import example_seed, scored_data
+from pretraining import MappedBlocks, PretrainingTask, example_seed, scored_data
 from safetensors.torch import load_file
 from stranger import run_stranger
 from tiny_bert import arguments, run_script, sentences, write_checkpoint, write_rows
@@ -406,7 +405,9 @@ def test_a_loss_that_is_no_number_ends_the_run(vanilla, tmp_path):
 )
 def test_a_score_that_is_no_number_is_refused(rows, message, vanilla, tmp_path, monkeypatch):
     args = run_mlm.parse_args([*arguments(**options(vanilla, tmp_path)), "--train_file", "x"])
-    monkeypatch.setattr(pretraining, "predict", lambda *args, **kwargs: rows)
-    blocks = pretraining.MappedBlocks(Dataset.from_dict({"input_ids": [[1]] * len(rows)}), "evaluation")
+    monkeypatch.setattr(PretrainingTask, "run_model", lambda *args, **kwargs: rows)
+    blocks = MappedBlocks(Dataset.from_dict({"input_ids": [[1]] * len(rows)}), "evaluation")
+    task = object.__new__(PretrainingTask)
+    task.args, task.datasets = args, {"validation": blocks}
     with pytest.raises(ValueError, match=message):
-        pretraining.score(None, args, None, blocks, None, None)
+        task.evaluate(None)

@@ -54,6 +54,25 @@ def test_nothing_is_cut_off_and_a_chosen_cell_is_in_sight(browser, long_maps, tm
             assert max(names[1], 0) <= cell[1] + 1 and cell[3] <= min(frame[3], height) + 1
 
 
+def test_facts_stand_beside_their_names_and_keys_reach_those_that_scroll(browser, long_maps, tmp_path):
+    with opened(browser, long_maps, tmp_path / "maps.html", viewport={"width": 390, "height": 844}) as page:
+        names, facts = boxes(page, "#about dt"), boxes(page, "#about dd")
+        assert names and [box[1] for box in names] == pytest.approx([box[1] for box in facts], abs=4)
+        scrolls = "[...document.querySelectorAll('#about dd')].map(fact => [fact.scrollHeight > fact.clientHeight + 1, fact.tabIndex])"
+        found = page.evaluate(scrolls)
+        assert any(scrolling for scrolling, _ in found)
+        assert all(index == 0 for scrolling, index in found if scrolling)
+
+
+def test_a_large_window_gets_large_cells(browser, pair_maps, tmp_path):
+    zooms = []
+    for width, height in (SIZES["laptop"], SIZES["desktop"]):
+        with opened(browser, pair_maps, tmp_path / "maps.html", viewport={"width": width, "height": height}) as page:
+            zooms.append(int(page.locator("#zoom").input_value()))
+            assert boxes(page, "#maps figure")[-1][3] <= height
+    assert zooms[0] <= 28 < zooms[1]
+
+
 def values_in_page(page, layer, name, head):
     found = page.evaluate(f"Array.from(mapOf(0, {layer}, {name!r}, {head}))")
     return np.array(found).reshape(page.evaluate("[data.chains[0].queries.length, data.chains[0].keys.length]"))

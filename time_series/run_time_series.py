@@ -103,7 +103,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_arguments(parser)
     parser.set_defaults(**DEFAULTS)
     args = parser.parse_args(argv)
+    args.seeds = args.seeds or [args.seed]
+    _check(parser, args)
+    return args
 
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program with a message if arguments do not go together."""
     if args.dataset_name is None and args.train_file is None and not args.eval_only:
         parser.error("pass --dataset_name or --train_file")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name) is not None]
@@ -129,7 +135,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error('--refit counts epochs; it needs --eval_steps "epoch"')
     if args.split_seed < 0:
         parser.error(f"--split_seed is {args.split_seed}; it must be at least 0")
-    args.seeds = args.seeds or [args.seed]
     if len(set(args.seeds)) < len(args.seeds):
         parser.error(f"--seeds are {args.seeds}; each may stand there once")
     if args.push_to_hub and len(args.seeds) * max(1, args.num_splits) + args.refit > 1 and not args.eval_only:
@@ -137,7 +142,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.resume_from_checkpoint not in (None, "latest"):
         parser.error('--resume_from_checkpoint takes only "latest" here, as there may be several trainings')
     check_arguments(parser, args, ("max_steps", "max_train_samples", "max_eval_samples", "max_predict_samples"))
-    return args
 
 
 # The released recipe (batches of 64, 400 epochs, a constant rate of 1e-3) suits larger data. Smaller batches need fewer

@@ -24,7 +24,7 @@ from ea_hf import (
     EADCTransformerForMaskedImputation,
     EADCTransformerForRegression,
 )
-from ea_hf.models.load_report import one_line_report
+from ea_hf.models.load_report import check_whole, one_line_report
 from ea_hf.models.loading_faults import loading_told
 from ea_hf.training.class_labels import class_names, name_classes, new_indices
 from ea_hf.training.config_overrides import check_overrides, overrides_told
@@ -160,6 +160,7 @@ def load_model(
             args.model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
         )
         explain(model, loading)
+    check_whole(args.model_name_or_path, model, loading)
     copy_weights_from_file(model)
     return model, known
 

@@ -36,7 +36,7 @@ from .configuration_ea_evolved import EvolvedConfig
 from .configuration_evolving import EvolvingConfig, register_processors
 from .feature_extraction_ea_dc_transformer import EADCTransformerFeatureExtractor
 from .image_processing_ea import EAImageProcessor
-from .load_report import one_line_report
+from .load_report import check_whole, one_line_report
 from .loading_faults import loading_told
 from .modeling_ea_dc_transformer import (
     EADCTransformerForClassification,
@@ -187,7 +187,8 @@ def evolving_model_from_pretrained(
         kwargs: as for `from_pretrained`.
 
     Raises:
-        ValueError: the model cannot evolve exactly, see `evolve`; or it has no such field, or no class for the task.
+        ValueError: the model cannot evolve exactly, see `evolve`; or it has no such field, or no class for the task; see also
+            `loading_told` and `check_whole`.
     """
     name, fields = pretrained_model_name_or_path, fields or {}
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -208,6 +209,7 @@ def evolving_model_from_pretrained(
             name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
         )
         explain(model, loading)
+    check_whole(name, model, loading)
     if is_other:
         try:
             evolve(model, **{field.removeprefix("ea_"): value for field, value in fields.items()})

@@ -132,12 +132,16 @@ def for_every_config_class(function: Callable[[type[EvolvedConfig]], None]) -> N
         function(config_class)
 
 
-def __getattr__(name: str) -> type[EvolvedConfig]:
-    """Lets the classes be found by name, as the Hub's remote code does."""
+def vanilla_class_of(module: str, name: str) -> type:
+    """The vanilla class of the evolving one that a module is asked for, as by the Hub's remote code."""
     vanilla_class = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
     if vanilla_class is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return evolved_config_class(vanilla_class)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return vanilla_class
+
+
+def __getattr__(name: str) -> type[EvolvedConfig]:
+    return evolved_config_class(vanilla_class_of(__name__, name))
 
 
 __all__ = ["EvolvedConfig"]

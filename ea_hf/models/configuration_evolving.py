@@ -132,7 +132,8 @@ class EvolvingConfig:
 
     def check(self) -> None:
         """Checks the values, also those that were set after the configuration was made."""
-        for name in LEAST_ONE:
+        # Of the configurations that `evolve` makes, some have 0 as a default of what their models do not use.
+        for name in () if self.has_only_causal_maps is None else LEAST_ONE:
             value = getattr(self, name, None)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"`{name}` is {value}; choose a positive integer.")

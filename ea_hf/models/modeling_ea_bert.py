@@ -28,12 +28,13 @@ class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):
 
     A base class to test for, not one to make models of. `from_pretrained` of each class that inherits from it takes
     checkpoints of EA-BERT, and vanilla ones of BERT with the fields of `EvolvingConfig` as arguments, such as
-    `ea_conv_weight`.
-    What a vanilla checkpoint lacks, convolutions and a head, starts from random values.
+    `ea_conv_weight`. What a vanilla checkpoint lacks, convolutions and a head, starts from random values.
+    Inputs are `input_ids` and `attention_mask`, (batch, sequence), and what a class names beside them. With
+    `output_attention_maps=True` outputs have `attention_maps`, each layer's (batch, heads, query, key).
 
     Examples:
         ```python
-        model = ea_hf.EABertModel.from_pretrained("google-bert/bert-base-uncased", ea_conv_weight=0.2)
+        model = ea_hf.EABertModel.from_pretrained(name, ea_conv_weight=0.2)
         assert isinstance(model, ea_hf.EABertPreTrainedModel)
         ```
     """
@@ -44,16 +45,12 @@ class EABertPreTrainedModel(EvolvingPreTrainedModel, BertPreTrainedModel):
 class EABertModel(EABertPreTrainedModel, BertModel):
     """The encoder, with a pooler unless `add_pooling_layer=False`.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence).
-    Returns `last_hidden_state`, (batch, sequence, hidden_size), `pooler_output`, (batch, hidden_size), and with
-    `output_attention_maps=True` also `attention_maps`, each layer's (batch, heads, query, key).
+    Takes what [`EABertPreTrainedModel`][ea_hf.EABertPreTrainedModel] says.
+    Returns `last_hidden_state`, (batch, sequence, hidden_size), and `pooler_output`, (batch, hidden_size).
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EABertModel.from_pretrained(name)
-        inputs = tokenizer("A film that never quite finds its feet.", return_tensors="pt")
         states = model(**inputs).last_hidden_state
         ```
     """
@@ -68,18 +65,16 @@ EABertPreTrainedModel.evolving_classes = {BertModel: EABertModel}
 class EABertForPreTraining(EABertPreTrainedModel, BertForPreTraining):
     """Heads for masked language modeling and next-sentence prediction.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence), `labels` of the same shape with -100 where nothing was
-    masked, and `next_sentence_label`, (batch,), 0 where the second sentence follows.
-    Returns `loss`, `prediction_logits`, (batch, sequence, vocab_size), `seq_relationship_logits`, (batch, 2), and with
-    `output_attention_maps=True` also `attention_maps`, each layer's (batch, heads, query, key).
+    Takes also `labels`, (batch, sequence), with -100 where nothing was masked, and `next_sentence_label`, (batch,), 0 where
+    the second sentence follows.
+    Returns `loss`, if there are labels, `prediction_logits`, (batch, sequence, vocab_size), and
+    `seq_relationship_logits`, (batch, 2).
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EABertForPreTraining.from_pretrained(name)
-        inputs = tokenizer("It drags.", "Then it drags some more.", return_tensors="pt")
-        follows = model(**inputs).seq_relationship_logits.softmax(dim=-1)[0, 0]
+        pair = tokenizer("It drags.", "Then it drags some more.", return_tensors="pt")
+        follows = model(**pair).seq_relationship_logits.softmax(dim=-1)[0, 0]
         ```
     """
 
@@ -87,19 +82,15 @@ class EABertForPreTraining(EABertPreTrainedModel, BertForPreTraining):
 class EABertForMaskedLM(EABertPreTrainedModel, BertForMaskedLM):
     """Head for masked language modeling.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence), and `labels` of the same shape, with -100 where nothing
-    was masked.
-    Returns `loss`, if there are labels, `logits`, (batch, sequence, vocab_size), and with `output_attention_maps=True`
-    also `attention_maps`, each layer's (batch, heads, query, key).
+    Takes also `labels`, (batch, sequence), with -100 where nothing was masked.
+    Returns `loss`, if there are labels, and `logits`, (batch, sequence, vocab_size).
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EABertForMaskedLM.from_pretrained(name)
-        inputs = tokenizer("A [MASK] film.", return_tensors="pt")
-        place = inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)
-        word = tokenizer.decode([model(**inputs).logits[0, place].argmax().item()])
+        masked = tokenizer(f"A {tokenizer.mask_token} film.", return_tensors="pt")
+        place = masked["input_ids"][0].tolist().index(tokenizer.mask_token_id)
+        word = tokenizer.decode([model(**masked).logits[0, place].argmax().item()])
         ```
     """
 
@@ -107,17 +98,12 @@ class EABertForMaskedLM(EABertPreTrainedModel, BertForMaskedLM):
 class EABertForSequenceClassification(EABertPreTrainedModel, BertForSequenceClassification):
     """Head for classification or regression of a sentence or a pair, such as GLUE's tasks.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence), and `labels`, (batch,): classes, or numbers if
-    `num_labels` is 1.
-    Returns `loss`, if there are labels, `logits`, (batch, num_labels), and with `output_attention_maps=True` also
-    `attention_maps`, each layer's (batch, heads, query, key).
+    Takes also `labels`, (batch,): classes, or numbers if `num_labels` is 1.
+    Returns `loss`, if there are labels, and `logits`, (batch, num_labels).
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EABertForSequenceClassification.from_pretrained(name, num_labels=2)
-        inputs = tokenizer("A film that never quite finds its feet.", return_tensors="pt")
         probabilities = model(**inputs).logits.softmax(dim=-1)
         ```
     """
@@ -126,18 +112,14 @@ class EABertForSequenceClassification(EABertPreTrainedModel, BertForSequenceClas
 class EABertForTokenClassification(EABertPreTrainedModel, BertForTokenClassification):
     """Head for the classification of each token, such as named entities.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence), and `labels` of the same shape, with -100 where a token
-    counts for nothing.
-    Returns `loss`, if there are labels, `logits`, (batch, sequence, num_labels), and with `output_attention_maps=True`
-    also `attention_maps`, each layer's (batch, heads, query, key).
+    Takes also `labels`, (batch, sequence), with -100 where a token counts for nothing.
+    Returns `loss`, if there are labels, and `logits`, (batch, sequence, num_labels).
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = ea_hf.EABertForTokenClassification.from_pretrained(name, num_labels=3)
-        inputs = tokenizer("Ada lives in London.", return_tensors="pt")
-        classes = model(**inputs).logits.argmax(dim=-1)
+        names = {0: "O", 1: "PERSON", 2: "PLACE"}
+        model = ea_hf.EABertForTokenClassification.from_pretrained(name, id2label=names)
+        classes = [names[number] for number in model(**inputs).logits[0].argmax(dim=-1).tolist()]
         ```
     """
 
@@ -145,18 +127,13 @@ class EABertForTokenClassification(EABertPreTrainedModel, BertForTokenClassifica
 class EABertForQuestionAnswering(EABertPreTrainedModel, BertForQuestionAnswering):
     """Head for the start and the end of an answer in a text.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence), of question and text, and `start_positions` and
-    `end_positions`, (batch,).
-    Returns `loss`, if there are positions, `start_logits` and `end_logits`, (batch, sequence), and with
-    `output_attention_maps=True` also `attention_maps`, each layer's (batch, heads, query, key).
+    Takes also `start_positions` and `end_positions`, (batch,); its `input_ids` are question and text.
+    Returns `loss`, if there are positions, and `start_logits` and `end_logits`, (batch, sequence).
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EABertForQuestionAnswering.from_pretrained(name)
-        inputs = tokenizer("Who left?", "I left after half an hour.", return_tensors="pt")
-        outputs = model(**inputs)
+        outputs = model(**tokenizer("Who left?", "I left after half an hour.", return_tensors="pt"))
         start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()
         ```
     """
@@ -165,19 +142,15 @@ class EABertForQuestionAnswering(EABertPreTrainedModel, BertForQuestionAnswering
 class EABertForMultipleChoice(EABertPreTrainedModel, BertForMultipleChoice):
     """Head for the choice among several continuations.
 
-    Takes `input_ids` and `attention_mask`, (batch, choices, sequence), and `labels`, (batch,), the number of the right
-    choice from 0.
-    Returns `loss`, if there are labels, `logits`, (batch, choices), and with `output_attention_maps=True` also
-    `attention_maps`, each layer's (batch times choices, heads, query, key).
+    Takes inputs of (batch, choices, sequence), and `labels`, (batch,), the number of the right choice from 0.
+    Returns `loss`, if there are labels, and `logits`, (batch, choices). Maps have batch times choices rows.
 
     Examples:
         ```python
-        name = "google-bert/bert-base-uncased"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EABertForMultipleChoice.from_pretrained(name)
         choices = ["Loud, long and", "Loud, long and"], ["empty.", "moving."]
-        inputs = tokenizer(*choices, padding=True, return_tensors="pt")
-        logits = model(**{key: value[None] for key, value in inputs.items()}).logits
+        encoded = tokenizer(*choices, padding=True, return_tensors="pt")
+        logits = model(**{key: value[None] for key, value in encoded.items()}).logits
         ```
     """
 

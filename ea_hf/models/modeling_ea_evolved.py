@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -29,6 +28,7 @@ from .configuration_ea_evolved import (
     MadeFromVanilla,
     evolved_config_class,
     for_every_config_class,
+    vanilla_class_of,
 )
 from .configuration_evolving import HEAD_COUNTS
 from .evolution import ATTENTION_NAME, AttentionEvolution, attach_evolution, check_has_convolutions
@@ -105,11 +105,7 @@ for_every_config_class(register_models)
 
 
 def __getattr__(name: str) -> type[EvolvedPreTrainedModel]:
-    """Lets the classes be found by name, as the Hub's remote code does."""
-    vanilla_class = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
-    if vanilla_class is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return evolved_model_class(vanilla_class)
+    return evolved_model_class(vanilla_class_of(__name__, name))
 
 
 # Chains
@@ -395,13 +391,42 @@ def evolve(
         "ea_post_mixing": post_mixing,
         "ea_head_kernel_size": head_kernel_size,
     }
+    fields = _all_fields(given, preset)
+    values = {name.removeprefix("ea_"): value for name, value in fields.items()}
+    check_evolution(**values)
+    _refuse_what_is_no_vanilla_model(model)
+    chains = _find_chains(model)
+    _refuse_what_is_not_exact(model, chains)
+    for chain in chains:
+        check_evolution(**values, num_heads=chain.num_heads, is_causal=chain.is_causal)
+        check_has_convolutions(SimpleNamespace(**fields), len(chain.attentions))
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            check_gradient_checkpointing(checkpointing_function(module))
+    _set_evolved_configuration(model, {**fields, "ea_memory_efficient": memory_efficient})
+    model.__class__ = evolved_model_class(type(model))
+    record_outputs(model)
+    forget_renamed_weights(model)
+    _make_chains(model)
+    carry_state_through_checkpoints(model)
+    for attention in _evolving_modules(model):
+        weight = next((p for p in attention.parameters() if p.is_floating_point() and p.element_size() > 1), None)
+        device, dtype = (model.device, model.dtype) if weight is None else (weight.device, weight.dtype)
+        attention.evolution.train(attention.training).to(device=device, dtype=dtype).apply(model._init_weights)
+    return model
+
+
+def _all_fields(given: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """The fields of `EvolvedConfig` with the values that are given, a preset's or the default ones."""
     chosen = preset_fields(preset, **{name: value for name, value in given.items() if value is not None})
     fields = {name: chosen.get(name, getattr(EvolvedConfig, name)) for name in given}
     defaults = (0.0, 0.0) if fields["ea_mixing"] == "learned" else EvolvedConfig.default_weights
     for name, default in zip(("ea_residual_weight", "ea_conv_weight"), defaults, strict=True):
         fields[name] = default if fields[name] is None else fields[name]
-    values = {name.removeprefix("ea_"): value for name, value in fields.items()}
-    check_evolution(**values)
+    return fields
+
+
+def _refuse_what_is_no_vanilla_model(model: Any) -> None:
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"`evolve` takes a model of Transformers, not a {type(model).__name__}. Call it before the model is wrapped, as "
@@ -416,30 +441,16 @@ def evolve(
         raise ValueError(
             f"{type(model.config).__name__} is not a configuration of Transformers, so the evolving model could not be loaded again."
         )
-    chains = _find_chains(model)
-    _refuse_what_is_not_exact(model, chains)
-    for chain in chains:
-        check_evolution(**values, num_heads=chain.num_heads, is_causal=chain.is_causal)
-        check_has_convolutions(SimpleNamespace(**fields), len(chain.attentions))
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            check_gradient_checkpointing(checkpointing_function(module))
-    # Other models may have been made with the same configuration.
+
+
+def _set_evolved_configuration(model: PreTrainedModel, fields: dict[str, Any]) -> None:
+    """Gives a model an evolving copy of its configuration: other models may have been made with the same one."""
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
     config.__class__ = evolved_config_class(type(config))
     config.forget_foreign_code(vars(config))
+    vars(config).pop("model_type", None)  # of the file that it was loaded from
     config.vanilla_model_type = config.vanilla_class.model_type
-    for name, value in {**fields, "ea_memory_efficient": memory_efficient}.items():
+    for name, value in fields.items():
         setattr(config, name, value)
     _set_configurations(model, copies)
-    model.__class__ = evolved_model_class(type(model))
-    record_outputs(model)
-    forget_renamed_weights(model)
-    _make_chains(model)
-    carry_state_through_checkpoints(model)
-    for attention in _evolving_modules(model):
-        weight = next((p for p in attention.parameters() if p.is_floating_point() and p.element_size() > 1), None)
-        device, dtype = (model.device, model.dtype) if weight is None else (weight.device, weight.dtype)
-        attention.evolution.train(attention.training).to(device=device, dtype=dtype).apply(model._init_weights)
-    return model

@@ -219,11 +219,13 @@ class EncoderOutput(NamedTuple):
     """What comes out of the stages.
 
     Attributes:
-        hidden_states: the input, and the output of each stage, (batch, channels, height, width).
+        features: the input, and the output of each stage, (batch, channels, height, width).
+        hidden_states: the same, if asked for.
         attentions: the attention weights of each augmented layer, (batch, heads, query, key), if asked for.
     """
 
-    hidden_states: tuple[torch.Tensor, ...]
+    features: tuple[torch.Tensor, ...]
+    hidden_states: tuple[torch.Tensor, ...] | None
     attentions: tuple[torch.Tensor, ...] | None
 
 
@@ -242,7 +244,8 @@ class EAResNetEncoder(nn.Module):
         for name, attentions in zip(self.chains, chains, strict=True):
             attach_evolution(config, attentions, chain=name)
 
-    def forward(self, hidden_states: torch.Tensor, keep_weights: bool) -> EncoderOutput:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """The input and the output of each stage, and the attention weights of each augmented layer."""
         features, attentions = [hidden_states], []
         for stage in self.stages:
             for layer in stage.layers:
@@ -250,7 +253,7 @@ class EAResNetEncoder(nn.Module):
                 if weights is not None:
                     attentions.append(weights)
             features.append(hidden_states)
-        return EncoderOutput(tuple(features), tuple(attentions) if keep_weights else None)
+        return tuple(features), tuple(attentions)
 
 
 class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
@@ -268,10 +271,17 @@ class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
         self.encoder = EAResNetEncoder(config)
         self.attention_map_names = dict.fromkeys(self.encoder.chains, "attention_maps")
 
-    def _encode(self, pixel_values: torch.Tensor, output_attentions: bool | None) -> EncoderOutput:
+    def _encode(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> EncoderOutput:
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        return self.encoder(self.embedder(pixel_values), bool(output_attentions))
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        features, attentions = self.encoder(self.embedder(pixel_values))
+        return EncoderOutput(
+            features, features if output_hidden_states else None, attentions if output_attentions else None
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -303,14 +313,12 @@ class EAResNetModel(EAResNetPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        encoded = self._encode(pixel_values, output_attentions)
-        last_hidden_state = encoded.hidden_states[-1]
+        encoded = self._encode(pixel_values, output_hidden_states, output_attentions)
+        last_hidden_state = encoded.features[-1]
         return BaseModelOutputWithPooling(
             last_hidden_state=last_hidden_state,
             pooler_output=self.pooler(last_hidden_state),
-            hidden_states=encoded.hidden_states if output_hidden_states else None,
+            hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
 
@@ -390,13 +398,11 @@ class EAResNetBackbone(BackboneMixin, EAResNetPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> BackboneOutput:
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        encoded = self._encode(pixel_values, output_attentions)
-        features = zip(self.stage_names, encoded.hidden_states, strict=True)
+        encoded = self._encode(pixel_values, output_hidden_states, output_attentions)
+        features = zip(self.stage_names, encoded.features, strict=True)
         return BackboneOutput(
             feature_maps=tuple(feature for stage, feature in features if stage in self.out_features),
-            hidden_states=encoded.hidden_states if output_hidden_states else None,
+            hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
 

@@ -27,16 +27,9 @@ from .modeling_evolving import EvolvingPreTrainedModel
 class EAT5PreTrainedModel(EvolvingPreTrainedModel, T5PreTrainedModel):
     """What all classes of EA-T5 share: loading, saving, initialization, and the chains of their layers.
 
-    A base class to test for, not one to make models of. `from_pretrained` of each class that inherits from it takes
-    checkpoints of EA-T5, and vanilla ones of T5 with the fields of `EvolvingConfig` as arguments, such as
-    `ea_conv_weight`.
-    There are three chains: the encoder's, the decoder's and the cross-attention's.
-
-    Examples:
-        ```python
-        model = ea_hf.EAT5Model.from_pretrained("google-t5/t5-small", ea_conv_weight=0.2)
-        assert isinstance(model, ea_hf.EAT5PreTrainedModel)
-        ```
+    A base class as [`EABertPreTrainedModel`][ea_hf.EABertPreTrainedModel] is, for checkpoints of EA-T5 and of T5.
+    With `output_attention_maps=True` outputs have `encoder_attention_maps`, `decoder_attention_maps` and
+    `cross_attention_maps`, each layer's (batch, heads, query, key).
     """
 
     config: EAT5Config
@@ -69,16 +62,11 @@ class EAT5Model(EAT5PreTrainedModel, T5Model):
     """Encoder and decoder without a head.
 
     Takes `input_ids` and `attention_mask`, (batch, sequence), and `decoder_input_ids`, (batch, target sequence).
-    Returns `last_hidden_state` of the decoder, (batch, target sequence, d_model), `encoder_last_hidden_state`, and
-    with `output_attention_maps=True` also `encoder_attention_maps`, `decoder_attention_maps` and
-    `cross_attention_maps`.
+    Returns `last_hidden_state` of the decoder, (batch, target sequence, d_model), and `encoder_last_hidden_state`.
 
     Examples:
         ```python
-        name = "google-t5/t5-small"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EAT5Model.from_pretrained(name)
-        inputs = tokenizer("The house is small.", return_tensors="pt")
         target = tokenizer("Das Haus ist klein.", return_tensors="pt").input_ids
         states = model(**inputs, decoder_input_ids=target).last_hidden_state
         ```
@@ -93,15 +81,11 @@ class EAT5ForConditionalGeneration(EAT5PreTrainedModel, T5ForConditionalGenerati
 
     Takes `input_ids` and `attention_mask`, (batch, sequence), and `labels`, (batch, target sequence), with -100 where
     a token counts for nothing.
-    Returns `loss`, if there are labels, `logits`, (batch, target sequence, vocab_size), and with
-    `output_attention_maps=True` also `encoder_attention_maps`, `decoder_attention_maps` and `cross_attention_maps`.
+    Returns `loss`, if there are labels, and `logits`, (batch, target sequence, vocab_size).
 
     Examples:
         ```python
-        name = "google-t5/t5-small"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EAT5ForConditionalGeneration.from_pretrained(name)
-        inputs = tokenizer("translate English to German: The house is small.", return_tensors="pt")
         written = model.generate(**inputs, max_new_tokens=20)
         translation = tokenizer.decode(written[0], skip_special_tokens=True)
         ```
@@ -112,15 +96,12 @@ class EAT5EncoderModel(EAT5PreTrainedModel, T5EncoderModel):
     """The encoder alone.
 
     Takes `input_ids` and `attention_mask`, (batch, sequence).
-    Returns `last_hidden_state`, (batch, sequence, d_model), and with `output_attention_maps=True` also
-    `attention_maps`, each layer's (batch, heads, query, key).
+    Returns `last_hidden_state`, (batch, sequence, d_model); the encoder's maps are `attention_maps`.
 
     Examples:
         ```python
-        name = "google-t5/t5-small"
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = ea_hf.EAT5EncoderModel.from_pretrained(name)
-        states = model(**tokenizer("The house is small.", return_tensors="pt")).last_hidden_state
+        states = model(**inputs).last_hidden_state
         ```
     """
 
@@ -130,19 +111,8 @@ class EAT5EncoderModel(EAT5PreTrainedModel, T5EncoderModel):
 class EAT5ForSequenceClassification(EAT5PreTrainedModel, T5ForSequenceClassification):
     """Head for classification or regression of a sentence or a pair, read from the decoder's last token.
 
-    Takes `input_ids` and `attention_mask`, (batch, sequence), each row with an end-of-sequence token as the tokenizer
-    sets it, and `labels`, (batch,): classes, or numbers if `num_labels` is 1.
-    Returns `loss`, if there are labels, `logits`, (batch, num_labels), and with `output_attention_maps=True` also
-    `encoder_attention_maps`, `decoder_attention_maps` and `cross_attention_maps`.
-
-    Examples:
-        ```python
-        name = "google-t5/t5-small"
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = ea_hf.EAT5ForSequenceClassification.from_pretrained(name, num_labels=2)
-        inputs = tokenizer("A film that never quite finds its feet.", return_tensors="pt")
-        probabilities = model(**inputs).logits.softmax(dim=-1)
-        ```
+    Takes and returns what [`EABertForSequenceClassification`][ea_hf.EABertForSequenceClassification] does, but each row
+    must have an end-of-sequence token, as the tokenizer sets it.
     """
 
 

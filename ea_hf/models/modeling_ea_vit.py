@@ -27,6 +27,11 @@ from .undocumented import convert_checkpoints_as
 
 
 class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):
+    """What all classes of EA-ViT share, a base class as [`EABertPreTrainedModel`][ea_hf.EABertPreTrainedModel] is.
+
+    With `output_attention_maps=True` outputs have `attention_maps`, each layer's (batch, heads, query, key).
+    """
+
     config: EAViTConfig
 
     def resize_position_embeddings(self, image_size: int) -> None:
@@ -67,18 +72,13 @@ convert_checkpoints_as("EAViTModel", "ViTModel")
 class EAViTForImageClassification(EAViTPreTrainedModel, ViTForImageClassification):
     """Head for the classification of an image, from its class token.
 
-    Takes `pixel_values`, (batch, channels, height, width), and `labels`, (batch,): classes, or numbers if `num_labels`
-    is 1.
-    Returns `loss`, if there are labels, `logits`, (batch, num_labels), and with `output_attention_maps=True` also
-    `attention_maps`, each layer's (batch, heads, query, key).
+    Takes `pixel_values`, (batch, channels, height, width), and `labels`, (batch,), numbers of classes; with `num_labels=1`
+    it is a regression, and labels are numbers. Returns `loss`, if there are labels, and `logits`, (batch, num_labels).
 
     Examples:
         ```python
-        name = "google/vit-base-patch16-224-in21k"
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-        image = Image.fromarray(load_sample_image("flower.jpg"))
         model = ea_hf.EAViTForImageClassification.from_pretrained(name, num_labels=10)
-        probabilities = model(**processor(image, return_tensors="pt")).logits.softmax(dim=-1)
+        probabilities = model(**inputs).logits.softmax(dim=-1)
         ```
     """
 
@@ -88,19 +88,14 @@ class EAViTForMaskedImageModeling(EAViTPreTrainedModel, ViTForMaskedImageModelin
 
     Takes `pixel_values`, (batch, channels, height, width), and `bool_masked_pos`, (batch, patches), True where a patch
     is masked.
-    Returns `loss`, if patches are masked, `reconstruction`, of the shape of `pixel_values`, and with
-    `output_attention_maps=True` also `attention_maps`, each layer's (batch, heads, query, key).
+    Returns `loss`, if patches are masked, and `reconstruction`, of the shape of `pixel_values`.
 
     Examples:
         ```python
-        name = "google/vit-base-patch16-224-in21k"
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-        image = Image.fromarray(load_sample_image("flower.jpg"))
         model = ea_hf.EAViTForMaskedImageModeling.from_pretrained(name)
-        model_inputs = processor(image, return_tensors="pt")
         patches = (model.config.image_size // model.config.patch_size) ** 2
         masked = torch.rand(1, patches) < 0.5
-        outputs = model(**model_inputs, bool_masked_pos=masked)
+        outputs = model(**inputs, bool_masked_pos=masked)
         ```
     """
 

@@ -86,6 +86,10 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.error(f"argument {'/'.join(action.option_strings)}: {EMPTY}")
         return parsed, others
 
+    def option_of(self, name: str) -> str:
+        """As which option an attribute of the arguments is given; some are called otherwise in some scripts."""
+        return next((action.option_strings[0] for action in self._actions if action.dest == name), f"--{name}")
+
     def error(self, message: str) -> NoReturn:
         _end(self.prog, f"{message}; see --help")
 

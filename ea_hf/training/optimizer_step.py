@@ -86,6 +86,29 @@ def take_step(
     if wrong_masks:
         masks.raise_if_any()
         raise ValueError("Another process found an attention mask with which evolving attention is not exact.")
+    _refuse_what_is_not_finite(accelerator, args, step, global_step, loss, shares, norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    if not accelerator.optimizer_step_was_skipped:
+        scheduler.step()
+    return loss, counts_of_signals
+
+
+def _refuse_what_is_not_finite(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    step: Step,
+    global_step: int,
+    loss: float,
+    shares: list[torch.Tensor],
+    norm: float,
+) -> None:
+    """Raises an error that names the examples, on all processes together.
+
+    Args:
+        loss: of the step; `shares` are what the micro-batches of this process add to it.
+        norm: of the gradient.
+    """
     if not math.isfinite(loss):
         faulty = zip(step.micro_batches, shares, strict=True)
         indices = [index for part, share in faulty if not torch.isfinite(share) for index in part.indices]
@@ -105,11 +128,6 @@ def take_step(
             f"{sorted(gather_object(indices))} (counted from 0). Nothing was updated with it; checkpoints in "
             f"{args.output_dir} are as they were."
         )
-    optimizer.step()
-    optimizer.zero_grad()
-    if not accelerator.optimizer_step_was_skipped:
-        scheduler.step()
-    return loss, counts_of_signals
 
 
 def _batch_seed(seed: int, step: int, place: int) -> int:

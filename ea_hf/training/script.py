@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from ..models.auto import CONFIGS
@@ -185,9 +186,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, a
             parser.error(f"--output_dir {args.output_dir} holds the model to start from; choose another --output_dir")
     for name in at_least_one:
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            # Some are called otherwise in some scripts.
-            option = next((one.option_strings[0] for one in parser._actions if one.dest == name), f"--{name}")
-            parser.error(f"{option} is {getattr(args, name)}; it must be at least 1")
+            parser.error(f"{parser.option_of(name)} is {getattr(args, name)}; it must be at least 1")
 
 
 def has_bfloat16() -> bool:
@@ -270,18 +269,8 @@ def run(
             best = trained.best_checkpoint, trained.best_metric
             del trained
             save_model(accelerator, model, args.output_dir, processor)
-        try:
-            if scores is None:
-                scores = evaluate(model) if evaluate is not None else {}
-            results |= {f"eval_{name}": value for name, value in scores.items()}
-            if scores:
-                logger.info(f"Final evaluation: {format_metrics(scores)}")
-            predicted = (task.predict(model) or {}) if task.can_predict else {}
-            results |= predicted
-        except Interrupted as interruption:
-            advice = "" if args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
-            logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
-            raise
+        scores, predicted = _score(task, model, scores)
+        results |= {f"eval_{name}": value for name, value in scores.items()} | predicted
         if accelerator.is_main_process:
             if not args.eval_only:
                 tested = {name: value for name, value in predicted.items() if name.startswith("test_")}
@@ -296,17 +285,7 @@ def run(
         if last_run:
             end_training(accelerator)
         else:
-            for tracker in accelerator.trackers:
-                tracker.finish()
-            accelerator.free_memory()
-            try:
-                stop_together(accelerator)
-            except Interrupted as interruption:
-                logger.warning(
-                    f"Stopped by {interruption.signal.name} between two trainings; go on with the same command and "
-                    "--resume_from_checkpoint latest."
-                )
-                raise
+            _part_from_training(accelerator)
     if accelerator.is_main_process and args.push_to_hub:
         push_to_hub(args.output_dir, args)
     if not last_run:
@@ -314,3 +293,34 @@ def run(
     if lock is not None:
         lock.close()
     return results
+
+
+def _score(
+    task: Task, model: PreTrainedModel, scores: dict[str, float] | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The scores of the evaluation, if the training has not left them, and those of the predictions."""
+    try:
+        if scores is None:
+            scores = task.evaluate(model) if task.can_evaluate else {}
+        if scores:
+            logger.info(f"Final evaluation: {format_metrics(scores)}")
+        return scores, (task.predict(model) or {}) if task.can_predict else {}
+    except Interrupted as interruption:
+        advice = "" if task.args.eval_only else ", when all was trained; go on with --resume_from_checkpoint latest"
+        logger.warning(f"Stopped by {interruption.signal.name}{advice}.")
+        raise
+
+
+def _part_from_training(accelerator: Accelerator) -> None:
+    """Leaves nothing of a training to the next one of this process, before which a signal may end it."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.free_memory()
+    try:
+        stop_together(accelerator)
+    except Interrupted as interruption:
+        logger.warning(
+            f"Stopped by {interruption.signal.name} between two trainings; go on with the same command and "
+            "--resume_from_checkpoint latest."
+        )
+        raise

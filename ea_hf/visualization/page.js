@@ -153,7 +153,7 @@ function drawOverview() {
   const figures = chain.layers.map((layer) => layer.figures[quantity]);
   const most = Math.max(...figures.flat()) || 1;
   const table = tableOf(partNamed("attention").colors);
-  const header = element("tr", {}, element("th", { textContent: "layer", scope: "col" }));
+  const header = element("tr", {}, element("td"));
   data.heads.forEach((head) => header.append(element("th", { textContent: head, scope: "col" })));
   const lines = chain.layers.map((layer, index) => {
     const line = element("tr", {}, element("th", { textContent: layer.number, scope: "row" }));
@@ -169,7 +169,8 @@ function drawOverview() {
     });
     return line;
   });
-  byId("grid").replaceChildren(element("thead", {}, header), element("tbody", {}, ...lines));
+  const caption = element("caption", { textContent: "↓ layer   → head" });
+  byId("grid").replaceChildren(caption, element("thead", {}, header), element("tbody", {}, ...lines));
   const chosen = isMean() ? total(figures[state.layer]) / data.heads.length : figures[state.layer][state.head];
   byId("grid-value").textContent = `layer ${currentLayer().number}, ${headName(state.head)}: ${percent(chosen)}; the darkest: ${percent(most)}`;
 }
@@ -199,7 +200,9 @@ function fittingZoom(chain) {
   const isBeside = data.hasVanilla && byId("beside").value !== "nothing" && innerWidth >= 1000;
   const width = byId("maps").clientWidth / (isBeside ? 2 : 1) - 24;
   const names = 6.5 * Math.min(16, Math.max(...chain.queries.map((name) => name.length))) + 12;
-  return Math.min(28, Math.max(14, Math.floor((width - names) / chain.keys.length)));
+  const [wide, high] = [(width - names) / chain.keys.length, (innerHeight - 300 - names) / chain.queries.length];
+  const largest = Math.max(28, Math.min(44, Math.floor(high)));
+  return Math.min(largest, Math.max(14, Math.floor(wide)));
 }
 
 function enterChain(zoom) {
@@ -231,14 +234,17 @@ function enterView() {
 }
 
 function fillIn() {
-  const facts = { model: data.model, ...data.texts };
+  const facts = { model: data.model };
   if (data.prediction) {
     const ranked = Object.entries(data.prediction).sort(([, one], [, other]) => other - one);
     const shown = ranked.slice(0, 5).map(([label, value]) => `${label} ${format(value)}`);
     facts.prediction = shown.join(", ") + (ranked.length > 5 ? ", …" : "");
   }
+  Object.assign(facts, data.texts); // last, for they may be long
   for (const [name, text] of Object.entries(facts)) {
-    byId("about").append(element("dt", { textContent: name }), element("dd", { textContent: text, dir: "auto" }));
+    const fact = element("dd", { textContent: text, dir: "auto" });
+    if (text.length > 100) fact.tabIndex = 0; // it may scroll, which keys must reach as well
+    byId("about").append(element("div", {}, element("dt", { textContent: name }), fact));
   }
   data.chains.forEach((chain, index) => byId("chain").append(element("option", { value: index, textContent: chain.title })));
   byId("chain-label").hidden = data.chains.length === 1;
