@@ -287,7 +287,10 @@ def test_optimizers_spare_biases_and_normalization(tmp_path):
 def test_a_model_that_gives_nan_is_told(tmp_path):
     config = ea_hf.EAViTConfig(**TINY_VIT, id2label=dict(enumerate(sorted(CLASSES))))
     model = ea_hf.EAViTForImageClassification(config)
-    model.classifier.bias.data[1] = float("nan")
+    # All weights are finite numbers, or the checkpoint would be refused.
+    torch.nn.init.zeros_(model.vit.layernorm.weight)
+    torch.nn.init.ones_(model.vit.layernorm.bias)
+    torch.nn.init.constant_(model.classifier.weight[1], 3e38)
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=r"NaN or infinity for 6 of 6 images of validation, first for .*0.png"):
         classify(tmp_path / "x", model_name_or_path=tmp_path / "model", eval_only=True,
