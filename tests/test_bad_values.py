@@ -214,6 +214,8 @@ def test_a_model_has_layers_and_heads(config_class, name, value):
         (["--ddp_timeout", "1000000000000000"], r"--ddp_timeout is 1000000000000000; it must be at most"),
         (["--push_to_hub", "--hub_model_id", "a/b/c"], r"'a/b/c'.*Choose a --hub_model_id"),
         (["--push_to_hub", "--output_dir", "my film"], r"'my film'.*Choose a --hub_model_id"),
+        (["--optim_args", "eps=-1"], r"--optim adamw_torch does not take --optim_args \{'eps': -1\}: Invalid epsilon"),
+        (["--optim", "sgd", "--optim_args", "betas=1"], r"--optim sgd does not take --optim_args \{'betas': 1\}"),
     ],
 )
 def test_arguments_that_would_fail_later_are_told_at_once(words, message):

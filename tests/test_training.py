@@ -84,6 +84,14 @@ def test_optimizer_and_its_arguments():
         optimizer("--optim_args", "momentum")
 
 
+@pytest.mark.parametrize(("num_warmup_steps", "told"), [(9, False), (10, True)])
+def test_a_warm_up_that_never_ends_is_told(num_warmup_steps, told, tmp_path, caplog):
+    run(tmp_path, num_train_epochs=2, num_warmup_steps=num_warmup_steps, per_device_train_batch_size=8)(
+        tiny_model(ea_hf.EABertForSequenceClassification), classes(37)
+    )
+    assert (f"--num_warmup_steps is {num_warmup_steps} and the run has 10 steps" in caplog.text) == told
+
+
 def test_trackers_get_a_summary_of_the_maps_at_each_evaluation_and_training_is_the_same(tmp_path):
     runs = {}
     for tracking in (True, False):

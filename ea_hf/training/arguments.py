@@ -5,11 +5,12 @@
 import argparse
 import math
 
+import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .command_line import directory
-from .optimizers import OPTIMIZERS, parse_values
+from .optimizers import OPTIMIZERS, construct_optimizer, parse_values
 
 
 LONGEST_TIMEOUT = 10_000_000
@@ -188,6 +189,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed is {args.seed}; it must be less than {2**32}.")
     if args.ddp_timeout > LONGEST_TIMEOUT:
         raise ValueError(f"--ddp_timeout is {args.ddp_timeout}; it must be at most {LONGEST_TIMEOUT}, in seconds.")
+    construct_optimizer(args, [torch.zeros(1, requires_grad=True)])  # before anything is written
     if args.push_to_hub:  # a name that the Hub does not take would be told when all is trained
         try:
             validate_repo_id(args.hub_model_id or args.output_dir.resolve().name)

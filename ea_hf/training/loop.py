@@ -147,6 +147,11 @@ def train(
     if args.load_best_model_at_end and evaluate is None:
         raise ValueError("--load_best_model_at_end needs data to evaluate on, but there are none.")
     batches, max_train_steps = _batches(accelerator, args, train_dataset, lengths)
+    if args.num_warmup_steps >= max_train_steps:
+        logger.warning(
+            f"--num_warmup_steps is {args.num_warmup_steps} and the run has {max_train_steps} steps: the learning rate never "
+            "reaches its full value."
+        )
     state = TrainerState(
         run={
             # As the main process sees them: with FSDP2, it alone may have loaded the weights.

@@ -5,6 +5,7 @@
 import argparse
 import ast
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
     `names_without_decay`.
 
     Raises:
-        ValueError: the optimizer does not know one of `--optim_args`, or nothing has the `--ea_learning_rate`.
+        ValueError: see `construct_optimizer`; nothing has the `--ea_learning_rate`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # ZeRO-3 leaves a parameter without elements, and notes its shape.
@@ -82,8 +83,17 @@ def create_optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.
             ours = [parameter for parameter in group["params"] if parameter in own]
             group["params"] = [parameter for parameter in group["params"] if parameter not in own]
             groups += [{**group, "params": ours, "lr": ea_learning_rate}]
+    return construct_optimizer(args, groups)
+
+
+def construct_optimizer(args: argparse.Namespace, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """The optimizer of `--optim` for parameters or groups of them.
+
+    Raises:
+        ValueError: the optimizer does not take one of `--optim_args`, or not its value.
+    """
     optimizer_class, defaults = OPTIMIZERS[args.optim]
     try:
-        return optimizer_class(groups, lr=args.learning_rate, **{**defaults, **args.optim_args})
-    except TypeError as error:
+        return optimizer_class(parameters, lr=args.learning_rate, **{**defaults, **args.optim_args})
+    except (TypeError, ValueError) as error:
         raise ValueError(f"--optim {args.optim} does not take --optim_args {args.optim_args}: {error}") from error
