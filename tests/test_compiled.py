@@ -15,7 +15,7 @@ from transformers import BartConfig, BartModel, LlamaConfig, LlamaModel
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, EAViTConfig, EAViTModel, evolve
 from ea_hf.models.evolution_blocks import Layer, Tensors
 from ea_hf.models.evolution_fast import infer
-from ea_hf.models.evolution_operators import attend, attention_, first_attention, namespace
+from ea_hf.models.evolution_operators import attend, attention_, namespace
 
 
 LAYERS = 5  # more than graphs are allowed; threads need fewer
@@ -188,12 +188,12 @@ def layer_inputs(is_causal: bool, is_learned: bool, dtype: torch.dtype) -> tuple
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("is_learned", (False, True), ids=("constant", "learned"))
 @pytest.mark.parametrize("is_causal", (False, True), ids=("both ways", "causal"))
-def test_operators_do_what_compilers_rely_on_and_what_eager_inference_does(is_causal, is_learned, dtype):
+def test_the_operator_does_what_compilers_rely_on_and_what_eager_inference_does(is_causal, is_learned, dtype):
     query, key, value, previous, *others, residual_gate, conv_gate, layer = layer_inputs(is_causal, is_learned, dtype)
     with torch.no_grad():
-        torch.library.opcheck(first_attention, (query, key, value, *others, conv_gate, *layer))
-        arguments = (query, key, value, previous, *others, residual_gate, conv_gate, *layer)
-        torch.library.opcheck(attention_, arguments)
+        for has_previous in (False, True):
+            arguments = (query, key, value, previous, has_previous, *others, residual_gate, conv_gate, *layer)
+            torch.library.opcheck(attention_, arguments)
         for map_before in (None, previous, previous.transpose(2, 3).contiguous().transpose(2, 3)):
             clones = [None if map_before is None else map_before.clone() for _ in range(2)]
             parts = [Tensors(query, key, value, clone, *others[:3]) for clone in clones]
@@ -203,10 +203,10 @@ def test_operators_do_what_compilers_rely_on_and_what_eager_inference_does(is_ca
             assert_close(actual, expected, rtol=0, atol=0)
 
 
-def test_operators_without_a_convolution():
+def test_the_operator_without_a_convolution():
     query, key, value, previous, *_, layer = layer_inputs(False, False, torch.float32)
-    torch.library.opcheck(first_attention, (query, key, value, *[None] * 6, *layer))
-    torch.library.opcheck(attention_, (query, key, value, previous, *[None] * 7, *layer))
+    for has_previous in (False, True):
+        torch.library.opcheck(attention_, (query, key, value, previous, has_previous, *[None] * 7, *layer))
 
 
 @pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
