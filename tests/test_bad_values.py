@@ -29,6 +29,7 @@ from ea_hf.models.loading_faults import loading_told
 from ea_hf.training.arguments import add_training_arguments, check_training_arguments
 from ea_hf.training.config_overrides import check_overrides, overrides_told
 from ea_hf.training.local_files import read_line_parts, read_lines, read_rows
+from ea_hf.training.script import _tell_shared_files
 
 
 # Files
@@ -206,6 +207,19 @@ def test_a_model_has_layers_and_heads(config_class, name, value):
 
 
 # Arguments
+
+
+def test_a_file_that_is_trained_on_and_scored_is_told(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("text,label\nGo,x\n")
+    (tmp_path / "b.csv").write_text("text,label\nGo,x\n")
+    (tmp_path / "c.csv").write_text("text,label\nGo,y\n")
+    files = {"train_file": str(tmp_path / "a.csv"), "validation_file": str(tmp_path / "c.csv"), "test_file": None}
+    _tell_shared_files(argparse.Namespace(**files))
+    assert not caplog.text
+    _tell_shared_files(
+        argparse.Namespace(**{**files, "validation_file": [str(tmp_path / "c.csv"), str(tmp_path / "b.csv")]})
+    )
+    assert "b.csv holds what" in caplog.text and "c.csv holds" not in caplog.text
 
 
 @pytest.mark.parametrize(

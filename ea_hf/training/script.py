@@ -3,6 +3,8 @@
 """What the fine-tuning scripts share around the training loop: arguments of the model, and a run from end to end."""
 
 import argparse
+import filecmp
+import itertools
 import json
 import logging
 from collections import Counter
@@ -213,6 +215,19 @@ def closing_lines(
     return lines
 
 
+def _tell_shared_files(args: argparse.Namespace) -> None:
+    """Warns of a file that is trained on and scored, under whichever name."""
+    trained, *scored = (
+        [path for path in ([files] if isinstance(files, str) else files or []) if Path(path).is_file()]
+        for files in (getattr(args, name, None) for name in ("train_file", "validation_file", "test_file"))
+    )
+    for first, second in itertools.product(trained, itertools.chain.from_iterable(scored)):
+        if filecmp.cmp(first, second, shallow=False):
+            logger.warning(
+                f"{second} holds what {first} does, which is trained on: its scores say nothing of other data."
+            )
+
+
 def run(
     task: Task,
     model: PreTrainedModel,
@@ -242,6 +257,8 @@ def run(
     args, accelerator = task.args, task.accelerator
     evaluate = task.evaluate if task.can_evaluate else None
     config, details = model.config, metric_details or {}
+    if accelerator.is_main_process and not args.eval_only:
+        _tell_shared_files(args)
     forget_foreign_code(processor)
 
     def save_assets(directory: Path) -> None:
