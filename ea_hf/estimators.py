@@ -11,6 +11,7 @@ the recipe of `time_series/run_time_series.py`, without a validation set: on all
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,8 +95,9 @@ class _Estimator:
 
     def _check_parameters(self) -> None:
         for name in ("n_epochs", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, numbers.Integral) and value >= 1):
+                raise ValueError(f"`{name}` is {value!r}; it must be a whole number, at least 1.")
         for name in ("learning_rate", "max_grad_norm"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be a positive number.")

@@ -169,9 +169,15 @@ def summary(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Summary:
         inputs: of the model, a batch as it would be called with; padding is left out of all numbers by its mask.
 
     Raises:
+        TypeError: `inputs` are not the arguments of the model by their names.
         ValueError: no attention in the model evolves, or maps have infinite or undefined values.
     """
     evolutions = evolutions_of(model)
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            f"`inputs` is a {type(inputs).__name__}; give the model's arguments by name, such as "
+            '`tokenizer("A film.", return_tensors="pt")`.'
+        )
     device = next(model.parameters()).device
     inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     with without_evolution(evolutions):

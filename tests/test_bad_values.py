@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import run_t5_mlm
+import torch
 from image_data import check_classes, drop_unreadable, find_unreadable
 from image_sources import load_folders, load_hub
 from labels import LabelScan, label_text
@@ -23,7 +24,7 @@ from tiny_bert import TINY_BERT
 from tiny_images import write_checkpoint, write_folders, write_hub
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
 
-from ea_hf import EABertConfig, EABertModel, EAT5Config
+from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, summary
 from ea_hf.models.auto import evolving_model_from_pretrained
 from ea_hf.models.loading_faults import loading_told
 from ea_hf.training.arguments import add_training_arguments, check_training_arguments
@@ -204,6 +205,31 @@ def test_overrides_that_have_no_effect_are_refused(name):
 def test_a_model_has_layers_and_heads(config_class, name, value):
     with pytest.raises(ValueError, match=f"`{name}` is {value}; choose a positive integer"):
         config_class(**{name: value})
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_t5_has_buckets_of_both_directions_near_and_far(number):
+    with pytest.raises(ValueError, match=f"`relative_attention_num_buckets` is {number}; choose at least 4"):
+        EAT5Config(relative_attention_num_buckets=number)
+    sizes = {"vocab_size": 9, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "num_layers": 2}
+    model = EAT5Model(EAT5Config(**sizes, relative_attention_num_buckets=4))
+    model(input_ids=torch.ones(1, 20, dtype=torch.long), decoder_input_ids=torch.ones(1, 20, dtype=torch.long))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_model_in_which_nothing_can_evolve_is_told(layers, caplog):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    with caplog.at_level("WARNING"):
+        EABertModel(EABertConfig(**sizes, num_hidden_layers=layers, ea_residual_weight=0.0, ea_conv_weight=0.0))
+        assert "one layer only" not in caplog.text
+        EABertModel(EABertConfig(**sizes, num_hidden_layers=layers))
+    assert ("one layer only" in caplog.text) == (layers == 1)
+
+
+def test_a_summary_needs_the_names_of_its_inputs():
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    with pytest.raises(TypeError, match="`inputs` is a str; give the model's arguments by name"):
+        summary(EABertModel(EABertConfig(**sizes, num_hidden_layers=2)), "A film.")
 
 
 # Arguments

@@ -139,7 +139,9 @@ def test_hard_series_give_finite_outputs(estimator):
 @pytest.mark.parametrize(
     "parameters, message",
     [
-        ({"n_epochs": 0}, "`n_epochs` is 0; it must be at least 1"),
+        ({"n_epochs": 0}, "`n_epochs` is 0; it must be a whole number, at least 1"),
+        ({"n_epochs": "3"}, "`n_epochs` is '3'; it must be a whole number, at least 1"),
+        ({"batch_size": 2.5}, "`batch_size` is 2.5; it must be a whole number, at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` is 0.0; it must be a positive number"),
         ({"weight_decay": -1.0}, "`weight_decay` is -1.0"),
         ({"attention_ratio": 1.5}, "`attention_key_ratio` is 1.5"),

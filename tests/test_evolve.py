@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,7 +244,8 @@ check(pickle.loads((folder / "model.pickle").read_bytes()))
     environment = {
         **os.environ,
         "HF_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        # Not all of `sys.path`, to which Transformers may have added this process's own copies of remote code.
+        "PYTHONPATH": str(Path(ea_hf.__file__).parents[1]),
     }
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]

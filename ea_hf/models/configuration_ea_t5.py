@@ -25,7 +25,7 @@ class EAT5Config(EvolvingConfig, T5Config):
         ea_cross_attention (`bool`, default True): whether those of the cross-attention do.
 
     Raises:
-        ValueError: see `EvolvingConfig`.
+        ValueError: see `EvolvingConfig`; there are fewer than 4 buckets of relative positions.
     """
 
     model_type = "ea_t5"
@@ -38,6 +38,14 @@ class EAT5Config(EvolvingConfig, T5Config):
     @property
     def has_only_causal_maps(self) -> bool:
         return not self.ea_encoder
+
+    def check(self) -> None:
+        super().check()
+        # An encoder has half of them for each direction, and half of these for far distances, of which the logarithm is taken.
+        if self.relative_attention_num_buckets < 4:
+            raise ValueError(
+                f"`relative_attention_num_buckets` is {self.relative_attention_num_buckets}; choose at least 4."
+            )
 
     @classmethod
     def from_vanilla(cls, config_dict: dict[str, Any]) -> dict[str, Any]:

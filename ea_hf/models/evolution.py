@@ -25,6 +25,7 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 
 import copy
 import inspect
+import logging
 import re
 import zlib
 from collections.abc import Iterable
@@ -43,6 +44,8 @@ from .evolution_operators import attend
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
 from .undocumented import has_hooks, is_plain_tensor, sdpa_mask, set_attention_function
 
+
+logger = logging.getLogger(__name__)
 
 # What attention functions are given beside their documented arguments and what changes neither scores nor softmax.
 HARMLESS_ARGUMENTS = {
@@ -340,6 +343,7 @@ def attach_evolution(
     attentions = list(attentions)
     if is_on:
         check_has_convolutions(config, len(attentions))
+        _tell_if_inert(config, len(attentions))
     for layer_index, attention in enumerate(attentions):
         # An attention module asks its configuration which function to call. It gets one of its own, so that it evolves
         # whatever the model's says: Transformers writes "eager" there when attentions are to be returned.
@@ -350,6 +354,13 @@ def attach_evolution(
         attention.evolution.built_with = evolution_fields(config)
         attention.evolution.argument_names = tuple(inspect.signature(type(attention).forward).parameters)[1:]
         attention.register_forward_pre_hook(_note_cache, with_kwargs=True)
+
+
+def _tell_if_inert(config: PreTrainedConfig, layers: int) -> None:
+    """Warns of a chain in which nothing evolves though it is to: of one layer, without a map before it."""
+    is_wanted = config.ea_mixing == "learned" or config.ea_residual_weight != 0 or config.ea_conv_weight != 0
+    if layers == 1 and is_wanted and not has_convolution(0, config.ea_conv_every) and config.ea_post_mixing == "none":
+        logger.warning("A chain of attention has one layer only, to which no map comes, so nothing in it evolves.")
 
 
 def _note_cache(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
