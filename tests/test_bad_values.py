@@ -22,7 +22,7 @@ from series_data import load_files
 from series_table import read_table
 from tiny_bert import TINY_BERT
 from tiny_images import write_checkpoint, write_folders, write_hub
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, BertConfig, BertModel
 
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, summary
 from ea_hf.models.auto import evolving_model_from_pretrained
@@ -363,6 +363,13 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_with_its_fault(damage, messa
     damage(tmp_path)
     with pytest.raises(ValueError, match=message):
         evolving_model_from_pretrained(AutoModel, str(tmp_path))
+
+
+def test_a_checkpoint_of_another_task_is_told_in_one_sentence(tmp_path):
+    EABertModel(EABertConfig(**TINY_BERT)).save_pretrained(tmp_path)
+    message = "has a EABertConfig, for which there is no AutoModelForSeq2SeqLM.$"
+    with pytest.raises(ValueError, match=message), loading_told(str(tmp_path)):
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
 
 
 def test_weights_that_are_no_pickle_are_told(tmp_path):

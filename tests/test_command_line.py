@@ -126,6 +126,10 @@ def test_an_empty_argument_is_no_missing_one(words, capsys):
         parser.parse_args(words)
     assert f"argument {words[0]}: " in capsys.readouterr().err
     assert parser.parse_args(["--source_prefix", ""]).source_prefix == ""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    with pytest.raises(SystemExit):
+        parser.parse_args([""])
+    assert "argument CHECKPOINT: it is empty" in capsys.readouterr().err
 
 
 def test_debug_is_not_among_the_arguments_of_a_run():

@@ -4,6 +4,7 @@
 
 import json
 import pickle
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ def loading_told(name: str) -> Iterator[None]:
         raise ValueError(f"The checkpoint {name} is not whole: {error} Copy it again.") from error
     except torch.OutOfMemoryError:
         raise
+    except ValueError as error:
+        kind = re.match(
+            r"Unrecognized configuration class <class '[\w.]*?(\w+)'> for this kind of AutoModel: (\w+)", str(error)
+        )
+        if kind is None:
+            raise
+        raise ValueError(f"The checkpoint {name} has a {kind[1]}, for which there is no {kind[2]}.") from error
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         if "ignore_mismatched_sizes" in reason:

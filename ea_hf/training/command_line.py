@@ -78,12 +78,8 @@ class ArgumentParser(argparse.ArgumentParser):
         parsed, others = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(parsed, action.dest, None)
-            if (
-                action.option_strings
-                and action.dest not in MAY_BE_EMPTY
-                and (value == "" or (isinstance(value, list) and "" in value))
-            ):
-                self.error(f"argument {'/'.join(action.option_strings)}: {EMPTY}")
+            if action.dest not in MAY_BE_EMPTY and (value == "" or (isinstance(value, list) and "" in value)):
+                self.error(f"argument {'/'.join(action.option_strings) or action.metavar or action.dest}: {EMPTY}")
         return parsed, others
 
     def option_of(self, name: str) -> str:
