@@ -17,7 +17,6 @@ from typing import Any
 import _script_folders  # noqa: F401 -- must come first
 import numpy as np
 import torch
-import train_tokenizer
 from sacrebleu.metrics import BLEU
 from scipy.stats import pearsonr
 from transformers import (
@@ -33,6 +32,7 @@ from transformers import (
 from variant_training import Batch, Problem, Task, epochs
 
 import ea_hf
+from ea_hf.training.tokenizer_training import make_tokenizer, train_sentencepiece
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,13 +180,13 @@ def tokenizer_of(name: str, texts: list[str], size: int) -> Any:
     path = DATA / "variants" / f"{name}.model"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        model = train_tokenizer.train_sentencepiece(
+        model = train_sentencepiece(
             texts, size, normalization_rule_name="identity", num_threads=1, input_sentence_size=len(texts)
         )
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         aside.write_bytes(model)
         aside.replace(path)
-    return train_tokenizer.make_tokenizer(path.read_bytes(), extra_ids=0)
+    return make_tokenizer(path.read_bytes(), extra_ids=0)
 
 
 def load_translation(task: Task, pairs: dict[str, list[tuple[str, str]]], name: str, vocabulary: int) -> Problem:
