@@ -89,26 +89,21 @@ def convolve_block(block: torch.Tensor, above: torch.Tensor | None, seen: torch.
     return next_above
 
 
-def dropout_mask(shape: torch.Size, dropout: float, device: torch.device) -> torch.Tensor | None:
-    """Which attention weights are kept, if any are not."""
-    return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1 - dropout) if dropout > 0 else None
-
-
-def attend(step: Step, kept: torch.Tensor | None, dropout: float, keep: bool) -> tuple[torch.Tensor | None, ...]:
+def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None, ...]:
     """Attention with gradients, forward.
 
     Args:
-        kept: see `dropout_mask`.
         keep: whether to return the softmax and which cells the ReLU let through.
 
     Returns:
-        The output, M_l, A_l, which may be the same tensor, and what is kept: the softmax and `positive`.
+        The output, M_l, A_l, which may be the same tensor, and what is kept: the softmax, `positive`, and the mask of the dropout.
     """
     has_convolution = step.kernel is not None
     output, mixed = new_output(step), step.query.new_empty(step.shape)
     evolved = torch.empty_like(mixed) if has_convolution else mixed
     weights = torch.empty_like(mixed) if keep else None
     positive = torch.empty_like(mixed, dtype=torch.bool) if keep and has_convolution else None
+    kept = torch.empty_like(mixed, dtype=torch.bool).bernoulli_(1 - dropout) if dropout > 0 else None
     queries, mixed_rows = step.shape[2], 0
     for block in blocks(step.shape, step.query, step.layer):
         seen = block.with_halo(queries, step.layer) if has_convolution else block
@@ -130,22 +125,7 @@ def attend(step: Step, kept: torch.Tensor | None, dropout: float, keep: bool) ->
         if keep:
             block.of(weights).copy_(softmax)
         put_output(output, block, drop(softmax, block.of(kept), dropout), step.value)
-    return output, mixed, evolved, weights, positive
-
-
-def to_save(
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    mixed: torch.Tensor,
-    has_convolution: bool,
-    is_learned: bool,
-    memory_efficient: bool,
-) -> tuple[torch.Tensor | None, ...]:
-    """What the backward pass gets of A_{l-1}, the position bias and M_l; scores alone are cheaper to compute again than to keep."""
-    if is_learned or not (has_convolution or (previous is not None and memory_efficient)):
-        mixed = None
-    needs_bias = (memory_efficient or is_learned) and mixed is None
-    return previous if is_learned else None, position_bias if needs_bias else None, mixed
+    return output, mixed, evolved, weights, positive, kept
 
 
 class Backward:
@@ -366,15 +346,26 @@ class EvolvingAttention(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
         step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
-        kept = dropout_mask(step.shape, dropout, query.device)
-        output, mixed, evolved, weights, positive = attend(step, kept, dropout, not memory_efficient)
+        output, *maps = attend(step, dropout, not memory_efficient)
+        mixed, evolved, weights, positive, kept = maps
         ctx.set_materialize_grads(False)
         ctx.layer, ctx.dropout = layer, dropout
+        # Scores alone are cheaper to compute again than to keep.
+        saved = None if kernel is None and (previous is None or not memory_efficient) else mixed
+        is_learned = residual_gate is not None
+        saved = None if is_learned else saved
+        needs_bias = (memory_efficient or is_learned) and saved is None
         ctx.had_previous, ctx.bias_shape = previous is not None, None if position_bias is None else position_bias.shape
-        flags = (kernel is not None, residual_gate is not None, memory_efficient)
-        previous, position_bias, mixed = to_save(previous, position_bias, mixed, *flags)
-        step = step._replace(previous=previous, position_bias=position_bias)
-        ctx.save_for_backward(*step[:-1], mixed, weights, positive, kept)
+        ctx.save_for_backward(
+            *step._replace(
+                previous=previous if is_learned else None,
+                position_bias=position_bias if needs_bias else None,
+            )[:-1],
+            saved,
+            weights,
+            positive,
+            kept,
+        )
         return output, evolved
 
     @staticmethod
