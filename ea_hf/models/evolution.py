@@ -138,7 +138,8 @@ def evolving_attention_forward(
     if not evolution.needs_cache:
         cache = None
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
-    if _needs_reference(evolution, state, cache, tensors):
+    is_dropped_without_gradients = dropout > 0 and not torch.is_grad_enabled()  # the fast paths drop in training alone
+    if is_dropped_without_gradients or _needs_reference(evolution, state, cache, tensors):
         output, evolved, weights = _reference_attention(evolution, cache, tensors, scaling, dropout)
     else:
         if cache is not None:
