@@ -201,7 +201,7 @@ def test_translation_starts_from_pairs_of_texts(tmp_path, monkeypatch):
     texts = [" ".join(random.Random(seed).sample(words, 6)) for seed in range(120)]
     pairs = list(zip(texts, reversed(texts), strict=True))
     task = dataclasses.replace(variant_tasks.TASKS[variant_tasks.EXPLAINED], steps=1, batch_size=4)
-    problem = variant_text_tasks.load_translation(task, {"train": pairs, "test": pairs[:3]}, "made-up", 26)
+    problem = variant_text_tasks.load_translation(task, {"train": pairs, "test": pairs[:3]}, "made-up", 26, 12)
     monkeypatch.setattr(problem, "finish", lambda model: {})
     results = train(task, problem, make_model(problem.make_model, "evolving", 0), 0)
     assert results["metric"] == "loss" and 0 < results["value"] < 20
