@@ -170,6 +170,13 @@ def test_inference_by_blocks_equals_reference(case, block_bytes, dtype, monkeypa
         assert_equal(output, chain(training=False))
 
 
+def test_training_mode_drops_without_gradients_too():
+    """As Monte Carlo dropout needs it."""
+    chain = Chain(Case(dropout=0.3), torch.float64)
+    with torch.no_grad():
+        assert not torch.allclose(chain(training=True), chain(training=False))
+
+
 @pytest.mark.parametrize("block_bytes", [1, 300, 2000])
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
 @pytest.mark.parametrize(
