@@ -51,11 +51,10 @@ lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-figures: install output/map_flow  ## Draw the pictures of the README, one of the model that `make glue` made; it is taken in Chromium.
+figures: install output/map_flow  ## Draw the pictures of maps in README and documentation; one is taken in Chromium.
 	$(PYTHON) docs/draw_map_flow.py
-	$(PYTHON) -m ea_hf.visualization output/film_sentiment "A film that never quite finds its feet." \
-		--layers 1 2 3 --heads 3 --vanilla --output output/maps.html
-	$(PYTHON) docs/photograph_page.py output/maps.html --output docs/visualization.png
+	$(PYTHON) -m ea_hf.visualization output/map_flow "God created the heavens and the earth." --vanilla --output output/maps.html
+	$(PYTHON) docs/photograph_page.py output/maps.html --view "layer=1&head=1&scale=map" --output docs/visualization.png
 
 VERSES = --train_file glue/data/verses.jsonl.gz --text_column_name web
 

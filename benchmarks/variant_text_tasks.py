@@ -17,7 +17,6 @@ from typing import Any
 import _script_folders  # noqa: F401 -- must come first
 import numpy as np
 import torch
-import train_tokenizer
 from sacrebleu.metrics import BLEU
 from scipy.stats import pearsonr
 from transformers import (
@@ -33,6 +32,7 @@ from transformers import (
 from variant_training import Batch, Problem, Task, epochs
 
 import ea_hf
+from ea_hf.training.tokenizer_training import make_tokenizer, train_sentencepiece
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,6 @@ DATA = ROOT / "data"
 IGNORED = -100
 CHARACTERS = 128  # of a window
 MASKED_LENGTH, VOCABULARY, MASKED_SHARE = 48, 2000, 0.15
-SENTENCE_LENGTH = 64
 FINE_TUNING_LENGTH, FINE_TUNING_EXAMPLES, FINE_TUNING_TESTS = 48, 4000, 400
 TESTS, TRANSLATED = 400, 100
 
@@ -180,25 +179,28 @@ def tokenizer_of(name: str, texts: list[str], size: int) -> Any:
     path = DATA / "variants" / f"{name}.model"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        model = train_tokenizer.train_sentencepiece(
+        model = train_sentencepiece(
             texts, size, normalization_rule_name="identity", num_threads=1, input_sentence_size=len(texts)
         )
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         aside.write_bytes(model)
         aside.replace(path)
-    return train_tokenizer.make_tokenizer(path.read_bytes(), extra_ids=0)
+    return make_tokenizer(path.read_bytes(), extra_ids=0)
 
 
-def load_translation(task: Task, pairs: dict[str, list[tuple[str, str]]], name: str, vocabulary: int) -> Problem:
+def load_translation(
+    task: Task, pairs: dict[str, list[tuple[str, str]]], name: str, vocabulary: int, length: int
+) -> Problem:
+    """A small T5 from scratch, on the pairs that have at most `length` tokens on each side."""
     tokenizer = tokenizer_of(name, [text for pair in pairs["train"] for text in pair], vocabulary)
 
     def encode(rows: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        sides = [
-            tokenizer([row[side] for row in rows], truncation=True, max_length=SENTENCE_LENGTH).input_ids
-            for side in (0, 1)
-        ]
-        return list(zip(*sides, strict=True))
+        return list(zip(*(tokenizer([row[side] for row in rows]).input_ids for side in (0, 1)), strict=True))
 
+    def short(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [row for row, sides in zip(rows, encode(rows), strict=True) if max(map(len, sides)) <= length]
+
+    pairs = {split: short(rows) for split, rows in pairs.items()}
     train = encode(pairs["train"])
     held_out = sorted(pairs["test"], key=lambda pair: hashlib.sha256(repr(pair).encode()).hexdigest())[:TESTS]
     tests = sorted(encode(held_out), key=lambda sides: (len(sides[0]), sides))
@@ -227,9 +229,9 @@ def load_translation(task: Task, pairs: dict[str, list[tuple[str, str]]], name: 
     def make_model(fields: dict[str, Any] | None, width: int) -> torch.nn.Module:
         options = {
             "vocab_size": len(tokenizer),
-            "d_model": 256,
-            "d_kv": 32,
-            "d_ff": 768 + width,
+            "d_model": 128,
+            "d_kv": 16,
+            "d_ff": 384 + width,
             "num_layers": 3,
             "num_heads": 8,
             "decoder_start_token_id": tokenizer.pad_token_id,
@@ -247,7 +249,7 @@ def load_translation(task: Task, pairs: dict[str, list[tuple[str, str]]], name: 
         for start in range(0, TRANSLATED, 25):
             batch = batch_of(encoded[start : start + 25])
             inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-            ids = model.generate(**inputs, max_new_tokens=SENTENCE_LENGTH, num_beams=1, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=2 * length, num_beams=1, do_sample=False)
             texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
         return {"bleu": BLEU().corpus_score(texts, [references]).score}
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import transformers
 
 from ea_hf.__main__ import COMMANDS
 from ea_hf.training import command_line
@@ -91,6 +92,17 @@ def test_a_fault_of_the_code_and_a_signal_pass(error):
 
 def test_what_main_returns_is_returned():
     assert run_main(lambda: {"accuracy": 1.0}) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize("is_terminal", (False, True))
+def test_transformers_draws_its_bars_into_terminals_alone(is_terminal, monkeypatch):
+    transformers.utils.logging.enable_progress_bar()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    try:
+        run_main(lambda: None)
+        assert transformers.utils.logging.is_progress_bar_enabled() == is_terminal
+    finally:
+        transformers.utils.logging.enable_progress_bar()
 
 
 @pytest.mark.parametrize("name", command_line.RANKS)

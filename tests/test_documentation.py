@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import family_pages
 import local_hub
 import offline_hub
 import pytest
@@ -114,16 +115,18 @@ def test_every_block_says_its_language(page):
 API_PAGES = [REPOSITORY / "docs" / "api.md", *sorted((REPOSITORY / "docs" / "api").glob("*.md"))]
 
 
-def described(page: Path) -> list[str]:
-    """The public names whose place a page of the API reference is, by themselves or with a family's file."""
-    text = page.read_text()
-    names = re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", text, re.MULTILINE)
-    families = re.findall(r"^::: (ea_hf\.models\.modeling_ea_\w+)$", text, re.MULTILINE)
-    return [*names, *(name for family in families for name in sys.modules[family].__all__)]
+def api_texts() -> list[str]:
+    """Those of the pages of the API reference, last of the families whose page is generated."""
+    return [page.read_text() for page in API_PAGES] + [*map(family_pages.page_of, family_pages.families().values())]
+
+
+def described(text: str) -> list[str]:
+    """The public names whose place a page of the API reference is."""
+    return re.findall(r"^::: ea_hf\.(?:estimators\.)?(\w+)$", text, re.MULTILINE)
 
 
 def test_api_reference_has_every_public_name():
-    assert sorted(name for page in API_PAGES for name in described(page)) == sorted(ea_hf.__all__)
+    assert sorted(name for text in api_texts() for name in described(text)) == sorted(ea_hf.__all__)
 
 
 def documentation(name: str) -> str:
@@ -137,8 +140,8 @@ def example(name: str) -> str:
 
 def test_classes_of_models_say_what_they_take_and_return_with_an_example():
     """Or they refer to the class that does."""
-    models = [name for name in ea_hf.__all__ if re.match(r"EA(Bert|Roberta|T5)(Model|For|Pre|Enc)|EAViTFor", name)]
-    for name in models:
+    names = [name for family in ea_hf.FAMILIES for name in family.__all__ if re.search(r"(Model|For[A-Z]\w+)$", name)]
+    for name in names:
         text = documentation(name)
         refers = None if example(name) else re.search(r"\[`(\w+)`\]\[ea_hf\.\1\]", text)
         if refers:
@@ -151,9 +154,9 @@ def test_classes_of_models_say_what_they_take_and_return_with_an_example():
 def test_examples_of_docstrings_run(root, hub):
     """Each after the code that its page begins with."""
     code = []
-    for page in API_PAGES:
-        code += [("python", text) for kind, text in blocks(page) if kind == "python"]
-        code += [("python", example(name)) for name in described(page)]
+    for text in api_texts():
+        code += [block for block in BLOCK.findall(text) if block[0] == "python"]
+        code += [("python", example(name)) for name in described(text)]
     environment = {**os.environ, **hub, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER % code]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

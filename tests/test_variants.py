@@ -18,6 +18,7 @@ pytest.importorskip("aeon")
 import variant_report
 import variant_statistics
 import variant_tasks
+import variant_text_tasks
 import variants
 from variant_definitions import HEAD_TO_HEAD, VARIANTS, make_model, parameters
 from variant_training import evaluated, rate, train
@@ -169,10 +170,14 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
 
 
 def test_a_seed_of_all_variants_comes_before_the_next():
-    seeds = [seed for *_, seed in variant_tasks.runs()]
-    assert seeds == sorted(seeds) and len(set(variant_tasks.runs())) == len(seeds)
-    assert variant_tasks.runs()[0] == ("characters", "vanilla", 0)
-    assert set(HEAD_TO_HEAD) <= VARIANTS.keys()
+    runs = variant_tasks.runs()
+    assert len(set(runs)) == len(runs) and set(HEAD_TO_HEAD) <= VARIANTS.keys()
+    explained = [run for run in runs if run[0] == variant_tasks.EXPLAINED]
+    head_to_head = [run for run in runs if run not in explained and run[1] in HEAD_TO_HEAD]
+    others = [run for run in runs if run not in explained and run[1] not in HEAD_TO_HEAD]
+    assert runs == explained + head_to_head + others and others
+    for part in (explained, head_to_head, others):
+        assert [seed for *_, seed in part] == sorted(seed for *_, seed in part)
 
 
 @pytest.mark.slow
@@ -188,6 +193,18 @@ def test_a_run_repeats_itself_and_starts_as_vanilla_does(monkeypatch):
     other = train(task, problem, make_model(problem.make_model, "evolving", 1), 1)
     assert other["measures"]["loss"] != results[0]["measures"]["loss"]
     assert [step for step, _ in results[0]["curve"]] == [1, 2]
+
+
+def test_translation_starts_from_pairs_of_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(variant_text_tasks, "DATA", tmp_path)
+    words = ["a", "few", "words", "that", "stand", "in", "another", "order", "each", "time"]
+    texts = [" ".join(random.Random(seed).sample(words, 6)) for seed in range(120)]
+    pairs = list(zip(texts, reversed(texts), strict=True))
+    task = dataclasses.replace(variant_tasks.TASKS[variant_tasks.EXPLAINED], steps=1, batch_size=4)
+    problem = variant_text_tasks.load_translation(task, {"train": pairs, "test": pairs[:3]}, "made-up", 26, 12)
+    monkeypatch.setattr(problem, "finish", lambda model: {})
+    results = train(task, problem, make_model(problem.make_model, "evolving", 0), 0)
+    assert results["metric"] == "loss" and 0 < results["value"] < 20
 
 
 def test_the_wider_vanilla_has_about_as_many_parameters_as_the_evolving_model():

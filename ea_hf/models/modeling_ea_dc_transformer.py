@@ -55,6 +55,16 @@ from .undocumented import OutputRecorder, can_return_tuple, capture_outputs, mer
 
 
 class EADCTransformerPreTrainedModel(EvolvingPreTrainedModel, PreTrainedModel):
+    """What all classes of EA-DC-Transformer share: loading, saving, initialization, and the chain of their layers.
+
+    A base class to test for, not one to make models of.
+
+    Examples:
+        ```python
+        assert issubclass(ea_hf.EADCTransformerModel, ea_hf.EADCTransformerPreTrainedModel)
+        ```
+    """
+
     config: EADCTransformerConfig
     base_model_prefix = "model"
     main_input_name = "past_values"
@@ -122,8 +132,17 @@ class EADCTransformerPreTrainedModel(EvolvingPreTrainedModel, PreTrainedModel):
 class EADCTransformerModel(EADCTransformerPreTrainedModel):
     """The hidden states of all steps, with zeros at padded ones.
 
-    With `output_attentions=True` the output has the attention weights of each augmented layer (two per block), with
-    `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key).
+    Takes `past_values`, (batch, time, num_input_channels), at most `context_length` steps, and `past_observed_mask`, 0 where a
+    step, (batch, time), or a value, (batch, time, num_input_channels), is missing.
+    Returns `last_hidden_state`, (batch, time, d_model). With `output_attentions=True` the output has the attention weights of
+    each augmented layer (two per block), with `output_attention_maps=True` also its evolved map before the softmax,
+    (batch, heads, query, key).
+
+    Examples:
+        ```python
+        config = ea_hf.EADCTransformerConfig(num_input_channels=3, context_length=40)
+        hidden_states = ea_hf.EADCTransformerModel(config)(past_values=torch.randn(2, 25, 3)).last_hidden_state
+        ```
     """
 
     def __init__(self, config: EADCTransformerConfig):
@@ -231,10 +250,17 @@ class EADCTransformerWithSeriesHead(EADCTransformerPreTrainedModel):
 
 
 class EADCTransformerForClassification(EADCTransformerWithSeriesHead):
-    """Head for the classification of a series. Takes what `EADCTransformerModel` takes, and `labels`.
+    """Head for the classification of a series.
 
-    The labels are (batch,), from 0 to `num_labels - 1`; -100 counts for nothing. The logits are (batch, num_labels), and
-    the loss is their cross-entropy.
+    Takes what [`EADCTransformerModel`][ea_hf.EADCTransformerModel] takes, and `labels`, (batch,), from 0 to `num_labels - 1`;
+    -100 counts for nothing.
+    Returns `logits`, (batch, num_labels), and, if there are labels, `loss`, their cross-entropy.
+
+    Examples:
+        ```python
+        config = ea_hf.EADCTransformerConfig(num_input_channels=3, context_length=40, num_labels=4)
+        logits = ea_hf.EADCTransformerForClassification(config)(past_values=torch.randn(2, 25, 3)).logits
+        ```
     """
 
     def __init__(self, config: EADCTransformerConfig):
@@ -245,10 +271,17 @@ class EADCTransformerForClassification(EADCTransformerWithSeriesHead):
 
 
 class EADCTransformerForRegression(EADCTransformerWithSeriesHead):
-    """Head for one or several numbers that a series stands for. Takes what `EADCTransformerModel` takes, and `labels`.
+    """Head for one or several numbers that a series stands for.
 
-    The labels are (batch, num_targets), or (batch,) if there is but one target. The logits are (batch, num_targets), and
-    the loss is their mean squared error. Labels of another shape raise a `ValueError`.
+    Takes what [`EADCTransformerModel`][ea_hf.EADCTransformerModel] takes, and `labels`, (batch, num_targets), or (batch,) if there
+    is but one target. Labels of another shape raise a `ValueError`.
+    Returns `logits`, (batch, num_targets), and, if there are labels, `loss`, their mean squared error.
+
+    Examples:
+        ```python
+        config = ea_hf.EADCTransformerConfig(num_input_channels=3, context_length=40, num_targets=2)
+        logits = ea_hf.EADCTransformerForRegression(config)(past_values=torch.randn(2, 25, 3)).logits
+        ```
     """
 
     def __init__(self, config: EADCTransformerConfig):
@@ -282,7 +315,20 @@ class EADCTransformerForMaskedImputationOutput(ModelOutput):
 
 
 class EADCTransformerForMaskedImputation(EADCTransformerPreTrainedModel):
-    """Head for the values of each step, trained to find those that were hidden."""
+    """Head for the values of each step, trained to find those that were hidden.
+
+    Takes what [`EADCTransformerModel`][ea_hf.EADCTransformerModel] takes, and `bool_masked_pos`, True where a value is hidden:
+    (batch, time) or (batch, time, num_input_channels); in training values are hidden at random without it.
+    Returns `logits`, the imputed values, (batch, time, num_input_channels); where values were hidden also `mask` and `loss`, the
+    mean squared error there.
+
+    Examples:
+        ```python
+        config = ea_hf.EADCTransformerConfig(num_input_channels=3, context_length=40)
+        model, series = ea_hf.EADCTransformerForMaskedImputation(config), torch.randn(2, 25, 3)
+        loss = model(past_values=series, bool_masked_pos=torch.rand(2, 25) < 0.15).loss
+        ```
+    """
 
     def __init__(self, config: EADCTransformerConfig):
         super().__init__(config)

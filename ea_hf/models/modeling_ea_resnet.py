@@ -257,6 +257,16 @@ class EAResNetEncoder(nn.Module):
 
 
 class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
+    """What all classes of EA-ResNet share: loading, saving, initialization, and the chain of their layers.
+
+    A base class to test for, not one to make models of.
+
+    Examples:
+        ```python
+        assert issubclass(ea_hf.EAResNetModel, ea_hf.EAResNetPreTrainedModel)
+        ```
+    """
+
     config: EAResNetConfig
     _no_split_modules = ["EAResNetLayer"]
     supports_gradient_checkpointing = True
@@ -294,9 +304,19 @@ class EAResNetPreTrainedModel(EvolvingPreTrainedModel, ResNetPreTrainedModel):
 class EAResNetModel(EAResNetPreTrainedModel):
     """The features and their average.
 
-    With `output_attentions=True` the output has the attention weights of each augmented layer, with
+    Takes `pixel_values`, (batch, channels, height, width).
+    Returns `last_hidden_state`, (batch, channels, height, width) of the last stage, and `pooler_output`, its average,
+    (batch, channels, 1, 1). With `output_attentions=True` the output has the attention weights of each augmented layer, with
     `output_attention_maps=True` also its evolved map before the softmax, (batch, heads, query, key). Queries and keys are
     the pixels of the layer's attention, row by row; there is no class token.
+
+    Examples:
+        ```python
+        sizes = {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [2, 2], "attention_poolings": [0, 0]}
+        config = ea_hf.EAResNetConfig(**sizes, layer_type="basic", num_attention_heads=2, image_size=32)
+        outputs = ea_hf.EAResNetModel(config)(torch.rand(2, 3, 32, 32), output_attention_maps=True)
+        shapes = [attention_map.shape for attention_map in outputs.attention_maps]
+        ```
     """
 
     def __init__(self, config: EAResNetConfig):

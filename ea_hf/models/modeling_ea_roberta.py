@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EA-RoBERTa: RoBERTa whose attention maps evolve from layer to layer (https://arxiv.org/abs/2102.12895).
 
-It is to Transformers' RoBERTa what EA-BERT, in modeling_ea_bert.py, is to BERT.
+It is to Transformers' RoBERTa what EA-BERT is to BERT: vanilla checkpoints load. Where a class refers to one of EA-BERT, its
+example is that one's with `EARoberta` in the place of `EABert` and a checkpoint such as `FacebookAI/roberta-base`.
 """
 
 from transformers.models.roberta.modeling_roberta import (

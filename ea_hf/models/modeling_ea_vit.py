@@ -57,7 +57,15 @@ class EAViTPreTrainedModel(EvolvingPreTrainedModel, ViTPreTrainedModel):
 class EAViTModel(EAViTPreTrainedModel, ViTModel):
     """The encoder, with a pooler unless `add_pooling_layer=False`.
 
-    With `interpolate_pos_encoding=True` it takes images of any size, its position embeddings interpolated.
+    Takes `pixel_values`, (batch, channels, height, width); with `interpolate_pos_encoding=True` of any size, the position
+    embeddings interpolated.
+    Returns `last_hidden_state`, (batch, 1 + patches, hidden_size), the class token first, and `pooler_output`, (batch, pooler_output_size).
+
+    Examples:
+        ```python
+        model = ea_hf.EAViTModel.from_pretrained(name, ea_conv_weight=0.2)
+        hidden_states = model(**inputs).last_hidden_state
+        ```
     """
 
     def make_chains(self) -> None:

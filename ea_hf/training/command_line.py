@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
+from transformers.utils.logging import disable_progress_bar
 
 
 Result = TypeVar("Result")
@@ -133,8 +134,11 @@ def program_name(module: str) -> str:
 def run_main(main: Callable[[], Result]) -> Result:
     """Runs a program's `main`; a user's mistake ends it with one line on stderr and exit status 2, a `RunError` with 1.
 
-    With `--debug` among the arguments of the command, it ends with its traceback instead.
+    With `--debug` among the arguments of the command, it ends with its traceback instead. Transformers draws no bars where
+    nobody sees them grow.
     """
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     program = Path(sys.argv[0]).name
     try:
         return main()

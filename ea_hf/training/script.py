@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,13 +261,7 @@ def run(
     if accelerator.is_main_process and not args.eval_only:
         _tell_shared_files(args)
     forget_foreign_code(processor)
-
-    def save_assets(directory: Path) -> None:
-        config.save_pretrained(directory)
-        if getattr(accelerator.unwrap_model(model), "generation_config", None) is not None:
-            accelerator.unwrap_model(model).generation_config.save_pretrained(directory)
-        processor.save_pretrained(directory)
-
+    save_assets = partial(_save_assets, model, processor)
     results: dict[str, Any] = dict(details)
     scores: dict[str, float] | None = None
     best: tuple[str | None, float | None] = (None, None)
@@ -310,6 +305,13 @@ def run(
     if lock is not None:
         lock.close()
     return results
+
+
+def _save_assets(model: PreTrainedModel, processor: Any, directory: Path) -> None:
+    """What stands beside the weights of a checkpoint."""
+    for asset in (model.config, getattr(model, "generation_config", None), processor):
+        if asset is not None:
+            asset.save_pretrained(directory)
 
 
 def _score(
