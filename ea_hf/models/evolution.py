@@ -38,7 +38,7 @@ from transformers.cache_utils import Cache
 
 from .evolution_blocks import Layer, Tensors
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
-from .evolution_fast import EvolvingAttention, infer
+from .evolution_fast import EvolvingAttention, decode, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
 from .evolution_operators import attend
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
@@ -137,14 +137,17 @@ def evolving_attention_forward(
     blocked = state.where_blocked(evolution, queries, keys, attention_mask, past_length)
     if not evolution.needs_cache:
         cache = None
+    if blocked is None and attention_mask is not None and attention_mask.dtype == torch.bool:
+        attention_mask = None  # it hides nothing
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
-    is_dropped_without_gradients = dropout > 0 and not torch.is_grad_enabled()  # the fast paths drop in training alone
+    is_dropped_without_gradients = dropout > 0 and not torch.is_grad_enabled()  # the fast paths only drop in training
     if is_dropped_without_gradients or _needs_reference(evolution, state, cache, tensors):
         output, evolved, weights = _reference_attention(evolution, cache, tensors, scaling, dropout)
     else:
-        if cache is not None:
+        decodes = cache is not None and cache.holds_rows(queries)
+        if cache is not None and not decodes:
             _fill_cache(evolution, cache, tensors, scaling)
-        output, evolved = _fast_attention(evolution, tensors, scaling, dropout)
+        output, evolved = _fast_attention(evolution, tensors, scaling, dropout, cache if decodes else None)
         weights = None
     state.store(evolution, evolved)
     return output, weights
@@ -182,7 +185,7 @@ def _needs_reference(
         or not _is_plain(evolution, tensors.query.device)
         or state.keep_maps
         or state.keep_weights
-        or (cache is not None and cache.holds_rows(tensors.query.shape[-2]))  # a step of decoding has few rows
+        or (cache is not None and cache.holds_rows(tensors.query.shape[-2]) and not _is_decoding_step(tensors))
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or (mask is not None and mask.dtype != torch.bool)
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
@@ -190,6 +193,11 @@ def _needs_reference(
         # A compiler cannot look at learned weights; where all are 0 the operator then gives the same but for rounding.
         or (not (is_traced() and evolution.gates) and evolution.is_vanilla)
     )
+
+
+def _is_decoding_step(tensors: Tensors) -> bool:
+    """Whether a call that needs the rows of earlier ones has few rows itself, and no gradients."""
+    return not torch.is_grad_enabled() and tensors.query.shape[-2] <= CROPPABLE_ROWS
 
 
 def _keeps_operators(evolution: AttentionEvolution, cache: EvolvingCacheLayer | None, tensors: Tensors) -> bool:
@@ -252,9 +260,17 @@ def _reference_attention(
 
 
 def _fast_attention(
-    evolution: AttentionEvolution, tensors: Tensors, scaling: float, dropout: float
+    evolution: AttentionEvolution,
+    tensors: Tensors,
+    scaling: float,
+    dropout: float,
+    cache: EvolvingCacheLayer | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output and A_l, by `evolution_fast`, all in the query's dtype: under autocast T5's position bias has another."""
+    """The output and A_l, by `evolution_fast`, all in the query's dtype: under autocast T5's position bias has another.
+
+    Args:
+        cache: holds the rows above, in a step of decoding.
+    """
     if tensors.position_bias is not None:
         tensors = tensors._replace(position_bias=tensors.position_bias.to(tensors.query.dtype))
     layer = Layer(
@@ -275,6 +291,15 @@ def _fast_attention(
     with torch.autocast(tensors.query.device.type, enabled=False):
         if torch.is_grad_enabled():
             return EvolvingAttention.apply(*tensors, kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
+        if cache is not None:
+            rows_above = evolution.kernel_rows - 1
+            return decode(
+                tensors,
+                evolution.conv,
+                *gates,
+                layer,
+                lambda image: cache.prepend_rows(evolution.chain, image, rows_above),
+            )
         return (attend if is_traced() else infer)(tensors, kernel, bias, *gates, layer)
 
 

@@ -84,6 +84,9 @@ class EvolvingDynamicLayer(EvolvingCacheLayer, DynamicLayer):
             RuntimeError: rows are missing, because more tokens were cropped than the cache holds rows of.
         """
         queries = image.shape[2]
+        rows = self.map_rows.get(chain)
+        if rows is not None and rows.shape[2] >= rows_above and queries <= CROPPABLE_ROWS and not self.record_past:
+            return self._append(chain, rows, image, rows_above)
         image = torch.cat([self._rows(chain, image), image], dim=2)
         held, past_length = image.shape[2] - queries, self.get_seq_length() - queries
         if held < min(rows_above, past_length):
@@ -102,6 +105,19 @@ class EvolvingDynamicLayer(EvolvingCacheLayer, DynamicLayer):
         """Takes the last rows of the first call, at least `rows_above + CROPPABLE_ROWS` if it has as many."""
         self._keep(chain, image, rows_above + CROPPABLE_ROWS)
         self._rows_above = rows_above
+
+    def _append(self, chain: str, rows: torch.Tensor, image: torch.Tensor, rows_above: int) -> torch.Tensor:
+        """`prepend_rows` where all rows are there, as in most steps: what the convolution sees is what is kept, and is
+        written once. A larger buffer would save nothing, since the convolution would copy its part."""
+        batch, heads, queries, keys = image.shape
+        seen = min(rows.shape[3], keys)
+        whole = image.new_empty(batch, heads, rows_above + queries, keys)
+        whole[:, :, :rows_above, :seen] = rows[:, :, rows.shape[2] - rows_above :, :seen]
+        whole[:, :, :rows_above, seen:] = 0.0  # no row sees keys that were added later
+        whole[:, :, rows_above:] = image
+        self.map_rows = {**self.map_rows, chain: whole}
+        self._rows_above = rows_above
+        return whole
 
     def _rows(self, chain: str, image: torch.Tensor) -> torch.Tensor:
         """The rows held of a chain, as wide as `image`: no row sees keys that were added later or cropped since."""

@@ -8,6 +8,7 @@ are overwritten in place, since the next layer blocks and hides them again. Weig
 0 they still get a gradient from what the convolution gives.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,6 +62,56 @@ def infer(
             logits.masked_fill_(block.of(step.hidden), torch.finfo(logits.dtype).min)
         put_output(output, block, torch.softmax(logits, dim=-1), step.value)
     return output, evolved
+
+
+def decode(
+    tensors: Tensors,
+    convolution: nn.Conv2d | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    layer: Layer,
+    with_rows_above: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`infer` for a step of decoding: few query rows, so that the number of operations counts. Overwrites `previous`.
+
+    Args:
+        with_rows_above: puts the rows of the steps before on top of M_l with zeros where blocked.
+    """
+    query, key, value, previous, position_bias, attention_mask, blocked = tensors
+    evolved = mix(query, key, previous, position_bias, layer, residual_gate, in_place=True)
+    if convolution is not None:
+        seen = with_rows_above(block_cells(evolved, blocked))
+        # Not folded: to fold the kernel would cost more than to multiply a row.
+        kernel, bias = convolution.weight.to(seen.dtype), convolution.bias.to(seen.dtype)
+        convolved = (
+            convolve_row(seen, kernel, bias, layer) if query.shape[2] == 1 else convolve(seen, kernel, bias, layer)
+        )
+        if conv_gate is None:
+            evolved.mul_(layer.map_share).add_(convolved, alpha=layer.conv_weight)
+        else:
+            evolved.addcmul_(convolved, conv_gate)
+    if attention_mask is not None:
+        evolved.masked_fill_(~attention_mask, torch.finfo(evolved.dtype).min)
+    output = torch.matmul(torch.softmax(evolved, dim=-1), value)
+    return output.transpose(1, 2).contiguous(), evolved
+
+
+def convolve_row(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """`convolve` of as many rows as the kernel has, which gives one: a matrix product, whose parts are shifted by columns."""
+    columns = kernel.shape[3]
+    if layer.groups != 1 or columns > image.shape[3]:
+        return convolve(image, kernel, bias, layer)
+    heads, middle = kernel.shape[0], columns // 2
+    parts = torch.matmul(kernel.permute(3, 0, 1, 2).reshape(columns * heads, -1), image.flatten(1, 2))
+    parts = parts.unflatten(1, (columns, heads))
+    convolved = parts[:, middle].add_(bias.view(-1, 1))
+    for column in range(columns):
+        shift = column - middle
+        if shift < 0:
+            convolved[:, :, -shift:] += parts[:, column, :, :shift]
+        elif shift > 0:
+            convolved[:, :, :-shift] += parts[:, column, :, shift:]
+    return convolved.relu_().unsqueeze(2)
 
 
 def convolve_block(block: torch.Tensor, above: torch.Tensor | None, seen: torch.Tensor, step: Step) -> torch.Tensor:

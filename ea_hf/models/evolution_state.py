@@ -234,6 +234,9 @@ class EvolutionState:
                 self._padded_queries = blocked[..., query_index, key_index].unsqueeze(-1)
         if self._padded_queries is not None:
             blocked = self._padded_queries if blocked is None else blocked | self._padded_queries
+        # In a step of decoding the number of operations counts. To look at an accelerator's mask would wait for it.
+        if blocked is not None and queries == 1 and blocked.device.type == "cpu" and has_numbers(blocked):
+            blocked = None if not is_traced() and not blocked.any() else blocked
         self._blocked[evolution.chain] = (attention_mask, blocked)
         return blocked
 
