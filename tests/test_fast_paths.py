@@ -150,6 +150,7 @@ def assert_trains_as_reference(chain, force_reference):
         assert_equal(gradient, expected_gradient)
 
 
+@pytest.mark.slow_but("float64")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -158,6 +159,7 @@ def test_training_path_equals_reference(case, memory_efficient, dtype, force_ref
     assert_trains_as_reference(chain, force_reference)
 
 
+@pytest.mark.slow_but("float64")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("block_bytes", [1, 300, 2000, 10**9])
 @pytest.mark.parametrize("case", [*CASES, Case(batch=5, queries=13, kernel_size=5)], ids=str)
@@ -177,6 +179,7 @@ def test_training_mode_drops_without_gradients_too():
         assert not torch.allclose(chain(training=True), chain(training=False))
 
 
+@pytest.mark.slow_but("-300]")
 @pytest.mark.parametrize("block_bytes", [1, 300, 2000])
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
 @pytest.mark.parametrize(
