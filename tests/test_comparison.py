@@ -44,11 +44,17 @@ def test_glue_has_a_column_of_learned_weights_which_the_script_takes(tmp_path, m
         asked[output_dir.name] = extra
         return {}, {"accuracy": 0.5}
 
+    scalars = {"self/layer_1/convolution": 0.0, "self/layer_2/convolution": 0.5, "self/layer_2/conv_gate_abs": 0.1}
     monkeypatch.setattr(glue.glue_offline, "fine_tune", fine_tune)
+    monkeypatch.setattr(
+        glue, "summarize", lambda *_: {**scalars, "self/layer_1/residual": 0, "self/layer_1/distance": 0}
+    )
     args = argparse.Namespace(output_dir=tmp_path, data_dir=tmp_path, max_train_samples=8, seeds=[1])
     for variant in glue.VARIANTS:
         glue.run(args, "verse_pairs", variant, 1)
         assert glue.scores(args, "verse_pairs", variant) == {1: 0.5}
+    assert glue.layer_means([scalars, scalars], "convolution") == "0.2500 ± 0.0000"
+    assert glue.layer_means([scalars, scalars], "residual_gate_abs") == "-"
     assert list(asked) == ["verse_pairs-0.1-0.1-1", "verse_pairs-learned-0-0-1", "verse_pairs-0-0-1"]
     parser = argparse.ArgumentParser()
     add_evolution_arguments(parser)
