@@ -140,8 +140,7 @@ def evolving_attention_forward(
     if blocked is None and attention_mask is not None and attention_mask.dtype == torch.bool:
         attention_mask = None  # it hides nothing
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
-    is_dropped_without_gradients = dropout > 0 and not torch.is_grad_enabled()  # the fast paths only drop in training
-    if is_dropped_without_gradients or _needs_reference(evolution, state, cache, tensors):
+    if _needs_reference(evolution, state, cache, tensors, dropout):
         output, evolved, weights = _reference_attention(evolution, cache, tensors, scaling, dropout)
     else:
         decodes = cache is not None and cache.holds_rows(queries)
@@ -174,7 +173,11 @@ def _check_arguments(
 
 
 def _needs_reference(
-    evolution: AttentionEvolution, state: EvolutionState, cache: EvolvingCacheLayer | None, tensors: Tensors
+    evolution: AttentionEvolution,
+    state: EvolutionState,
+    cache: EvolvingCacheLayer | None,
+    tensors: Tensors,
+    dropout: float,
 ) -> bool:
     """The one place that decides which path runs: whether these equations as they stand, or `evolution_fast`."""
     mask = tensors.attention_mask
@@ -185,6 +188,7 @@ def _needs_reference(
         or not _is_plain(evolution, tensors.query.device)
         or state.keep_maps
         or state.keep_weights
+        or (dropout > 0 and not torch.is_grad_enabled())  # the fast paths drop in training alone
         or (cache is not None and cache.holds_rows(tensors.query.shape[-2]) and not _is_decoding_step(tensors))
         or (evolution.conv is not None and not evolution.is_relu)  # only ReLU allows folding
         or (mask is not None and mask.dtype != torch.bool)
