@@ -21,12 +21,14 @@ class Variant:
         fields: `ea_` fields of a configuration; `None` is the vanilla model, without the mechanism.
         length: how many times as many steps it is trained.
         wider: whether the feed-forward layers get as many more parameters as the variant "evolving" has.
+        rate: how many times as high the learning rate is.
     """
 
     about: str
     fields: dict[str, Any] | None = None
     length: float = 1
     wider: bool = False
+    rate: float = 1
 
 
 def weights(residual: float, conv: float, **fields: Any) -> dict[str, Any]:
@@ -75,10 +77,25 @@ VARIANTS = {
 }
 # What every task compares; the others are the ablation of a few tasks.
 HEAD_TO_HEAD = (
-    *(VANILLA, EVOLVING, "learned", "realformer"),
+    *(VANILLA, EVOLVING, "evolving_half", "learned", "realformer"),
     *("talking_heads", "multi_token", "separate_heads_linear", LONGER),
 )
 TRANSLATION_ONLY = ("encoder_chain", "decoder_chain", "cross_chain")
+ABLATION = tuple(name for name in VARIANTS if name != VANILLA)
+
+# The most telling ones of the ablation again, three times as long.
+LONG = {name: f"{name}_long" for name in (VANILLA, EVOLVING, "learned", "convolution_alone", "separate_heads_linear")}
+VARIANTS |= {
+    long: dataclasses.replace(VARIANTS[name], about=f"{VARIANTS[name].about}; three times as many steps", length=3)
+    for name, long in LONG.items()
+}
+# Vanilla and two others with half and twice the learning rate; with the one that all have, they choose the best of three.
+SEARCH = {name: (f"{name}_half_rate", name, f"{name}_double_rate") for name in (VANILLA, EVOLVING, "learned")}
+VARIANTS |= {
+    searched: dataclasses.replace(VARIANTS[name], about=f"{VARIANTS[name].about}; {word} the learning rate", rate=rate)
+    for name, (half, _, double) in SEARCH.items()
+    for searched, word, rate in ((half, "half", 0.5), (double, "twice", 2.0))
+}
 
 
 def parameters(model: torch.nn.Module) -> int:

@@ -2,114 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes docs/results.md and its picture from the lines of `benchmarks/variants.py`, and from nothing else."""
 
-import dataclasses
-import math
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from variant_definitions import HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
-from variant_statistics import mean_ranks, time_matched
+from variant_ablation import ablation_section, longer_section, search_section
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
+from variant_results import ABOUT, Line, Results, cell, gain, kinds, table, unit
+from variant_statistics import mean_ranks
 from variant_tasks import TASKS, runs
 
 from ea_hf.paired_statistics import MINIMUM_SEEDS, Difference, holm, paired
 
 
 PICTURE = "results.svg"
-ABOUT = {name: variant.about for name, variant in VARIANTS.items()}
-Line = dict[str, Any]
-
-
-@dataclasses.dataclass
-class Results:
-    """Finished runs: by task and variant, those of each seed."""
-
-    lines: dict[tuple[str, str], dict[int, Line]]
-
-    @classmethod
-    def of(cls, lines: Iterable[Line]) -> "Results":
-        table: dict[tuple[str, str], dict[int, Line]] = defaultdict(dict)
-        for line in lines:
-            if line["task"] in TASKS and line["variant"] in ABOUT:
-                table[line["task"], line["variant"]][line["seed"]] = line
-        return cls(table)
-
-    def seeds(self, task: str, *variants: str) -> list[int]:
-        """Those that all of the variants have finished."""
-        finished = [set(self.lines.get((task, name), {})) for name in (VANILLA, *variants)]
-        return sorted(set.intersection(*finished))
-
-    def value(self, task: str, variant: str, seed: int) -> float:
-        return self.lines[task, variant][seed]["value"]
-
-    def cost(self, task: str, variant: str) -> float | None:
-        """CPU time of a step, as a multiple of vanilla's; the median over seeds."""
-        ratios = [
-            math.prod(
-                (own["cpu_seconds"] / own["steps"]) ** sign
-                for own, sign in ((self.lines[task, variant][seed], 1), (self.lines[task, VANILLA][seed], -1))
-            )
-            for seed in self.seeds(task, variant)
-        ]
-        return statistics.median(ratios) if ratios else None
-
-    def gains(self, task: str, variant: str, matched: bool = False) -> dict[int, float]:
-        """By seed: per cent of a lower loss, or points of a higher score; positive is better than vanilla.
-
-        Args:
-            matched: compare with vanilla trained for the time that the variant takes.
-        """
-        cost, gains = self.cost(task, variant), {}
-        for seed in self.seeds(task, variant, *((LONGER,) if matched else ())):
-            reference = self.value(task, VANILLA, seed)
-            if matched:
-                longer = self.value(task, LONGER, seed)
-                reference = time_matched(reference, longer, VARIANTS[LONGER].length, cost)
-            gains[seed] = gain(task, self.value(task, variant, seed), reference)
-        return gains
-
-    def kind_gains(self, kind: str, variant: str, matched: bool = False) -> tuple[list[float], list[str]]:
-        """Mean over a kind's tasks for each seed, over the seeds that all of its tasks have; and these tasks.
-
-        Tasks that the variant has not begun are left out.
-        """
-        gains = {task: self.gains(task, variant, matched) for task in TASKS if TASKS[task].kind == kind}
-        gains = {task: values for task, values in gains.items() if values}
-        seeds = sorted(set.intersection(*map(set, gains.values()))) if gains else []
-        return [statistics.fmean(values[seed] for values in gains.values()) for seed in seeds], list(gains)
-
-
-def gain(task: str, value: float, reference: float) -> float:
-    return 100 * (1 - value / reference) if TASKS[task].lower_is_better else 100 * (value - reference)
-
-
-def kinds() -> list[str]:
-    return list(dict.fromkeys(task.kind for task in TASKS.values()))
-
-
-def unit(kind: str) -> str:
-    return "% lower loss" if any(t.lower_is_better for t in TASKS.values() if t.kind == kind) else "points"
-
-
-def cell(difference: Difference | None, corrected: float | None = None) -> str:
-    if difference is None:
-        return "-"
-    text = f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
-    return f"**{text}**" if corrected is not None and corrected < 0.05 else text
-
-
-def table(headers: list[str], rows: Iterable[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headers, ["---"] * len(headers), *rows])
 
 
 def compared(results: Results) -> list[str]:
-    """The variants that have runs beside vanilla's, in the order of their definition."""
+    """Those of the head-to-head that have runs beside vanilla's."""
     begun = {variant for (_, variant), seeds in results.lines.items() if seeds}
-    return [name for name in ABOUT if name in begun and name != VANILLA]
+    return [name for name in HEAD_TO_HEAD if name in begun and name != VANILLA]
 
 
 def kind_differences(results: Results, matched: bool = False) -> dict[tuple[str, str], Difference]:
@@ -118,8 +31,7 @@ def kind_differences(results: Results, matched: bool = False) -> dict[tuple[str,
 
 
 def corrected_p(differences: dict[tuple[str, str], Difference]) -> dict[tuple[str, str], float]:
-    names = {f"{variant}\t{kind}": difference.p for (variant, kind), difference in differences.items()}
-    return {tuple(name.split("\t")): p for name, p in holm(names).items()}
+    return holm({key: difference.p for key, difference in differences.items()})
 
 
 def top_table(results: Results, matched: bool = False) -> str:
@@ -131,10 +43,20 @@ def top_table(results: Results, matched: bool = False) -> str:
             continue
         costs = [cost for task in TASKS if (cost := results.cost(task, variant))]
         cells = [cell(differences.get((variant, kind)), corrected.get((variant, kind))) for kind in kinds()]
-        rows.append(
-            [f"`{variant}`", ABOUT[variant], *cells, f"{statistics.geometric_mean(costs):.2f}" if costs else "-"]
-        )
-    return table(["variant", "what", *(f"{kind}, {unit(kind)}" for kind in kinds()), "CPU time of a step"], rows)
+        rows.append([f"`{variant}`", *cells, f"{statistics.geometric_mean(costs):.2f}" if costs else "-"])
+    return table(["variant", *(f"{kind}, {unit(kind)}" for kind in kinds()), "CPU time of a step"], rows)
+
+
+def what_they_rest_on(results: Results) -> str:
+    """Which tasks and seeds a kind's cells speak of."""
+    parts = []
+    for kind in kinds():
+        variant = next((name for name in compared(results) if results.kind_gains(kind, name)[1]), None)
+        if variant is not None:
+            values, tasks = results.kind_gains(kind, variant)
+            seeds = f"{len(values)} seed{'s' * (len(values) != 1)}"
+            parts.append(f"{kind}: {', '.join(f'`{task}`' for task in tasks)} ({seeds})")
+    return f"Tasks, and the seeds that they have in common: {'; '.join(parts)}." if parts else ""
 
 
 def verdicts(results: Results) -> str:
@@ -165,12 +87,12 @@ def verdicts(results: Results) -> str:
         said = [f"{name}: {', '.join(found)}" for name, found in parts if found]
         kinds_unknown = "all kinds of task" if unknown == kinds() else ", ".join(unknown)
         said += [f"fewer than {MINIMUM_SEEDS} seeds finished so far: {kinds_unknown}"] if unknown else []
-        lines.append(f"- `{variant}`: {'; '.join(said)}.")
+        lines.append(f"- `{variant}`, {ABOUT[variant]}: {'; '.join(said)}.")
     return "\n".join(lines) or "Nothing can be said yet."
 
 
 def rank_table(results: Results) -> str:
-    begun = [name for name in HEAD_TO_HEAD if name == VANILLA or name in compared(results)]
+    begun = [VANILLA, *compared(results)]
     tasks = [task for task in TASKS if results.seeds(task, *begun)]
     if len(begun) < 2 or len(tasks) < 2:
         return "Ranks need two variants that have finished two tasks."
@@ -193,7 +115,8 @@ def rank_table(results: Results) -> str:
 
 
 def task_table(results: Results, task: str) -> str:
-    variants = [name for name in compared(results) if results.seeds(task, name)]
+    variants = [name for name in (*HEAD_TO_HEAD, *ABLATION) if name != VANILLA and results.seeds(task, name)]
+    variants = list(dict.fromkeys(variants))
     differences = {name: paired(list(results.gains(task, name).values())) for name in variants}
     matched = {name: paired(list(results.gains(task, name, True).values())) for name in variants if name != LONGER}
     corrected = holm({name: found.p for name, found in differences.items() if found})
@@ -294,20 +217,30 @@ def render(lines: list[Line]) -> str:
         "A cell is the mean gain over vanilla on a kind of task, after the same number of training steps, with its 95 % "
         "interval; positive is better. A gain is by how many per cent the loss is lower, or by how many points (hundredths) "
         "the score is higher, as the column says. Bold: unlikely to be chance (p < 0.05, after Holm's correction for the number of "
-        "cells); all else may be chance. A dash: not two seeds are finished yet. Numbers in brackets are the weights of "
-        "residual and convolution. The last column is the price: CPU time of a training step, where vanilla's is 1.",
+        "cells); all else may be chance. A dash: not two seeds are finished. The last column is the price: CPU time of a "
+        "training step, where vanilla's is 1. What the variants are is said below.",
         top_table(results),
+        what_they_rest_on(results),
         f"![Gains over vanilla with 95 % intervals, by kind of task and variant]({PICTURE})",
         "## When to use what",
         "Named for use, or against it, are kinds of task whose difference is unlikely to be chance (bold above) and rests on at least "
         f"{MINIMUM_SEEDS} seeds. Where no difference is shown there may be a small one: in brackets stands the gain from which "
-        "80 of 100 such studies would have seen it.",
+        "80 of 100 such studies would have seen it. Numbers in brackets after a form are the weights of residual and convolution.",
         verdicts(results),
+        "## Where the gain in translation comes from",
+        *ablation_section(results),
+        "### Three times as long",
+        "Gains over vanilla that was trained for as many steps. A gain that shrinks was an early start.",
+        longer_section(results),
         "## With the same time instead of the same steps",
         "A step of most variants takes longer than vanilla's. Here vanilla may take more steps, until it has trained for as long "
         "as the variant. Its value there is interpolated between vanilla and `vanilla_longer`, in the logarithm of the steps; a "
         "step that costs more than twice vanilla's is compared with twice the steps.",
         top_table(results, True),
+        "## With learning rates of their own",
+        "Elsewhere all variants have vanilla's learning rate. Here each has the best of three, half and twice that one among them, "
+        "by the mean over seeds of the measure itself, and so has vanilla.",
+        search_section(results),
         "## Mean ranks",
         rank_table(results),
         "## Task by task",
@@ -323,8 +256,7 @@ def render(lines: list[Line]) -> str:
         "## Limits",
         "Variants outside of the head-to-head ran on "
         + " and ".join(f"`{name}`" for name, task in TASKS.items() if task.ablation)
-        + " alone, so their cells of the top table speak of these. "
-        "Small models, short runs, one processor core each; hyperparameters are vanilla's, not searched for each variant. Tasks "
+        + " alone. Small models, short runs, one processor core each; hyperparameters are vanilla's but for the search above. Tasks "
         "are fixed: intervals speak of other seeds, not of other tasks. Mean gains of a kind weigh its tasks equally. "
         "EA-DC-Transformer has no vanilla counterpart, so its vanilla has both weights 0.",
         f"Training took {hours:.1f} CPU-hours; versions: {'; '.join(versions) or '-'}; commits: {', '.join(commits) or '-'}. "

@@ -4,7 +4,7 @@
 
 from functools import partial
 
-from variant_definitions import HEAD_TO_HEAD, LONGER, TRANSLATION_ONLY, VARIANTS
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, LONGER, SEARCH, TRANSLATION_ONLY, VANILLA, VARIANTS
 from variant_text_tasks import (
     help_pairs,
     load_characters,
@@ -29,11 +29,11 @@ def load_help(task: Task) -> Problem:
 
 
 def load_verse_translation(task: Task) -> Problem:
-    return load_translation(task, verse_pairs(), "web-kjv", 2000, length=48)
+    return load_translation(task, verse_pairs(), "web-kjv", 2000, length=32)
 
 
-def series_task(name: str, steps: int = 200) -> Task:
-    return Task(SERIES, "accuracy", False, steps, 16, 3e-3, partial(load_series, name=name))
+def series_task(name: str, steps: int = 200, search: bool = False) -> Task:
+    return Task(SERIES, "accuracy", False, steps, 16, 3e-3, partial(load_series, name=name), search=search)
 
 
 def fine_tuning_task(name: str, metric: str, columns: tuple[str, ...], steps: int, batch_size: int) -> Task:
@@ -43,23 +43,25 @@ def fine_tuning_task(name: str, metric: str, columns: tuple[str, ...], steps: in
 
 TASKS = {
     "characters": Task(LANGUAGE, "loss", True, 800, 8, 1e-3, load_characters, ablation=True),
-    "digits": Task(IMAGES, "accuracy", False, 800, 64, 1.5e-3, partial(load_images, name="digits", patch_size=2)),
-    "JapaneseVowels": series_task("JapaneseVowels"),
+    "digits": Task(
+        IMAGES, "accuracy", False, 800, 64, 1.5e-3, partial(load_images, name="digits", patch_size=2), search=True
+    ),
+    "JapaneseVowels": series_task("JapaneseVowels", search=True),
     "ArrowHead": series_task("ArrowHead"),
     "BasicMotions": series_task("BasicMotions"),
     "GunPoint": series_task("GunPoint"),
     "ItalyPowerDemand": series_task("ItalyPowerDemand"),
     "OSULeaf": series_task("OSULeaf"),
     "mnist1d": Task(SERIES, "accuracy", False, 600, 32, 2e-3, load_mnist1d),
-    "masked_verses": Task(LANGUAGE, "loss", True, 1000, 16, 1e-3, load_masked),
+    "masked_verses": Task(LANGUAGE, "loss", True, 600, 16, 1e-3, load_masked, search=True),
     "fashion_mnist": Task(
         IMAGES, "accuracy", False, 800, 32, 1.5e-3, partial(load_images, name="fashion-mnist", patch_size=4)
     ),
     "letters_in_block": Task(SYNTHETIC, "accuracy", False, 1500, 32, 1e-3, load_letters),
-    "film_sentiment": fine_tuning_task("film_sentiment", "accuracy", ("sentence",), 80, 16),
-    "film_rating": fine_tuning_task("film_rating", "pearson", ("sentence",), 80, 16),
-    "verse_pairs": fine_tuning_task("verse_pairs", "accuracy", ("sentence1", "sentence2"), 60, 16),
-    "translation_web_kjv": Task(TRANSLATION, "loss", True, 700, 16, 0.03, load_verse_translation, "adafactor"),
+    "film_sentiment": fine_tuning_task("film_sentiment", "accuracy", ("sentence",), 80, 8),
+    "film_rating": fine_tuning_task("film_rating", "pearson", ("sentence",), 80, 8),
+    "verse_pairs": fine_tuning_task("verse_pairs", "accuracy", ("sentence1", "sentence2"), 80, 8),
+    "translation_web_kjv": Task(TRANSLATION, "loss", True, 500, 16, 0.03, load_verse_translation, "adafactor"),
     EXPLAINED: Task(TRANSLATION, "loss", True, 1000, 32, 0.03, load_help, "adafactor", seeds=3, ablation=True),
 }
 
@@ -70,25 +72,33 @@ def variants_of(name: str) -> list[str]:
     left_out = set() if task.kind == TRANSLATION else set(TRANSLATION_ONLY)
     if task.kind == FINE_TUNING:
         left_out.add(LONGER)  # its steps are few beside those of the pretraining
-    return [variant for variant in VARIANTS if (task.ablation or variant in HEAD_TO_HEAD) and variant not in left_out]
+    chosen = {*HEAD_TO_HEAD, *(ABLATION if task.ablation else ()), *(LONG.values() if name == EXPLAINED else ())}
+    if task.search:
+        chosen.update(*SEARCH.values())
+    return [variant for variant in VARIANTS if variant in chosen - left_out]
+
+
+def seeds_of(name: str, variant: str) -> int:
+    return TASKS[name].seeds if variant in HEAD_TO_HEAD else min(TASKS[name].seeds, ABLATION_SEEDS)
 
 
 def runs() -> list[tuple[str, str, int]]:
-    """All runs: translation first, whose gain is to be explained; then the head-to-head; then what only adds detail.
+    """All runs: translation's ablation first, whose gain is to be explained; then the head-to-head; then all else.
 
     Within each of these a seed of all tasks and variants comes before the next.
     """
     planned = [
         (name, variant, seed)
         for seed in range(max(task.seeds for task in TASKS.values()))
-        for name, task in TASKS.items()
-        if seed < task.seeds
+        for name in TASKS
         for variant in variants_of(name)
-        if seed < ABLATION_SEEDS or variant in HEAD_TO_HEAD
+        if seed < seeds_of(name, variant)
     ]
 
-    def place(run: tuple[str, str, int]) -> tuple[bool, bool, int]:
+    def place(run: tuple[str, str, int]) -> tuple[int, int]:
         name, variant, seed = run
-        return name != EXPLAINED, variant not in HEAD_TO_HEAD and name != EXPLAINED, seed
+        if name == EXPLAINED and (variant == VANILLA or variant in ABLATION):
+            return 0, seed
+        return 1 if variant in HEAD_TO_HEAD else 2, seed
 
     return sorted(planned, key=place)

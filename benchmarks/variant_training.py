@@ -47,6 +47,7 @@ class Task:
         load: reads the data.
         seeds: how many are planned.
         ablation: whether all variants are compared, not the head-to-head alone.
+        search: whether learning rates are searched for some variants.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Task:
     optimizer: str = "adamw"
     seeds: int = 5
     ablation: bool = False
+    search: bool = False
 
 
 def epochs(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:

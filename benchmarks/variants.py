@@ -13,6 +13,7 @@ The data come with the project but for `python glue/prepare_data.py --output_dir
 """
 
 import argparse
+import dataclasses
 import fcntl
 import json
 import os
@@ -105,6 +106,7 @@ def execute(task_name: str, variant: str, seed: int) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     code = commit()
     task = TASKS[task_name]
+    task = dataclasses.replace(task, learning_rate=task.learning_rate * VARIANTS[variant].rate)
     problem = task.load(task)
     model = make_model(problem.make_model, variant, seed)
     results = train(task, problem, model, seed, VARIANTS[variant].length)

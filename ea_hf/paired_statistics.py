@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import optimize, stats
@@ -13,6 +14,7 @@ from scipy import optimize, stats
 
 LEVEL, POWER = 0.05, 0.8
 MINIMUM_SEEDS = 3  # for a verdict
+Key = TypeVar("Key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def visible_effect(deviation: float, seeds: int) -> float:
     return deviation * _visible_deviations(seeds)
 
 
-def holm(values: Mapping[str, float]) -> dict[str, float]:
+def holm(values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's step-down correction of p values, by the same keys."""
     corrected, largest = {}, 0.0
     for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):

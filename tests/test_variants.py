@@ -15,12 +15,14 @@ from scipy import stats
 
 pytest.importorskip("aeon")
 
+import variant_ablation
 import variant_report
+import variant_results
 import variant_statistics
 import variant_tasks
 import variant_text_tasks
 import variants
-from variant_definitions import HEAD_TO_HEAD, VARIANTS, make_model, parameters
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, SEARCH, VARIANTS, make_model, parameters
 from variant_training import evaluated, rate, train
 
 from ea_hf import paired_statistics
@@ -101,6 +103,67 @@ def test_a_planted_effect_is_found_and_none_is_made_up():
     assert "use it for" not in learned and learned.count("would have seen") == len(variant_report.kinds())
 
 
+def made_up_ablation(effects: dict[str, float], task: str = variant_tasks.EXPLAINED) -> list[dict]:
+    """Losses of three seeds, each lower than vanilla's by a share, but for noise of a tenth of a per cent."""
+    generator = random.Random(0)
+    length = {name: VARIANTS[name].length for name in effects}
+    return [
+        {
+            **{"task": task, "variant": name, "seed": seed, "metric": "loss"},
+            **{"value": 3 * (1 - effect + generator.gauss(0, 0.001)), "steps": round(1000 * length[name])},
+            **{"measures": {"bleu": 1.0}, "curve": [], "parameters": 1, "cpu_seconds": 100.0 * length[name]},
+        }
+        for seed in range(3)
+        for name, effect in effects.items()
+    ]
+
+
+def test_the_ablation_tells_what_the_gain_needs():
+    effects = {"vanilla": 0, "evolving": 0.05, "linear": 0.05, "kernel_1": 0, "residual_alone": 0.025, "additive": 0.1}
+    results = variant_results.Results.of(made_up_ablation({**effects, "encoder_chain": -0.05}))
+    found = variant_ablation.ablation(results)
+    verdicts = {name: found[name].verdict for name in effects if name not in ("vanilla", "evolving")}
+    assert verdicts == {"linear": "keeps", "kernel_1": "none", "residual_alone": "part", "additive": "more"}
+    assert found["encoder_chain"].verdict == "harm"
+    text = "\n".join(variant_ablation.ablation_section(results))
+    assert "it stays with `linear`, `additive` and it is gone with `kernel_1`, `encoder_chain`." in text
+    assert "Not finished" in text  # `rows_only` and others
+
+
+def test_no_cause_is_named_of_a_gain_that_is_not_there():
+    results = variant_results.Results.of(made_up_ablation({"vanilla": 0, "evolving": 0, "linear": 0}))
+    assert "the gain itself is not shown" in variant_ablation.conclusion(variant_ablation.ablation(results))
+    assert "fewer than two seeds" in variant_ablation.ablation_section(variant_results.Results.of([]))[0]
+
+
+def test_longer_runs_are_compared_with_a_vanilla_that_ran_as_long():
+    effects = {"vanilla": 0, "evolving": 0.05, "vanilla_long": 0.3, "evolving_long": 0.31}
+    text = variant_ablation.longer_section(variant_results.Results.of(made_up_ablation(effects)))
+    after, longer = (float(part.strip().strip("*").split()[0]) for part in text.splitlines()[-1].split("|")[2:4])
+    assert after == pytest.approx(5, abs=0.5) and longer == pytest.approx(100 / 70, abs=0.5)
+    assert "Not finished" in variant_ablation.longer_section(variant_results.Results.of([]))
+
+
+def test_a_variant_and_vanilla_both_choose_their_learning_rate():
+    effects = {"vanilla": 0, "vanilla_half_rate": 0.1, "vanilla_double_rate": -1}
+    effects |= {"evolving": 0.05, "evolving_half_rate": 0.02, "evolving_double_rate": 0.15}
+    results = variant_results.Results.of(made_up_ablation(effects, "masked_verses"))
+    row = variant_ablation.search_section(results).splitlines()[-1].split("|")
+    assert [part.strip(" `") for part in row[1:5]] == [
+        "masked_verses",
+        "evolving",
+        "vanilla_half_rate",
+        "evolving_double_rate",
+    ]
+    assert float(row[5].strip(" *").split()[0]) == pytest.approx(100 * (1 - 0.85 / 0.9), abs=0.5)
+
+
+def test_tasks_of_fewer_seeds_are_left_out_while_others_have_more():
+    lines = [line for line in made_up_lines() if line["task"] != "GunPoint" or line["seed"] == 0]
+    values, tasks = variant_report.Results.of(lines).kind_gains("time series", "evolving")
+    assert len(values) == 5 and "GunPoint" not in tasks and "ArrowHead" in tasks
+
+
 def test_a_loss_is_reported_as_a_gain_when_it_falls():
     results = variant_report.Results.of(made_up_lines())
     for task in ("characters", "digits"):
@@ -172,12 +235,13 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
 def test_a_seed_of_all_variants_comes_before_the_next():
     runs = variant_tasks.runs()
     assert len(set(runs)) == len(runs) and set(HEAD_TO_HEAD) <= VARIANTS.keys()
-    explained = [run for run in runs if run[0] == variant_tasks.EXPLAINED]
+    explained = [run for run in runs if run[0] == variant_tasks.EXPLAINED and run[1] in ("vanilla", *ABLATION)]
     head_to_head = [run for run in runs if run not in explained and run[1] in HEAD_TO_HEAD]
     others = [run for run in runs if run not in explained and run[1] not in HEAD_TO_HEAD]
     assert runs == explained + head_to_head + others and others
     for part in (explained, head_to_head, others):
         assert [seed for *_, seed in part] == sorted(seed for *_, seed in part)
+    assert {name for _, name, _ in others} >= {*LONG.values(), *sum(SEARCH.values(), ())} - set(HEAD_TO_HEAD)
 
 
 @pytest.mark.slow

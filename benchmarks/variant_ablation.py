@@ -1,0 +1,223 @@
+# Copyright 2026 The ea_hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of docs/results.md that look for causes: the ablation of translation, longer runs, and other learning rates."""
+
+import dataclasses
+import statistics
+
+from variant_definitions import ABLATION, EVOLVING, LONG, LONGER, SEARCH, VANILLA
+from variant_results import ABOUT, Results, cell, gain, table, unit
+from variant_tasks import EXPLAINED, TASKS
+
+from ea_hf.paired_statistics import Difference, holm, paired
+
+
+LEVEL = 0.05
+# What is asked of the gain of `EVOLVING`, and the variants that answer.
+QUESTIONS = {
+    "Is it chance? With both weights 0 the model is vanilla": ("zero_weights",),
+    "Is it more parameters, or more training?": ("vanilla_wider", LONGER),
+    "The residual or the convolution?": ("residual_alone", "convolution_alone"),
+    "Heads that are mixed, or positions? A kernel of size 1 mixes heads alone; with a kernel for each head, positions alone": (
+        "kernel_1",
+        "separate_heads",
+    ),
+    "Neighbouring queries (rows of the map) or neighbouring keys (columns)?": ("rows_only", "columns_only"),
+    "The activation?": ("linear", "separate_heads_linear"),
+    "Attention of the encoder, of the decoder, or from the decoder to the encoder?": (
+        "encoder_chain",
+        "decoder_chain",
+        "cross_chain",
+    ),
+    "Another strength or form?": ("evolving_half", "additive", "learned", "learned_started"),
+    "Another mechanism?": ("realformer", "talking_heads", "multi_token"),
+}
+VERDICTS = {
+    "more": "more than the whole gain",
+    "keeps": "keeps the gain",
+    "part": "a part of the gain",
+    "none": "none of the gain",
+    "harm": "worse than vanilla",
+    "unknown": "cannot be told",
+}
+
+
+@dataclasses.dataclass
+class Ablated:
+    """A variant of the ablation.
+
+    Args:
+        gain: over vanilla.
+        beside: its gain less that of `EVOLVING`.
+        verdict: a key of `VERDICTS`.
+    """
+
+    gain: Difference
+    beside: Difference | None
+    verdict: str
+
+
+def verdict(over_vanilla: Difference, p: float, beside: Difference | None, p_beside: float | None) -> str:
+    """What is left of the gain, from two comparisons, each with a corrected p value."""
+    has_gain = p < LEVEL and over_vanilla.mean > 0
+    if p < LEVEL and over_vanilla.mean < 0:
+        return "harm"
+    if beside is None:
+        return "keeps" if has_gain else "unknown"
+    differs = p_beside < LEVEL
+    if has_gain:
+        return ("more" if beside.mean > 0 else "part") if differs else "keeps"
+    return "none" if differs and beside.mean < 0 else "unknown"
+
+
+def ablation(results: Results, task: str = EXPLAINED) -> dict[str, Ablated]:
+    """The variants of which at least two seeds are finished, beside vanilla and `EVOLVING`."""
+    gains = {name: results.gains(task, name) for name in ABLATION}
+    over_vanilla = {name: paired(list(values.values())) for name, values in gains.items()}
+    over_vanilla = {name: difference for name, difference in over_vanilla.items() if difference}
+    beside = {
+        name: paired([gains[name][seed] - gains[EVOLVING][seed] for seed in gains[name] if seed in gains[EVOLVING]])
+        for name in over_vanilla
+        if name != EVOLVING
+    }
+    p = holm({name: difference.p for name, difference in over_vanilla.items()})
+    p_beside = holm({name: difference.p for name, difference in beside.items() if difference})
+    return {
+        name: Ablated(
+            difference,
+            beside.get(name),
+            verdict(difference, p[name], beside.get(name), p_beside.get(name)),
+        )
+        for name, difference in over_vanilla.items()
+    }
+
+
+def bleu_gain(results: Results, variant: str) -> str:
+    values = [
+        results.lines[EXPLAINED, variant][seed]["measures"].get("bleu", 0.0)
+        - results.lines[EXPLAINED, VANILLA][seed]["measures"].get("bleu", 0.0)
+        for seed in results.seeds(EXPLAINED, variant)
+    ]
+    return cell(paired(values))
+
+
+def ablation_table(results: Results, found: dict[str, Ablated]) -> str:
+    whole = found[EVOLVING].gain.mean
+    rows = [
+        [
+            f"`{name}`",
+            ABOUT[name],
+            cell(own.gain),
+            f"{100 * own.gain.mean / whole:.0f} %" if whole > 0 else "-",
+            VERDICTS[own.verdict] if name != EVOLVING else "-",
+            bleu_gain(results, name),
+            f"{results.cost(EXPLAINED, name):.2f}",
+            str(own.gain.seeds),
+        ]
+        for name, own in sorted(found.items(), key=lambda item: -item[1].gain.mean)
+    ]
+    headers = ["variant", "what", f"gain, {unit(TASKS[EXPLAINED].kind)}", "of the gain", "so", "gain in BLEU"]
+    return table([*headers, "CPU time of a step", "seeds"], rows)
+
+
+def answers(found: dict[str, Ablated]) -> str:
+    lines = []
+    for question, variants in QUESTIONS.items():
+        said = [
+            f"`{name}` ({ABOUT[name]}): {VERDICTS[found[name].verdict]} ({cell(found[name].gain)})"
+            for name in variants
+            if name in found
+        ]
+        lines.append(f"- {question} {'; '.join(said) if said else 'Not finished'}.")
+    return "\n".join(lines)
+
+
+def conclusion(found: dict[str, Ablated]) -> str:
+    """The one sentence for those who read no more."""
+    if EVOLVING not in found or found[EVOLVING].verdict not in ("keeps", "more"):
+        return (
+            "With the seeds that are finished, the gain itself is not shown, so that no cause can be named: "
+            + (cell(found[EVOLVING].gain) if EVOLVING in found else "fewer than two seeds")
+            + "."
+        )
+    by_verdict = {
+        key: [f"`{name}`" for name in ABLATION if name in found and name != EVOLVING and found[name].verdict == key]
+        for key in VERDICTS
+    }
+    kept, lost = by_verdict["keeps"] + by_verdict["more"], by_verdict["none"] + by_verdict["harm"]
+    parts = [f"**What the gain needs: it stays with {', '.join(kept) or 'no other variant'}"]
+    parts.append(f"and it is gone with {', '.join(lost) or 'none'}.**")
+    if by_verdict["part"]:
+        parts.append(f"A part of it is left with {', '.join(by_verdict['part'])}.")
+    if by_verdict["unknown"]:
+        parts.append(f"Not to be told from these seeds: {', '.join(by_verdict['unknown'])}.")
+    return " ".join(parts)
+
+
+def ablation_section(results: Results) -> list[str]:
+    found = ablation(results)
+    if EVOLVING not in found:
+        return [conclusion(found)]
+    return [
+        f"On `{EXPLAINED}` all variants were trained, each of which takes one thing away from `{EVOLVING}` or adds one. Gains are "
+        "over vanilla, with 95 % intervals over seeds; *so* compares with vanilla and with "
+        f"`{EVOLVING}` (paired t tests, each after Holm's correction).",
+        conclusion(found),
+        answers(found),
+        ablation_table(results, found),
+    ]
+
+
+def longer_section(results: Results) -> str:
+    """Whether gains are there still after three times the steps, where vanilla had as many."""
+    differences = {}
+    for name, long in LONG.items():
+        seeds = [seed for seed in results.seeds(EXPLAINED, LONG[VANILLA], long) if name != VANILLA]
+        values = [results.value(EXPLAINED, long, seed) for seed in seeds]
+        references = [results.value(EXPLAINED, LONG[VANILLA], seed) for seed in seeds]
+        difference = paired([gain(EXPLAINED, *pair) for pair in zip(values, references, strict=True)])
+        if difference:
+            differences[name] = difference
+    if not differences:
+        return "Not finished: fewer than two seeds were trained three times as long."
+    p = holm({name: difference.p for name, difference in differences.items()})
+    rows = [
+        [
+            f"`{name}`",
+            cell(paired(list(results.gains(EXPLAINED, name).values()))),
+            cell(difference, p[name]),
+            str(difference.seeds),
+        ]
+        for name, difference in differences.items()
+    ]
+    steps = TASKS[EXPLAINED].steps
+    what = unit(TASKS[EXPLAINED].kind)
+    return table(["variant", f"gain after {steps} steps, {what}", f"after {3 * steps} steps, {what}", "seeds"], rows)
+
+
+def search_section(results: Results) -> str:
+    """Each of a few variants with the best of three learning rates, which vanilla may choose as well."""
+    rows, differences = [], {}
+    for task in TASKS:
+        if not TASKS[task].search:
+            continue
+        best = {}
+        for name, choices in SEARCH.items():
+            seeds = results.seeds(task, *choices)
+            if len(seeds) > 1:
+                means = {c: statistics.fmean(results.value(task, c, seed) for seed in seeds) for c in choices}
+                choose = min if TASKS[task].lower_is_better else max
+                best[name] = choose(means, key=lambda choice: means[choice])
+        for name in best:
+            if name == VANILLA or VANILLA not in best:
+                continue
+            seeds = results.seeds(task, best[name], best[VANILLA])
+            values = [[results.value(task, choice, seed) for choice in (best[name], best[VANILLA])] for seed in seeds]
+            differences[task, name] = paired([gain(task, *pair) for pair in values])
+            rows.append([task, f"`{name}`", f"`{best[VANILLA]}`", f"`{best[name]}`"])
+    if not rows:
+        return "Not finished: fewer than two seeds were trained with each learning rate."
+    p = holm({key: difference.p for key, difference in differences.items()})
+    for row, (key, difference) in zip(rows, differences.items(), strict=True):
+        row += [f"{cell(difference, p[key])} {unit(TASKS[key[0]].kind)}", str(difference.seeds)]
+    return table(["task", "variant", "vanilla's best", "its best", "gain", "seeds"], rows)
