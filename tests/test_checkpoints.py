@@ -236,6 +236,7 @@ REWRITES = {"a_further_one": ((3, 6), 9), "the_newest_again": ((3, 6), 6), "the_
 
 
 @pytest.mark.parametrize(("steps", "written"), REWRITES.values(), ids=REWRITES)
+@pytest.mark.slow_but("the_only_one_again")
 def test_a_save_that_is_killed_leaves_a_whole_checkpoint(accelerator, tmp_path, steps, written, monkeypatch):
     def prepare(output_dir: Path) -> None:
         for step in steps:

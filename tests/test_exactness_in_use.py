@@ -180,7 +180,7 @@ def test_compiles_without_graph_breaks(case):
 
 
 @every_family
-@pytest.mark.slow_but("EAViTModel")
+@pytest.mark.slow
 def test_default_compiler_agrees(case):
     model = case.model()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)

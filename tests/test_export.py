@@ -33,7 +33,7 @@ def without_convolution(model):
 
 
 @every_encoder
-@pytest.mark.slow_but("EAViTModel", "EABertModel")
+@pytest.mark.slow_but("EAViTModel")
 def test_exported_file_computes_the_same(case, tmp_path):
     model = case.model()
     example = case.batch([9, 4], width=11).inputs

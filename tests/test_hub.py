@@ -165,6 +165,7 @@ def assert_command_pushes(command: str, hub: LocalHub, finished_run: Path) -> No
     assert set(hub.repositories[f"{USER}/film"].files) == expected
 
 
+@pytest.mark.slow
 def test_every_family_is_pushed_and_loaded_by_a_stranger(hub, tmp_path):
     """With `push_to_hub` of the model alone; by every Auto class of the family that has a checkpoint of its own."""
     jobs = []

@@ -274,6 +274,7 @@ def test_sample_limits_take_the_first(vanilla, tmp_path):
     assert len(read_predictions(tmp_path / "output/predictions.tsv")) == 2
 
 
+@pytest.mark.slow
 def test_padding_to_the_maximum_changes_no_prediction(vanilla, tmp_path):
     data = files(tmp_path, "stars")
     written = []

@@ -233,7 +233,7 @@ def assert_goes_on_after_a_kill(
 
 
 @pytest.mark.parametrize("streaming", [None, True], ids=["mapped", "streamed"])
-@pytest.mark.slow_but("mapped")
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_by_bit(streaming, vanilla, tmp_path, monkeypatch):
     files = [write_text(tmp_path / f"{part}.txt", documents(17, 17 * part)) for part in range(3)]
     settings = options(

@@ -41,6 +41,7 @@ def test_ranks_are_of_complete_data_sets_and_a_lower_error_is_better(tmp_path, m
 
 
 @pytest.mark.parametrize("method", [benchmark.ROCKET, benchmark.NEIGHBOUR])
+@pytest.mark.slow_but(benchmark.NEIGHBOUR)
 def test_series_of_unequal_length_fit_all_but_patchtst(method):
     data = load_files(dataset_files("PickupGestureWiimoteZ"))
     assert not benchmark.fits(data, benchmark.PATCHTST) and benchmark.fits(data, method)

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.usefixtures("isolated")
     [(ea_hf.EABertForSequenceClassification, classes), (ea_hf.EABertForTokenClassification, tagged_tokens)],
     ids=["sentences", "tokens"],
 )
+@pytest.mark.slow_but("tokens")
 def test_accumulated_batches_equal_one_batch(model_class, examples, tmp_path):
     """Also for the last step of an epoch, which is not full, and where labels are ignored."""
     runs = {}
