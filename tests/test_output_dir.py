@@ -220,7 +220,7 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
 
 
 @pytest.mark.parametrize("module", ["ea_hf.plan", "ea_hf.export", "ea_hf.visualization.__main__"])
-@pytest.mark.slow_but("ea_hf.plan")
+@pytest.mark.slow
 def test_a_plain_install_has_its_programs(module):
     code = f"{WITHOUT}\ntry:\n    import datasets\nexcept ImportError:\n    import {module}\nelse:\n    sys.exit(3)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -148,6 +148,7 @@ def test_who_has_ea_hf_needs_no_remote_code(model_class, checkpoints):
         assert type(auto_class.from_pretrained(directory, trust_remote_code=trust)) is model_class
 
 
+@pytest.mark.slow
 def test_every_auto_class_of_a_family_loads_from_any_of_its_checkpoints(checkpoints, tmp_path):
     jobs = []
     for config_class in CONFIGS:
@@ -194,6 +195,7 @@ for auto_class in (transformers.AutoConfig, transformers.AutoModelForMaskedLM):
     assert sum("pass the argument `trust_remote_code=True` to allow custom code to be run" in m for m in messages) == 4
 
 
+@pytest.mark.slow
 def test_a_configuration_alone_travels_with_the_code_of_its_models(checkpoints, tmp_path):
     name = "EAT5ForConditionalGeneration"
     code = f"""

@@ -189,6 +189,7 @@ def test_a_checkpoint_without_a_head_is_not_scored(vanilla, tmp_path):
         fine_tune(tmp_path / "output", model_name_or_path=vanilla, validation_file=path, eval_only=True)
 
 
+@pytest.mark.slow
 def test_cut_texts_are_counted(vanilla, tmp_path, caplog):
     rows = [{"sentence": text, "label": i % 2} for i, text in enumerate(("Go.", "Avoid it!", "Go and see it!"))]
     data = {"train_file": write_rows(tmp_path / "train.csv", rows)}

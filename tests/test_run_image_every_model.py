@@ -37,7 +37,7 @@ def write_model(directory: Path, config: PreTrainedConfig) -> str:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.slow_but("beit")
+@pytest.mark.slow
 def test_a_model_without_a_family_evolves_with_its_weights_and_goes_on(name, tmp_path):
     vanilla, data = write_model(tmp_path / "vanilla", CONFIGS[name](**TINY_VIT)), folders(tmp_path)
     options = {**data, "learning_rate": 0.0}

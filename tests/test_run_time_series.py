@@ -191,6 +191,7 @@ def test_several_targets_of_a_table(tmp_path):
     assert truth[:, 0].tolist() == pytest.approx([10.0 * (index % 2) + index / 100 for index in range(100, 108)])
 
 
+@pytest.mark.slow
 def test_pretraining_by_imputation_is_gone_on_with(tmp_path):
     pretrained = tmp_path / "pretrained"
     results = learn(pretrained, task="masked_imputation", num_splits=1, num_train_epochs=3, learning_rate=0.01)

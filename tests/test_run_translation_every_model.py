@@ -31,7 +31,7 @@ CODES = {"source_lang": "en_XX", "target_lang": "de_DE"}
 
 
 @pytest.mark.parametrize("kind", ["marian", "mbart"])
-@pytest.mark.slow_but("mbart")
+@pytest.mark.slow
 def test_a_model_without_a_family_is_trained_scored_and_translates_by_itself(kind, tmp_path):
     vanilla, data = write_model(tmp_path / "vanilla", kind), files(tmp_path)
     options = {**data, "num_beams": 2, "per_device_eval_batch_size": 4, "do_predict": True}

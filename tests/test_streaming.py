@@ -264,7 +264,7 @@ def test_translation_of_a_stream(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "nested"), [("parquet", True), ("jsonl", True), ("csv", False)])
-@pytest.mark.slow_but("jsonl")
+@pytest.mark.slow
 def test_a_repository_of_translations_is_streamed_and_gone_on_with(kind, nested, tmp_path):
     for name, rows in (("train", tiny_t5.pairs(29)), ("validation", tiny_t5.pairs(3, 100))):
         tiny_t5.write_pairs(tmp_path / f"repository/{name}.{kind}", rows, nested)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("isolated", "threads_kept")
 
 
 @pytest.mark.parametrize("model_type", ["ea_vit", "ea_resnet"])
-@pytest.mark.slow_but("ea_vit")
+@pytest.mark.slow
 def test_a_run_leaves_a_table_and_two_pictures(model_type, tmp_path, capsys):
     tiny = ",".join(f"{name}={value}" for name, value in TINY_VIT.items() if name != "image_size")
     options = {"max_train_steps": 2, **({"config_overrides": tiny} if model_type == "ea_vit" else {})}

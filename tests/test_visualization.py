@@ -426,6 +426,7 @@ def run(capsys, *words):
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_pictures(checkpoints, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     output, png = tmp_path / "new" / "maps.html", tmp_path / "maps.png"
