@@ -33,7 +33,7 @@ def is_in_backward() -> bool:
 
 def is_in_function_transform() -> bool:
     """Whether `torch.func` transforms what runs, as `vmap` and `grad` do."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def has_hooks(module: nn.Module) -> bool:
