@@ -331,9 +331,12 @@ def test_function_transforms_are_compiled_through_the_equations():
         return torch.func.functional_call(model, parameters, (), inputs)[0].square().mean()
 
     expected = torch.func.grad(loss)(parameters)
-    actual = torch.compile(torch.func.grad(loss), backend="aot_eager")(parameters)
+    compiled = torch.compile(torch.func.grad(loss), backend="aot_eager", fullgraph=True)
     for name, gradient in expected.items():
-        assert_close(actual[name], gradient, atol=1e-6, rtol=1e-5)
+        assert_close(compiled(parameters)[name], gradient, atol=1e-6, rtol=1e-5)
+    # The same model, no longer transformed.
+    plain = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    assert_close(plain(parameters), loss(parameters), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("is_memory_efficient", (False, True), ids=("fast", "memory-saving"))
