@@ -273,6 +273,17 @@ def test_compiled_training_gives_the_gradients_of_eager_training(make):
     assert_same_gradients(gradients(model, compiled, inputs), expected)
 
 
+@MODELS
+@pytest.mark.slow_but("bert")
+def test_gradient_checkpointing_leaves_its_layers_out_of_the_graph(make):
+    model, _, inputs = make(layers=3)
+    without_dropout(model).train()
+    expected = gradients(model, model, inputs)
+    model.gradient_checkpointing_enable()
+    compiled = torch.compile(model, backend="aot_eager")
+    assert_same_gradients(gradients(model, compiled, inputs), expected)
+
+
 @pytest.mark.slow
 def test_inductor_gives_the_gradients_of_eager_training():
     model, _, inputs = bert(layers=3)
