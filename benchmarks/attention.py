@@ -300,7 +300,8 @@ def draw_comparison(rows: list[dict], path: Path, args: argparse.Namespace) -> N
                 for row in rows
                 if row["implementation"] == implementation and figure_name in row
             ]
-            axis.barh(*zip(*bars, strict=True), height=height, label=implementation)
+            if bars:  # a compiled step's memory is not measured
+                axis.barh(*zip(*bars, strict=True), height=height, label=implementation)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xlabel(f"{label}, ratio to {args.base}")
     axes[0].set_yticks([group + 0.3 for group in range(len(groups))], [" ".join(group) for group in groups])
@@ -434,9 +435,9 @@ def main() -> None:
                 for mode in args.modes:
                     rows += measure(args, name, MODELS[name], shape, mode, with_memory=True)
         print(format_table(rows, args.device))
-        if args.base in args.implementations:
-            draw_comparison(rows, args.output.with_suffix(".png"), args)
     args.output.write_text(json.dumps({"environment": measured_on, "rows": rows}, indent=2) + "\n")
+    if not args.scaling and args.base in args.implementations:
+        draw_comparison(rows, args.output.with_suffix(".png"), args)
     print(f"\nAll figures: {args.output}; picture: {args.output.with_suffix('.png')}")
 
 

@@ -1,9 +1,10 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/speed.md from the figures of `benchmarks/attention.py`, and from nothing else.
+"""Writes docs/speed.md from the figures of `benchmarks/attention.py` and `benchmarks/generation.py`, and from nothing else.
 
-python benchmarks/attention.py --output benchmarks/results/attention.json
-python benchmarks/speed_report.py
+Each section of the page names the command that measures it.
+
+    python benchmarks/speed_report.py
 """
 
 import argparse
@@ -15,46 +16,79 @@ from attention import format_table
 
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = """# What it costs
+RESULTS = ROOT / "benchmarks" / "results"
+# File of figures, title, and what is to be said before its table.
+SECTIONS = {
+    "attention.json": (
+        "Uncompiled",
+        "Models as they are. Peak memory is beyond what the process held before the step; saved is what autograd keeps for the "
+        "backward pass.",
+    ),
+    "attention_compiled.json": ("Compiled", "Both with `torch.compile`. Memory is not measured."),
+    "attention_bfloat16.json": (
+        "bfloat16",
+        "Weights in bfloat16 for inference, training under autocast, on a processor that multiplies bfloat16 numbers.",
+    ),
+    "generation.json": (
+        "Decoding",
+        "EA-T5 and an evolved Llama, batch 8. Prefill: a forward pass that fills the cache; step: one more token.",
+    ),
+}
+HEAD = """# What it costs
 
-Time and memory of whole models with random weights, beside Transformers' BERT of the same shape (batch x tokens) in the same
-run. The ratios are to {base}. CPU time is what the process had of the CPU: on a machine that others use too, compare
-that, not the time of the clock. An interval is for the median of the ratios of {rounds} rounds or more: at 95 % from six
-rounds on, the least and the greatest of fewer. Peak memory is beyond what the process held before the step; saved is
-what autograd keeps for the backward pass.
+Time and memory of whole models with random weights, beside vanilla models of the same shape (batch x tokens) in the same
+run. CPU time is what the process had of the CPU: on a machine that others use too, compare that, not the time of the
+clock. An interval is for the median of the ratios of all rounds: at 95 % from six rounds on, the least and the greatest of fewer.
+Beside eager attention: [another page](speed_beside_eager.md).
+"""
+SECTION = """
+## {title}
+
+{text} Ratios are to {base}, of {rounds} rounds or more.
 
 {environment}.
 
 {table}
 
-Written by `python benchmarks/speed_report.py` from `{source}`, which this command measured: `{command}`.
+Measured by `{command}`.
 """
 
 
-def page(results: dict[str, Any], source: str) -> str:
+def section(name: str, results: dict[str, Any]) -> str:
     rows, environment = results["rows"], dict(results["environment"])
-    command = environment.pop("command", "python benchmarks/attention.py")
     if not rows:
-        raise ValueError(f"{source} has no rows. Measure with `python benchmarks/attention.py --output {source}`.")
-    return PAGE.format(
+        raise ValueError(f"{name} has no rows. Measure with `python benchmarks/attention.py --output {name}`.")
+    title, text = SECTIONS[name]
+    kind = environment.pop("kind of device", "cpu")
+    command = environment.pop("command")
+    return SECTION.format(
+        title=title,
+        text=text,
         base=rows[0]["base"],
         rounds=min(row["rounds"] for row in rows),
-        environment=", ".join(f"{name}: {value}" for name, value in environment.items()),
-        table=format_table(rows, environment.get("kind of device", "cpu")),
-        source=source,
+        environment=", ".join(f"{key}: {value}" for key, value in environment.items()),
+        table=format_table(rows, kind),
         command=command,
     )
+
+
+def page(directory: Path) -> str:
+    """Of the files of figures that are in a directory."""
+    files = [directory / name for name in SECTIONS if (directory / name).exists()]
+    if not files:
+        raise ValueError(f"{directory} has none of {', '.join(SECTIONS)}.")
+    sections = [section(file.name, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return HEAD + "".join(sections) + "\nWritten by `python benchmarks/speed_report.py` from `benchmarks/results/`.\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("results", nargs="?", type=Path, default=Path("benchmarks/results/attention.json"))
+    parser.add_argument("results", nargs="?", type=Path, default=RESULTS, help="A directory.")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/speed.md")
     args = parser.parse_args()
-    results = json.loads((ROOT / args.results).read_text(encoding="utf-8"))
-    args.output.write_text(page(results, str(args.results)), encoding="utf-8")
+    args.output.write_text(page(args.results), encoding="utf-8")
 
 
 if __name__ == "__main__":

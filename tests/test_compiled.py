@@ -14,8 +14,14 @@ from transformers import BartConfig, BartModel, LlamaConfig, LlamaModel
 
 from ea_hf import EABertConfig, EABertModel, EAT5Config, EAT5Model, EAViTConfig, EAViTModel, evolve
 from ea_hf.models.evolution_blocks import Layer, Tensors
-from ea_hf.models.evolution_fast import infer
-from ea_hf.models.evolution_operators import attend, attention_, namespace
+from ea_hf.models.evolution_fast import EvolvingAttention, infer
+from ea_hf.models.evolution_operators import (
+    attend,
+    attend_with_gradients,
+    attention_,
+    attention_forward,
+    namespace,
+)
 
 
 LAYERS = 5  # more than graphs are allowed; threads need fewer
@@ -211,7 +217,7 @@ def test_the_operator_without_a_convolution():
 
 @pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
 @MODELS
-def test_compiled_inference_calls_the_operator_and_training_the_equations(make, training):
+def test_compiled_models_call_the_operators(make, training):
     model, _, inputs = make(layers=2)
     model.eval()
     targets = []
@@ -222,8 +228,153 @@ def test_compiled_inference_calls_the_operator_and_training_the_equations(make, 
 
     with torch.set_grad_enabled(training):
         torch.compile(model, backend=record, fullgraph=True)(**inputs)
-    assert any("ea_hf.attention_" in target for target in targets) == (not training)
-    assert any("conv2d" in target for target in targets) == training
+    operator = "ea_hf.attention_forward" if training else "ea_hf.attention_."
+    assert any(operator in target for target in targets)
+    assert not any("conv2d" in target for target in targets if "vit" not in make.__name__)
+
+
+def gradients(model: nn.Module, called: nn.Module, inputs: dict) -> dict[str, torch.Tensor]:
+    """Of a model's parameters, with numbers that differ from cell to cell on the way back."""
+    model.zero_grad()
+    output = result(called, inputs)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    (output * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def assert_same_gradients(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert (actual[name] - gradient).abs().max() <= 1e-5 * scale, name
+
+
+def learned(layers: int = LAYERS):
+    model, stacks, inputs = bert(layers)
+    config = type(model.config)(**{**model.config.to_dict(), "ea_mixing": "learned", "ea_conv_groups": "heads"})
+    return EABertModel(config), stacks, inputs
+
+
+def memory_saving(layers: int = LAYERS):
+    model, stacks, inputs = t5(layers)
+    for module in model.modules():
+        if hasattr(module, "memory_efficient"):
+            module.memory_efficient = True
+    return model, stacks, inputs
+
+
+@pytest.mark.parametrize("make", (bert, t5, llama, learned, memory_saving, vit, bart), ids=lambda make: make.__name__)
+@pytest.mark.slow_but("bert", "learned")
+def test_compiled_training_gives_the_gradients_of_eager_training(make):
+    model, _, inputs = make(layers=2)
+    without_dropout(model).train()
+    expected = gradients(model, model, inputs)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert_same_gradients(gradients(model, compiled, inputs), expected)
+
+
+@MODELS
+@pytest.mark.slow_but("bert")
+def test_gradient_checkpointing_leaves_its_layers_out_of_the_graph(make):
+    model, _, inputs = make(layers=3)
+    without_dropout(model).train()
+    expected = gradients(model, model, inputs)
+    model.gradient_checkpointing_enable()
+    compiled = torch.compile(model, backend="aot_eager")
+    assert_same_gradients(gradients(model, compiled, inputs), expected)
+
+
+@pytest.mark.slow
+def test_inductor_gives_the_gradients_of_eager_training():
+    model, _, inputs = bert(layers=3)
+    without_dropout(model).train()
+    expected = gradients(model, model, inputs)
+    assert_same_gradients(gradients(model, torch.compile(model), inputs), expected)
+    for other in (2, 3):  # lengths that were not compiled
+        cut = {name: value[:, : value.shape[1] - other] for name, value in inputs.items()}
+        expected = gradients(model, model, cut)
+        assert_same_gradients(gradients(model, torch.compile(model), cut), expected)
+
+
+def test_compiled_dropout_is_the_same_in_both_passes():
+    """The gradient along a direction is the difference quotient of outputs with the same dropout."""
+    model, _, inputs = bert(layers=2)
+    model = model.double().train()
+    compiled = torch.compile(model, backend="aot_eager")
+    weight = model.encoder.layer[1].attention.self.value.weight
+    direction = torch.randn(weight.shape, dtype=torch.double)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(3)
+        output = result(compiled, inputs)
+        return (output * torch.linspace(-1, 1, output.numel(), dtype=torch.double).view_as(output)).sum()
+
+    loss().backward()
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * 1e-5 * direction
+        values.append(loss().item())
+        with torch.no_grad():
+            weight -= sign * 1e-5 * direction
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx((weight.grad * direction).sum().item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_training_under_autocast_is_as_near_as_eager_training():
+    model, _, inputs = bert(layers=2)
+    without_dropout(model).train()
+    exact = gradients(model, model, inputs)
+    scale = max(gradient.abs().max() for gradient in exact.values())
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [gradients(model, called, inputs) for called in (model, compiled)]
+    errors = [max((other[name] - exact[name]).abs().max() / scale for name in exact) for other in found]
+    assert 0 < errors[1] < 2 * errors[0] < 0.1
+
+
+def test_function_transforms_are_compiled_through_the_equations():
+    model, _, inputs = bert(layers=2)
+    without_dropout(model).eval()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(model, parameters, (), inputs)[0].square().mean()
+
+    expected = torch.func.grad(loss)(parameters)
+    compiled = torch.compile(torch.func.grad(loss), backend="aot_eager", fullgraph=True)
+    for name, gradient in expected.items():
+        assert_close(compiled(parameters)[name], gradient, atol=1e-6, rtol=1e-5)
+    # The same model, no longer transformed.
+    plain = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    assert_close(plain(parameters), loss(parameters), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_memory_efficient", (False, True), ids=("fast", "memory-saving"))
+@pytest.mark.parametrize("is_learned", (False, True), ids=("constant", "learned"))
+@pytest.mark.parametrize("is_causal", (False, True), ids=("both ways", "causal"))
+def test_the_operators_of_training_do_what_compilers_rely_on(is_causal, is_learned, is_memory_efficient):
+    *tensors, layer = layer_inputs(is_causal, is_learned, torch.float32)
+    for tensor in tensors:
+        if tensor is not None and tensor.is_floating_point():
+            tensor.requires_grad_()
+    without_previous = [*tensors[:3], None, *tensors[4:9], None, tensors[10]]
+    without_convolution = [*tensors[:7], *[None] * 4]
+    for arguments in (tensors, without_previous, without_convolution):
+        torch.library.opcheck(attention_forward, (*arguments, *layer, 0.0, is_memory_efficient))
+        expected = EvolvingAttention.apply(*arguments, layer, 0.0, is_memory_efficient)
+        actual = attend_with_gradients(Tensors(*arguments[:7]), *arguments[7:], layer, 0.0, is_memory_efficient)
+        assert_close(actual, expected, rtol=0, atol=0)
+        wanted = [t for t in arguments if t is not None and t.requires_grad]
+        for outputs in ((0,), (0, 1)):
+            grads = [
+                torch.autograd.grad([found[i].square().sum() for i in outputs], wanted, allow_unused=True)
+                for found in (
+                    EvolvingAttention.apply(*arguments, layer, 0.0, is_memory_efficient),
+                    attend_with_gradients(Tensors(*arguments[:7]), *arguments[7:], layer, 0.0, is_memory_efficient),
+                )
+            ]
+            assert_close(*grads, rtol=0, atol=0)
 
 
 def test_operators_of_another_copy_of_the_file_have_a_name_of_their_own():

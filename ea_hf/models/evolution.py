@@ -40,9 +40,9 @@ from .evolution_blocks import Layer, Tensors
 from .evolution_cache import CROPPABLE_ROWS, EvolvingCacheLayer, evolving_cache_layer
 from .evolution_fast import EvolvingAttention, decode, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
-from .evolution_operators import attend
+from .evolution_operators import attend, attend_with_gradients
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
-from .undocumented import has_hooks, is_plain_tensor, sdpa_mask, set_attention_function
+from .undocumented import has_hooks, is_in_function_transform, is_plain_tensor, sdpa_mask, set_attention_function
 
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _needs_reference(
         or any(tensor is not None and tensor.dtype != tensors.query.dtype for tensor in floats)
         or evolution.post_mixing is not None
         # A compiler cannot look at learned weights; where all are 0 the operator then gives the same but for rounding.
-        or (not (is_traced() and evolution.gates) and evolution.is_vanilla)
+        or (not (is_traced() and len(evolution.gates) > 0) and evolution.is_vanilla)
     )
 
 
@@ -205,16 +205,16 @@ def _is_decoding_step(tensors: Tensors) -> bool:
 
 
 def _keeps_operators(evolution: AttentionEvolution, cache: EvolvingCacheLayer | None, tensors: Tensors) -> bool:
-    """Whether what is traced may call the fast path as an operator.
+    """Whether what is traced may call the fast paths as operators.
 
-    Exported files hold the equations, so that they need nothing but PyTorch. Training is traced through them as well.
+    Exported files hold the equations, so that they need nothing but PyTorch.
     """
     return (
         torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
         and tensors.query.device.type == "cpu"  # elsewhere nothing was timed
         and cache is None
-        and not torch.is_grad_enabled()
+        and not is_in_function_transform()
     )
 
 
@@ -294,7 +294,10 @@ def _fast_attention(
     ]
     with torch.autocast(tensors.query.device.type, enabled=False):
         if torch.is_grad_enabled():
-            return EvolvingAttention.apply(*tensors, kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
+            arguments = (kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
+            if is_traced():
+                return attend_with_gradients(tensors, *arguments)
+            return EvolvingAttention.apply(*tensors, *arguments)
         if cache is not None:
             rows_above = evolution.kernel_rows - 1
             return decode(

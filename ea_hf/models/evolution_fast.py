@@ -367,6 +367,21 @@ def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
         total.add_(torch.bmm(left, right))
 
 
+def saved_maps(
+    tensors: Tensors | Step,
+    has_convolution: bool,
+    is_learned: bool,
+    mixed: torch.Tensor,
+    memory_efficient: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """What the backward pass needs of A_{l-1}, the position bias and M_l."""
+    # Scores alone are cheaper to compute again than to keep.
+    from_scores = not has_convolution and (tensors.previous is None or not memory_efficient)
+    mixed = None if from_scores or is_learned else mixed
+    needs_bias = (memory_efficient or is_learned) and mixed is None
+    return tensors.previous if is_learned else None, tensors.position_bias if needs_bias else None, mixed
+
+
 class EvolvingAttention(torch.autograd.Function):
     """Attention with gradients: equations (1) to (3) as one node of the graph.
 
@@ -397,26 +412,15 @@ class EvolvingAttention(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
         step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
-        output, *maps = attend(step, dropout, not memory_efficient)
-        mixed, evolved, weights, positive, kept = maps
+        output, mixed, evolved, *kept = attend(step, dropout, not memory_efficient)
         ctx.set_materialize_grads(False)
         ctx.layer, ctx.dropout = layer, dropout
-        # Scores alone are cheaper to compute again than to keep.
-        saved = None if kernel is None and (previous is None or not memory_efficient) else mixed
-        is_learned = residual_gate is not None
-        saved = None if is_learned else saved
-        needs_bias = (memory_efficient or is_learned) and saved is None
         ctx.had_previous, ctx.bias_shape = previous is not None, None if position_bias is None else position_bias.shape
-        ctx.save_for_backward(
-            *step._replace(
-                previous=previous if is_learned else None,
-                position_bias=position_bias if needs_bias else None,
-            )[:-1],
-            saved,
-            weights,
-            positive,
-            kept,
+        previous, position_bias, mixed = saved_maps(
+            step, kernel is not None, residual_gate is not None, mixed, memory_efficient
         )
+        step = step._replace(previous=previous, position_bias=position_bias)
+        ctx.save_for_backward(*step[:-1], mixed, *kept)
         return output, evolved
 
     @staticmethod

@@ -1,20 +1,22 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention without gradients as an operator of PyTorch, which compilers call as it is instead of taking it apart.
+"""The passes of `evolution_fast.py` as operators of PyTorch, which compilers call as they are instead of taking them apart.
 
 Left to a compiler, the equations hold several maps at once, and their convolution is not done by blocks.
 """
 
 import zlib
+from typing import Any
 
 import torch
 
-from .evolution_blocks import Layer, Tensors
-from .evolution_fast import infer
+from .evolution_blocks import Layer, Tensors, prepare
+from .evolution_fast import Backward, infer, saved_maps
+from .evolution_fast import attend as attend_by_blocks
 
 
 def namespace(module_name: str) -> str:
-    """Where a copy of this file registers its operator, which has one name in the whole process; see `attention_name`."""
+    """Where a copy of this file registers its operators, which have one name in the whole process; see `attention_name`."""
     is_own = module_name == "ea_hf.models.evolution_operators"
     return "ea_hf" if is_own else f"ea_hf_{zlib.crc32(module_name.encode()):08x}"
 
@@ -77,3 +79,221 @@ def attend(
     parameters = (kernel, bias, residual_gate if has_previous else None, conv_gate)
     output = attention_(query, key, value, maps, has_previous, *others, *parameters, *layer)
     return output, maps
+
+
+def given(tensor: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """An operator gives tensors only: an empty one where there is none."""
+    return like.new_empty(0) if tensor is None else tensor
+
+
+def found(tensor: torch.Tensor) -> torch.Tensor | None:
+    return tensor if tensor.numel() else None
+
+
+@torch.library.custom_op(
+    f"{namespace(__name__)}::attention_forward", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+)
+def attention_forward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    scaling: float,
+    residual_weight: float,
+    conv_weight: float,
+    kernel_rows: int,
+    kernel_columns: int,
+    is_causal: bool,
+    mixing: str,
+    groups: int,
+    dropout: float,
+    memory_efficient: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`evolution_fast.EvolvingAttention`, forward.
+
+    Returns:
+        The output and A_l; then, empty where the backward pass needs none: M_l, the softmax, which cells the ReLU let through,
+        and the mask of the dropout.
+    """
+    tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
+    layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
+    with torch.autocast(query.device.type, enabled=False):
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        output, mixed, evolved, weights, positive, kept = attend_by_blocks(step, dropout, not memory_efficient)
+    # Without a convolution M_l is A_l, and no operator may give a tensor twice.
+    mixed = None if kernel is None or residual_gate is not None else mixed
+    flags = query.new_empty(0, dtype=torch.bool)
+    return output, evolved, given(mixed, query), given(weights, query), given(positive, flags), given(kept, flags)
+
+
+@attention_forward.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    *constants: Any,
+) -> tuple[torch.Tensor, ...]:
+    *_, dropout, memory_efficient = constants
+    batch, heads, queries, _ = query.shape
+    shape = (batch, heads, queries, key.shape[2])
+
+    def maps(is_given: bool, dtype: torch.dtype = query.dtype) -> torch.Tensor:
+        return query.new_empty(shape if is_given else (0,), dtype=dtype)
+
+    has_convolution = kernel is not None
+    return (
+        query.new_empty(batch, queries, heads, value.shape[-1]),
+        maps(True),
+        maps(has_convolution and residual_gate is None),
+        maps(not memory_efficient),
+        maps(has_convolution and not memory_efficient, torch.bool),
+        maps(dropout > 0, torch.bool),
+    )
+
+
+@torch.library.custom_op(f"{namespace(__name__)}::attention_backward", mutates_args=())
+def attention_backward(
+    grad_output: torch.Tensor | None,
+    grad_evolved: torch.Tensor | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    mixed: torch.Tensor | None,
+    weights: torch.Tensor,
+    positive: torch.Tensor,
+    kept: torch.Tensor,
+    had_previous: bool,
+    bias_shape: list[int],
+    needed: list[bool],
+    scaling: float,
+    residual_weight: float,
+    conv_weight: float,
+    kernel_rows: int,
+    kernel_columns: int,
+    is_causal: bool,
+    mixing: str,
+    groups: int,
+    dropout: float,
+) -> list[torch.Tensor]:
+    """`evolution_fast.EvolvingAttention`, backward.
+
+    Returns:
+        The gradients of what `attention_forward` gets, from the query to `conv_gate`, empty where none is needed.
+    """
+    tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
+    layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
+    with torch.autocast(query.device.type, enabled=False):
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        backward = Backward(step, had_previous, torch.Size(bias_shape) if bias_shape else None, tuple(needed), dropout)
+        grads = backward(grad_output, grad_evolved, mixed, *map(found, (weights, positive, kept)))
+    grads = [grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=False)]
+    parameters = {7: kernel, 8: bias, 9: residual_gate, 10: conv_gate}
+    return [
+        given(None if grad is None else grad.to(parameters.get(index, query).dtype), query)
+        for index, grad in enumerate(grads)
+    ]
+
+
+@attention_backward.register_fake
+def _(
+    grad_output: torch.Tensor | None,
+    grad_evolved: torch.Tensor | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    previous: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    blocked: torch.Tensor | None,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    mixed: torch.Tensor | None,
+    weights: torch.Tensor,
+    positive: torch.Tensor,
+    kept: torch.Tensor,
+    had_previous: bool,
+    bias_shape: list[int],
+    needed: list[bool],
+    *constants: Any,
+) -> list[torch.Tensor]:
+    maps = query.new_empty(*query.shape[:-1], key.shape[2])
+    bias_like = query.new_empty(bias_shape) if bias_shape else None
+    sources = (query, key, value, maps, bias_like, None, None, kernel, bias, residual_gate, conv_gate)
+    return [
+        query.new_empty(0) if source is None or not is_needed else source.new_empty(source.shape)
+        for source, is_needed in zip(sources, needed, strict=False)
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, kernel, bias, residual_gate, conv_gate = inputs[:11]
+    *layer, dropout, memory_efficient = inputs[11:]
+    _, evolved, mixed, *kept = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(mixed, *kept)
+    tensors = Tensors(*tensors)
+    maps = evolved if kernel is None else mixed
+    previous, position_bias, mixed = saved_maps(
+        tensors, kernel is not None, residual_gate is not None, maps, memory_efficient
+    )
+    ctx.had_previous = tensors.previous is not None
+    ctx.bias_shape = [] if tensors.position_bias is None else list(tensors.position_bias.shape)
+    ctx.layer, ctx.dropout = layer, dropout
+    tensors = tensors._replace(previous=previous, position_bias=position_bias)
+    ctx.save_for_backward(*tensors, kernel, bias, residual_gate, conv_gate, mixed, *kept)
+
+
+def _backward(ctx: Any, grad_output: torch.Tensor | None, grad_evolved: torch.Tensor | None, *_: None) -> tuple:
+    needed = list(ctx.needs_input_grad[:11])
+    saved = ctx.saved_tensors
+    grads = attention_backward(
+        grad_output, grad_evolved, *saved, ctx.had_previous, ctx.bias_shape, needed, *ctx.layer, ctx.dropout
+    )
+    grads = [grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=True)]
+    return *grads, *[None] * (len(ctx.layer) + 2)
+
+
+attention_forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+def attend_with_gradients(
+    tensors: Tensors,
+    kernel: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual_gate: torch.Tensor | None,
+    conv_gate: torch.Tensor | None,
+    layer: Layer,
+    dropout: float,
+    memory_efficient: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `evolution_fast.EvolvingAttention`, for compilers."""
+    query, key, value, *others = tensors
+    states = (query.contiguous(), key.contiguous(), value.contiguous())  # once, not in each pass
+    parameters = (kernel, bias, None if tensors.previous is None else residual_gate, conv_gate)
+    output, evolved, *_ = attention_forward(*states, *others, *parameters, *layer, dropout, memory_efficient)
+    return output, evolved

@@ -194,9 +194,12 @@ def carry_state_through_checkpoints(model: nn.Module) -> None:
             setattr(module, name, functools.partial(_checkpoint, checkpoint))
 
 
+@torch.compiler.disable(
+    reason="A graph that gradient checkpointing runs again may not hand on maps; such layers are not compiled."
+)
 def _checkpoint(checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
     state = running_state()
-    if state is not None and not is_traced():  # a compiler has both passes before its eyes
+    if state is not None and not is_traced():
         function = state.replayable(function)
     return checkpoint(function, *args, **kwargs)
 

@@ -31,6 +31,7 @@ def is_in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+@torch.compiler.assume_constant_result  # asked while it is traced, within the transforms; the graph is guarded by them
 def is_in_function_transform() -> bool:
     """Whether `torch.func` transforms what runs, as `vmap` and `grad` do."""
     return torch._C._functorch.peek_interpreter_stack() is not None
