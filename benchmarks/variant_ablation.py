@@ -7,6 +7,7 @@ import statistics
 
 from variant_definitions import ABLATION, EVOLVING, LONG, LONGER, SEARCH, VANILLA
 from variant_results import ABOUT, Results, cell, gain, table, unit
+from variant_statistics import SeedsAndVariants
 from variant_tasks import EXPLAINED, TASKS
 
 from ea_hf.paired_statistics import Difference, holm, paired
@@ -15,10 +16,10 @@ from ea_hf.paired_statistics import Difference, holm, paired
 LEVEL = 0.05
 # What is asked of the gain of `EVOLVING`, and the variants that answer.
 QUESTIONS = {
-    "Is it chance? With both weights 0 the model is vanilla": ("zero_weights",),
+    "Is it chance? (With both weights 0 the model is vanilla, but for rounding.)": ("zero_weights",),
     "Is it more parameters, or more training?": ("vanilla_wider", LONGER),
     "The residual or the convolution?": ("residual_alone", "convolution_alone"),
-    "Heads that are mixed, or positions? A kernel of size 1 mixes heads alone; with a kernel for each head, positions alone": (
+    "Heads that are mixed, or positions? (A kernel of size 1 mixes heads alone; one for each head, positions alone.)": (
         "kernel_1",
         "separate_heads",
     ),
@@ -71,15 +72,25 @@ def verdict(over_vanilla: Difference, p: float, beside: Difference | None, p_bes
 
 
 def ablation(results: Results, task: str = EXPLAINED) -> dict[str, Ablated]:
-    """The variants of which at least two seeds are finished, beside vanilla and `EVOLVING`."""
-    gains = {name: results.gains(task, name) for name in ABLATION}
-    over_vanilla = {name: paired(list(values.values())) for name, values in gains.items()}
-    over_vanilla = {name: difference for name, difference in over_vanilla.items() if difference}
-    beside = {
-        name: paired([gains[name][seed] - gains[EVOLVING][seed] for seed in gains[name] if seed in gains[EVOLVING]])
-        for name in over_vanilla
-        if name != EVOLVING
+    """The variants that are begun, beside vanilla and `EVOLVING`; gains are in per cent of vanilla's mean loss."""
+    losses = {name: results.values(task, name) for name in (VANILLA, *ABLATION)}
+    if len(losses[VANILLA]) < 2:
+        return {}
+    level = statistics.fmean(losses[VANILLA].values())
+    # `LONGER` has much lower losses, and with them another noise.
+    fits = {
+        is_longer: SeedsAndVariants(
+            {
+                name: {seed: 100 * (1 - loss / level) for seed, loss in own.items()}
+                for name, own in losses.items()
+                if (name == LONGER) <= is_longer
+            }
+        )
+        for is_longer in (False, True)
     }
+    over_vanilla = {name: fits[name == LONGER].difference(name, VANILLA) for name in ABLATION}
+    over_vanilla = {name: difference for name, difference in over_vanilla.items() if difference}
+    beside = {name: fits[name == LONGER].difference(name, EVOLVING) for name in over_vanilla if name != EVOLVING}
     p = holm({name: difference.p for name, difference in over_vanilla.items()})
     p_beside = holm({name: difference.p for name, difference in beside.items() if difference})
     return {
@@ -112,7 +123,7 @@ def ablation_table(results: Results, found: dict[str, Ablated]) -> str:
             VERDICTS[own.verdict] if name != EVOLVING else "-",
             bleu_gain(results, name),
             f"{results.cost(EXPLAINED, name):.2f}",
-            str(own.gain.seeds),
+            str(len(results.seeds(EXPLAINED, name))),
         ]
         for name, own in sorted(found.items(), key=lambda item: -item[1].gain.mean)
     ]
@@ -128,7 +139,7 @@ def answers(found: dict[str, Ablated]) -> str:
             for name in variants
             if name in found
         ]
-        lines.append(f"- {question} {'; '.join(said) if said else 'Not finished'}.")
+        lines.append(f"- *{question}* {'; '.join(said) if said else 'Not finished'}.")
     return "\n".join(lines)
 
 
@@ -160,8 +171,9 @@ def ablation_section(results: Results) -> list[str]:
         return [conclusion(found)]
     return [
         f"On `{EXPLAINED}` all variants were trained, each of which takes one thing away from `{EVOLVING}` or adds one. Gains are "
-        "over vanilla, with 95 % intervals over seeds; *so* compares with vanilla and with "
-        f"`{EVOLVING}` (paired t tests, each after Holm's correction).",
+        "over vanilla, with 95 % intervals; *so* compares with vanilla and with "
+        f"`{EVOLVING}`, each after Holm's correction. As each variant has few seeds, the size of the noise is that of all "
+        "variants together (losses as the sum of what a seed and what a variant adds).",
         conclusion(found),
         answers(found),
         ablation_table(results, found),

@@ -39,6 +39,10 @@ class Results:
         finished = [set(self.lines.get((task, name), {})) for name in (VANILLA, *variants)]
         return sorted(set.intersection(*finished))
 
+    def values(self, task: str, variant: str) -> dict[int, float]:
+        """By seed."""
+        return {seed: line["value"] for seed, line in self.lines.get((task, variant), {}).items()}
+
     def value(self, task: str, variant: str, seed: int) -> float:
         return self.lines[task, variant][seed]["value"]
 

@@ -1,13 +1,14 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmarks/variants.py` needs beside `ea_hf.paired_statistics`: ranks over tasks, and equal time."""
+"""What `benchmarks/variants.py` needs beside `ea_hf.paired_statistics`: ranks over tasks, equal time, and many variants of few seeds."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import stats
 
-from ea_hf.paired_statistics import LEVEL
+from ea_hf.paired_statistics import LEVEL, POWER, Difference
 
 
 def mean_ranks(scores: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -34,3 +35,43 @@ def time_matched(vanilla: float, longer: float, factor: float, cost: float) -> f
     """
     share = min(1.0, max(0.0, math.log(cost) / math.log(factor)))
     return vanilla + share * (longer - vanilla)
+
+
+class SeedsAndVariants:
+    """Values as the sum of what a seed and what a variant adds, and noise whose size is the same for all variants.
+
+    That is a randomized block design. A few seeds of many variants then tell the size of the noise better than those of one
+    variant would, as in Dunnett's comparisons with a control.
+
+    Args:
+        values: by variant and seed; larger is better. A variant may lack seeds.
+    """
+
+    def __init__(self, values: Mapping[str, Mapping[int, float]]):
+        self.values = {name: dict(own) for name, own in values.items() if own}
+        self.names = list(self.values)
+        seeds = sorted({seed for own in self.values.values() for seed in own})
+        cells = [(name, seed) for name, own in self.values.items() for seed in own]
+        design = np.zeros((len(cells), len(self.names) + len(seeds)))
+        for row, (name, seed) in enumerate(cells):
+            design[row, self.names.index(name)] = design[row, len(self.names) + seeds.index(seed)] = 1
+        observed = np.array([self.values[name][seed] for name, seed in cells])
+        self.inverse = np.linalg.pinv(design.T @ design)
+        self.effects = self.inverse @ design.T @ observed
+        self.freedom = len(cells) - int(np.linalg.matrix_rank(design)) if cells else 0
+        residuals = observed - design @ self.effects
+        self.variance = float(residuals @ residuals) / self.freedom if self.freedom > 0 else math.nan
+
+    def difference(self, name: str, other: str) -> Difference | None:
+        """Of two variants; `None` if they or the degrees of freedom are too few."""
+        if name not in self.values or other not in self.values or self.freedom < 1:
+            return None
+        contrast = np.zeros(len(self.effects))
+        contrast[self.names.index(name)], contrast[self.names.index(other)] = 1, -1
+        mean = float(contrast @ self.effects)
+        error = math.sqrt(self.variance * float(contrast @ self.inverse @ contrast))
+        quantile = float(stats.t.ppf(1 - LEVEL / 2, self.freedom))
+        p = float(2 * stats.t.sf(abs(mean) / error, self.freedom)) if error > 0 else float(mean == 0)
+        visible = (quantile + float(stats.t.ppf(POWER, self.freedom))) * error
+        seeds = len(set(self.values[name]) & set(self.values[other]))
+        return Difference(mean, quantile * error, p, seeds, visible)

@@ -70,6 +70,35 @@ def test_equal_time_lies_between_vanilla_and_the_longer_run():
     assert variant_statistics.time_matched(2.0, 1.0, 2, 3.0) == 1.0
 
 
+def test_many_variants_of_few_seeds_tell_the_noise_together():
+    """As least squares with a column for each seed and variant, of which scipy knows the balanced case."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(6, 3)) + np.array([0.0, 5.0, 1.0])
+    found = variant_statistics.SeedsAndVariants({str(n): dict(enumerate(row)) for n, row in enumerate(values)})
+    difference = found.difference("1", "0")
+    residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    error = math.sqrt((residuals**2).sum() / 10 * 2 / 3)
+    assert difference.mean == pytest.approx(values[1].mean() - values[0].mean())
+    assert difference.half_width == pytest.approx(stats.t.ppf(0.975, 10) * error)
+    assert difference.p == pytest.approx(2 * stats.t.sf(abs(difference.mean) / error, 10))
+    # A seed that is hard for all does not matter to a variant that lacks it.
+    sets = {"a": {0: 1.0, 1: 3.0}, "b": {0: 2.0, 1: 4.0}, "c": {0: 5.0}}
+    found = variant_statistics.SeedsAndVariants(sets)
+    assert found.difference("c", "a").mean == pytest.approx(4.0)
+    assert found.difference("c", "none") is None
+    assert variant_statistics.SeedsAndVariants({"a": {0: 1.0}, "b": {0: 2.0}}).difference("a", "b") is None
+
+
+def test_variants_that_are_alike_are_rarely_told_apart():
+    generator, false_alarms = np.random.default_rng(1), 0
+    for _ in range(200):
+        values = {f"{n}": dict(enumerate(row)) for n, row in enumerate(generator.normal(size=(12, 3)))}
+        found = variant_statistics.SeedsAndVariants(values)
+        p = paired_statistics.holm({name: found.difference(name, "0").p for name in list(values)[1:]})
+        false_alarms += min(p.values()) < 0.05
+    assert false_alarms <= 20  # 10 expected at most
+
+
 def made_up_lines(seeds: int = 5) -> list[dict]:
     """ "evolving" is better by about 5, "learned" as good as vanilla; each step costs a tenth more."""
     generator = random.Random(0)
@@ -131,7 +160,10 @@ def test_the_ablation_tells_what_the_gain_needs():
 
 
 def test_no_cause_is_named_of_a_gain_that_is_not_there():
-    results = variant_results.Results.of(made_up_ablation({"vanilla": 0, "evolving": 0, "linear": 0}))
+    lines = made_up_ablation({"vanilla": 0, "evolving": 0, "linear": 0})
+    noise = {"vanilla": (0, 1, -1), "evolving": (1, -1, 0), "linear": (-1, 0, 1)}  # the same mean
+    lines = [line | {"value": 3 + 0.01 * noise[line["variant"]][line["seed"]]} for line in lines]
+    results = variant_results.Results.of(lines)
     assert "the gain itself is not shown" in variant_ablation.conclusion(variant_ablation.ablation(results))
     assert "fewer than two seeds" in variant_ablation.ablation_section(variant_results.Results.of([]))[0]
 
