@@ -17,6 +17,7 @@ Saved bytes: distinct storages that autograd keeps for the backward pass, withou
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -260,10 +261,9 @@ def environment(args: argparse.Namespace) -> dict[str, str | int]:
 def format_table(rows: list[dict], device: str) -> str:
     base = rows[0]["base"]
     clock = "seconds" if device != "cpu" else "cpu_seconds"  # the kernels of an accelerator take no time of the CPU
-    lines = [
-        f"| | implementation | ms | CPU ms | {'CPU ' if device == 'cpu' else ''}to {base} | interval | peak MB | to {base} | saved MB | to {base} |",
-        "|---|---|" + "---:|" * 8,
-    ]
+    headers = ["", "implementation", "ms", "CPU ms", f"{'CPU ' if device == 'cpu' else ''}to {base}", "interval"]
+    headers += ["peak MB", f"to {base}", "saved MB", f"to {base}"]
+    lines = []
     for row in rows:
         cells = [f"{row['model']} {row['shape']} {row['mode']}", row["implementation"]]
         cells += [f"{row[name] * 1000:.{0 if row[name] > 0.1 else 2}f}" for name in ("seconds", "cpu_seconds")]
@@ -273,8 +273,10 @@ def format_table(rows: list[dict], device: str) -> str:
         for figure in ("peak_bytes", "saved_bytes"):
             cells.append(f"{row[figure] / 2**20:.0f}" if figure in row else "")
             cells.append(f"{row[f'{figure}_to_base']:.2f}" if f"{figure}_to_base" in row else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    measured = [any(cells) for cells in zip(*lines, strict=True)]
+    lines = [headers, ["---"] * 2 + ["---:"] * 8, *lines]
+    return "\n".join(f"| {' | '.join(itertools.compress(cells, measured))} |" for cells in lines)
 
 
 def flop_ratio(fields: dict, length: int) -> float:
@@ -396,6 +398,10 @@ def scaling(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def write_figures(path: Path, measured_on: dict[str, Any], rows: list[dict]) -> None:
+    path.write_text(json.dumps({"environment": measured_on, "rows": rows}, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -434,8 +440,9 @@ def main() -> None:
             for shape in args.shapes:
                 for mode in args.modes:
                     rows += measure(args, name, MODELS[name], shape, mode, with_memory=True)
+                    write_figures(args.output, measured_on, rows)  # what is measured is kept, whatever comes
         print(format_table(rows, args.device))
-    args.output.write_text(json.dumps({"environment": measured_on, "rows": rows}, indent=2) + "\n")
+    write_figures(args.output, measured_on, rows)
     if not args.scaling and args.base in args.implementations:
         draw_comparison(rows, args.output.with_suffix(".png"), args)
     print(f"\nAll figures: {args.output}; picture: {args.output.with_suffix('.png')}")

@@ -24,7 +24,11 @@ SECTIONS = {
         "Models as they are. Peak memory is beyond what the process held before the step; saved is what autograd keeps for the "
         "backward pass.",
     ),
-    "attention_compiled.json": ("Compiled", "Both with `torch.compile`. Memory is not measured."),
+    "attention_compiled.json": (
+        "Compiled",
+        "Both with `torch.compile`. Memory is not measured. Compare the milliseconds with those above before you compile: a step "
+        "of training with dropout may take longer compiled, with sdpa too.",
+    ),
     "attention_bfloat16.json": (
         "bfloat16",
         "Weights in bfloat16 for inference, training under autocast, on a processor that multiplies bfloat16 numbers.",
@@ -44,7 +48,7 @@ Beside eager attention: [another page](speed_beside_eager.md).
 SECTION = """
 ## {title}
 
-{text} Ratios are to {base}, of {rounds} rounds or more.
+{text} Ratios are to {base}, of {rounds} rounds or more.{ranges}
 
 {environment}.
 
@@ -52,6 +56,16 @@ SECTION = """
 
 Measured by `{command}`.
 """
+
+
+def ranges(rows: list[dict[str, Any]]) -> str:
+    """The least and the greatest ratio of evolving attention, by mode."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        if row["implementation"] != row["base"] and row["implementation"].startswith("evolving"):
+            ratios.setdefault(row["mode"], []).append(row.get("cpu_seconds_to_base", row["seconds_to_base"]))
+    said = [f"{mode} {min(found):.2f} to {max(found):.2f}" for mode, found in ratios.items()]
+    return f" **CPU time of evolving attention: {', '.join(said)} times that of {rows[0]['base']}.**" if said else ""
 
 
 def section(name: str, results: dict[str, Any]) -> str:
@@ -65,6 +79,7 @@ def section(name: str, results: dict[str, Any]) -> str:
         title=title,
         text=text,
         base=rows[0]["base"],
+        ranges=ranges(rows),
         rounds=min(row["rounds"] for row in rows),
         environment=", ".join(f"{key}: {value}" for key, value in environment.items()),
         table=format_table(rows, kind),
