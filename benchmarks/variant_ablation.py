@@ -14,6 +14,7 @@ from ea_hf.paired_statistics import Difference, holm, paired
 
 
 LEVEL = 0.05
+SAME = "zero_weights"
 # What is asked of the gain of `EVOLVING`, and the variants that answer.
 QUESTIONS = {
     "Is it chance? (With both weights 0 the model is vanilla, but for rounding.)": ("zero_weights",),
@@ -58,17 +59,25 @@ class Ablated:
     verdict: str
 
 
-def verdict(over_vanilla: Difference, p: float, beside: Difference | None, p_beside: float | None) -> str:
-    """What is left of the gain, from two comparisons, each with a corrected p value."""
-    has_gain = p < LEVEL and over_vanilla.mean > 0
+def verdict(
+    over_vanilla: Difference, p: float, beside: Difference | None, p_beside: float | None, whole: float
+) -> str:
+    """What is left of the gain, from two comparisons, each with a corrected p value.
+
+    That a variant does not differ is no proof that it is alike: it keeps the gain, or has none, where the interval of its
+    own gain lies above, or below, half of the whole one.
+    """
+    has_gain, differs = p < LEVEL and over_vanilla.mean > 0, beside is not None and p_beside < LEVEL
+    if over_vanilla.seeds < 2:
+        return "unknown"
     if p < LEVEL and over_vanilla.mean < 0:
         return "harm"
-    if beside is None:
-        return "keeps" if has_gain else "unknown"
-    differs = p_beside < LEVEL
-    if has_gain:
-        return ("more" if beside.mean > 0 else "part") if differs else "keeps"
-    return "none" if differs and beside.mean < 0 else "unknown"
+    if has_gain and differs:
+        return "more" if beside.mean > 0 else "part"
+    is_whole = beside is None or over_vanilla.mean - over_vanilla.half_width > whole / 2
+    if has_gain and is_whole:
+        return "keeps"
+    return "none" if not has_gain and over_vanilla.mean + over_vanilla.half_width < whole / 2 else "unknown"
 
 
 def ablation(results: Results, task: str = EXPLAINED) -> dict[str, Ablated]:
@@ -77,27 +86,27 @@ def ablation(results: Results, task: str = EXPLAINED) -> dict[str, Ablated]:
     if len(losses[VANILLA]) < 2:
         return {}
     level = statistics.fmean(losses[VANILLA].values())
-    # `LONGER` has much lower losses, and with them another noise.
-    fits = {
-        is_longer: SeedsAndVariants(
-            {
-                name: {seed: 100 * (1 - loss / level) for seed, loss in own.items()}
-                for name, own in losses.items()
-                if (name == LONGER) <= is_longer
-            }
-        )
-        for is_longer in (False, True)
+    gains = {name: {seed: 100 * (1 - loss / level) for seed, loss in own.items()} for name, own in losses.items()}
+    # `LONGER` has much lower losses, and with them perhaps another noise; `SAME` is vanilla once more, and no noise at all.
+    common = SeedsAndVariants({name: own for name, own in gains.items() if name not in (LONGER, SAME)})
+    alone = {
+        name: SeedsAndVariants({other: gains[other] for other in (VANILLA, EVOLVING, name)}) for name in (LONGER, SAME)
     }
-    over_vanilla = {name: fits[name == LONGER].difference(name, VANILLA) for name in ABLATION}
+    over_vanilla = {name: alone.get(name, common).difference(name, VANILLA) for name in ABLATION}
     over_vanilla = {name: difference for name, difference in over_vanilla.items() if difference}
-    beside = {name: fits[name == LONGER].difference(name, EVOLVING) for name in over_vanilla if name != EVOLVING}
-    p = holm({name: difference.p for name, difference in over_vanilla.items()})
+    if EVOLVING not in over_vanilla:
+        return {}
+    whole = over_vanilla[EVOLVING].mean
+    beside = {name: alone.get(name, common).difference(name, EVOLVING) for name in over_vanilla if name != EVOLVING}
+    # That there is a gain to be explained is one question, asked first; the variants are many.
+    p = holm({name: difference.p for name, difference in over_vanilla.items() if name != EVOLVING})
+    p[EVOLVING] = over_vanilla[EVOLVING].p
     p_beside = holm({name: difference.p for name, difference in beside.items() if difference})
     return {
         name: Ablated(
             difference,
             beside.get(name),
-            verdict(difference, p[name], beside.get(name), p_beside.get(name)),
+            verdict(difference, p[name], beside.get(name), p_beside.get(name), whole),
         )
         for name, difference in over_vanilla.items()
     }
@@ -112,6 +121,14 @@ def bleu_gain(results: Results, variant: str) -> str:
     return cell(paired(values))
 
 
+def share(own: Difference, whole: float) -> str:
+    """Of the whole gain, with the interval of the own one."""
+    if whole <= 0:
+        return "-"
+    low, high = (100 * (own.mean + sign * own.half_width) / whole for sign in (-1, 1))
+    return f"{100 * own.mean / whole:.0f} % ({low:.0f} to {high:.0f})"
+
+
 def ablation_table(results: Results, found: dict[str, Ablated]) -> str:
     whole = found[EVOLVING].gain.mean
     rows = [
@@ -119,7 +136,7 @@ def ablation_table(results: Results, found: dict[str, Ablated]) -> str:
             f"`{name}`",
             ABOUT[name],
             cell(own.gain),
-            f"{100 * own.gain.mean / whole:.0f} %" if whole > 0 else "-",
+            share(own.gain, whole),
             VERDICTS[own.verdict] if name != EVOLVING else "-",
             bleu_gain(results, name),
             f"{results.cost(EXPLAINED, name):.2f}",
@@ -156,7 +173,7 @@ def conclusion(found: dict[str, Ablated]) -> str:
         for key in VERDICTS
     }
     kept, lost = by_verdict["keeps"] + by_verdict["more"], by_verdict["none"] + by_verdict["harm"]
-    parts = [f"**What the gain needs: it stays with {', '.join(kept) or 'no other variant'}"]
+    parts = [f"**The gain stays with {', '.join(kept) or 'no other variant'}"]
     parts.append(f"and it is gone with {', '.join(lost) or 'none'}.**")
     if by_verdict["part"]:
         parts.append(f"A part of it is left with {', '.join(by_verdict['part'])}.")
@@ -170,10 +187,11 @@ def ablation_section(results: Results) -> list[str]:
     if EVOLVING not in found:
         return [conclusion(found)]
     return [
-        f"On `{EXPLAINED}` all variants were trained, each of which takes one thing away from `{EVOLVING}` or adds one. Gains are "
-        "over vanilla, with 95 % intervals; *so* compares with vanilla and with "
-        f"`{EVOLVING}`, each after Holm's correction. As each variant has few seeds, the size of the noise is that of all "
-        "variants together (losses as the sum of what a seed and what a variant adds).",
+        f"On `{EXPLAINED}`, short sentences for {TASKS[EXPLAINED].steps} steps, all variants were trained, each of which takes one "
+        f"thing away from `{EVOLVING}` or adds one. Gains are over vanilla, with 95 % intervals. As each variant has few seeds, the "
+        "size of the noise is that of all variants together (losses as the sum of what a seed and what a variant adds). *So* "
+        f"compares with vanilla and with `{EVOLVING}`, after Holm's correction: a variant keeps the gain, or has none of it, where the "
+        "interval of its own gain lies above, or below, half of the whole one. The task's length was chosen so that the gain shows.",
         conclusion(found),
         answers(found),
         ablation_table(results, found),

@@ -79,7 +79,7 @@ def verdicts(results: Results) -> str:
                 use.append(
                     f"{kind} ({cell(difference)} {unit(kind)}; {'also' if holds else 'not shown'} at equal time)"
                 )
-            elif corrected[key] < 0.05:
+            elif corrected[key] < 0.05 and (key not in matched or matched[key].mean + matched[key].half_width < 0):
                 avoid.append(f"{kind} ({cell(difference)} {unit(kind)})")
             else:
                 unclear.append(f"{kind} (would have seen {difference.visible:.2f} {unit(kind)})")
@@ -217,14 +217,14 @@ def render(lines: list[Line]) -> str:
         "A cell is the mean gain over vanilla on a kind of task, after the same number of training steps, with its 95 % "
         "interval; positive is better. A gain is by how many per cent the loss is lower, or by how many points (hundredths) "
         "the score is higher, as the column says. Bold: unlikely to be chance (p < 0.05, after Holm's correction for the number of "
-        "cells); all else may be chance. A dash: not two seeds are finished. The last column is the price: CPU time of a "
+        "cells); all else may be chance. A dash: fewer than two seeds are finished. The last column is the price: CPU time of a "
         "training step, where vanilla's is 1. What the variants are is said below.",
         top_table(results),
         what_they_rest_on(results),
         f"![Gains over vanilla with 95 % intervals, by kind of task and variant]({PICTURE})",
         "## When to use what",
-        "Named for use, or against it, are kinds of task whose difference is unlikely to be chance (bold above) and rests on at least "
-        f"{MINIMUM_SEEDS} seeds. Where no difference is shown there may be a small one: in brackets stands the gain from which "
+        "A variant is recommended for a kind of task, or against it, only if the difference is unlikely to be chance (bold above) and "
+        f"rests on at least {MINIMUM_SEEDS} seeds; against it, only if it is worse at equal time as well. Where no difference is shown there may be a small one: in brackets stands the gain from which "
         "80 of 100 such studies would have seen it. Numbers in brackets after a form are the weights of residual and convolution.",
         verdicts(results),
         "## Where the gain in translation comes from",

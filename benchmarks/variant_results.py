@@ -99,8 +99,11 @@ def unit(kind: str) -> str:
 def cell(difference: Difference | None, corrected: float | None = None) -> str:
     if difference is None:
         return "-"
+    if difference.half_width == 0 and difference.mean != 0:  # scores of few test items are often the same
+        return f"{difference.mean:+.2f} (no spread)"
     text = f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
-    return f"**{text}**" if corrected is not None and corrected < 0.05 else text
+    is_apart = corrected is not None and corrected < 0.05 and difference.seeds >= MINIMUM_SEEDS
+    return f"**{text}**" if is_apart else text
 
 
 def table(headers: list[str], rows: Iterable[list[str]]) -> str:

@@ -155,8 +155,21 @@ def test_the_ablation_tells_what_the_gain_needs():
     assert verdicts == {"linear": "keeps", "kernel_1": "none", "residual_alone": "part", "additive": "more"}
     assert found["encoder_chain"].verdict == "harm"
     text = "\n".join(variant_ablation.ablation_section(results))
-    assert "it stays with `linear`, `additive` and it is gone with `kernel_1`, `encoder_chain`." in text
+    assert "The gain stays with `linear`, `additive` and it is gone with `kernel_1`, `encoder_chain`." in text
     assert "Not finished" in text  # `rows_only` and others
+
+
+def test_what_few_seeds_cannot_tell_is_not_told():
+    """One seed of a variant, or an interval across half of the gain."""
+    effects = {"vanilla": 0, "evolving": 0.05, "linear": 0.05, "kernel_1": 0, "rows_only": 0.028}
+    lines = [
+        line | {"value": line["value"] + 0.06 * ((line["seed"] * (index + 1)) % 3 - 1)}
+        for index, line in enumerate(made_up_ablation(effects))
+        if line["variant"] != "linear" or line["seed"] == 0
+    ]
+    found = variant_ablation.ablation(variant_results.Results.of(lines))
+    assert found["linear"].verdict == "unknown" and found["rows_only"].verdict == "unknown"
+    assert found["linear"].gain.seeds == 1
 
 
 def test_no_cause_is_named_of_a_gain_that_is_not_there():
