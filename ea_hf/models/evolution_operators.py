@@ -134,21 +134,8 @@ def attention_forward(
 
 
 @attention_forward.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    blocked: torch.Tensor | None,
-    kernel: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    residual_gate: torch.Tensor | None,
-    conv_gate: torch.Tensor | None,
-    *constants: Any,
-) -> tuple[torch.Tensor, ...]:
-    *_, dropout, memory_efficient = constants
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:
+    kernel, residual_gate, dropout, memory_efficient = others[4], others[6], *others[-2:]
     batch, heads, queries, _ = query.shape
     shape = (batch, heads, queries, key.shape[2])
 
@@ -224,29 +211,15 @@ def _(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    previous: torch.Tensor | None,
-    position_bias: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    blocked: torch.Tensor | None,
-    kernel: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    residual_gate: torch.Tensor | None,
-    conv_gate: torch.Tensor | None,
-    mixed: torch.Tensor | None,
-    weights: torch.Tensor,
-    positive: torch.Tensor,
-    kept: torch.Tensor,
-    had_previous: bool,
-    bias_shape: list[int],
-    needed: list[bool],
-    *constants: Any,
+    *others: Any,
 ) -> list[torch.Tensor]:
+    bias_shape, needed = others[13:15]
     maps = query.new_empty(*query.shape[:-1], key.shape[2])
-    bias_like = query.new_empty(bias_shape) if bias_shape else None
-    sources = (query, key, value, maps, bias_like, None, None, kernel, bias, residual_gate, conv_gate)
+    position_bias = query.new_empty(bias_shape) if bias_shape else None
+    sources = (query, key, value, maps, position_bias, None, None, *others[4:8])
     return [
         query.new_empty(0) if source is None or not is_needed else source.new_empty(source.shape)
-        for source, is_needed in zip(sources, needed, strict=False)
+        for source, is_needed in zip(sources, needed, strict=True)
     ]
 
 
