@@ -91,26 +91,44 @@ def verdicts(results: Results) -> str:
     return "\n".join(lines) or "Nothing can be said yet."
 
 
+def ranked(results: Results) -> tuple[list[str], list[str]]:
+    """The variants that have finished at least half as many tasks as any other, and the tasks that all of these have."""
+    finished = {
+        name: [task for task in TASKS if results.seeds(task, name)] for name in compared(results) if name != LONGER
+    }
+    most = max(map(len, finished.values()), default=0)
+    variants = [name for name, tasks in finished.items() if 2 * len(tasks) >= most > 0]
+    return variants, [task for task in TASKS if variants and all(task in finished[name] for name in variants)]
+
+
 def rank_table(results: Results) -> str:
-    begun = [VANILLA, *compared(results)]
-    tasks = [task for task in TASKS if results.seeds(task, *begun)]
-    if len(begun) < 2 or len(tasks) < 2:
-        return "Ranks need two variants that have finished two tasks."
+    variants, tasks = ranked(results)
+    if len(tasks) < 2:
+        return "Ranks need a variant that has finished two tasks."
+    names = [VANILLA, *variants]
     signs = {task: -1 if TASKS[task].lower_is_better else 1 for task in tasks}
     scores = np.array(
         [
             [
-                signs[task] * statistics.fmean(results.value(task, name, seed) for seed in results.seeds(task, *begun))
-                for name in begun
+                signs[task]
+                * statistics.fmean(results.value(task, name, seed) for seed in results.seeds(task, *variants))
+                for name in names
             ]
             for task in tasks
         ]
     )
     ranks, p, critical = mean_ranks(scores)
-    rows = [[f"`{name}`", f"{rank:.2f}"] for rank, name in sorted(zip(ranks.tolist(), begun, strict=True))]
+    rows = [[f"`{name}`", f"{rank:.2f}"] for rank, name in sorted(zip(ranks.tolist(), names, strict=True))]
+    left_out = [task for task in TASKS if task not in tasks]
     return table(["variant", "mean rank"], rows) + (
-        f"\n\nOver {len(tasks)} tasks. Two mean ranks that differ by less than {critical:.2f} (Nemenyi, 95 %) are not told "
-        f"apart. That all are alike has p = {p:.3f} (Friedman)."
+        f"\n\nOver {len(tasks)} tasks, and the seeds that all have"
+        + (
+            f"; without {', '.join(f'`{task}`' for task in left_out)}, which some have not finished"
+            if left_out
+            else ""
+        )
+        + f". Two mean ranks that differ by less than {critical:.2f} (Nemenyi, 95 %) are not told apart. That all are alike "
+        f"has p = {p:.3f} (Friedman)."
     )
 
 

@@ -24,7 +24,8 @@ class Difference:
     Args:
         mean: of the differences.
         half_width: of the 95 % interval of the mean, Student's t.
-        p: of the paired t test, two-sided.
+        p: of the paired t test, two-sided; of the sign test where all differences are equal, as scores of few test items
+            may be: without a spread the t test would take two such seeds for certain.
         seeds: how many pairs.
         visible: smallest true difference that the test would find in 80 of 100 such studies.
     """
@@ -46,11 +47,13 @@ def paired(differences: Sequence[float]) -> Difference | None:
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
         return None
-    freedom, error = len(values) - 1, values.std(ddof=1) / math.sqrt(len(values))
-    mean = float(values.mean())
+    freedom, mean, deviation = len(values) - 1, float(values.mean()), float(values.std(ddof=1))
+    if deviation <= 1e-9 * abs(mean):  # all equal, but for rounding
+        return Difference(mean, 0.0, 1.0 if mean == 0 else 0.5**freedom, len(values), 0.0)
+    error = deviation / math.sqrt(len(values))
     half_width = float(stats.t.ppf(1 - LEVEL / 2, freedom) * error)
-    p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error > 0 else float(mean == 0)
-    return Difference(mean, half_width, p, len(values), visible_effect(float(values.std(ddof=1)), len(values)))
+    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    return Difference(mean, half_width, p, len(values), visible_effect(deviation, len(values)))
 
 
 def power(effect: float, deviation: float, seeds: int) -> float:

@@ -38,6 +38,12 @@ def test_the_paired_interval_and_p_are_those_of_scipy():
     assert paired_statistics.paired([0.0, 0.0]).p == 1 and not paired_statistics.paired([0.0, 0.0]).is_apart
 
 
+def test_equal_differences_have_the_p_of_a_sign_test():
+    for values in ([0.3, 0.1 + 0.2], [-5.0] * 5):
+        found = paired_statistics.paired(values)
+        assert found.p == pytest.approx(stats.binomtest(len(values), len(values)).pvalue) and found.half_width == 0
+
+
 def test_the_visible_effect_is_found_in_eighty_of_a_hundred_studies():
     effect = paired_statistics.visible_effect(2.0, 5)
     draws = np.random.default_rng(0).normal(effect, 2.0, size=(20_000, 5))
@@ -207,6 +213,17 @@ def test_tasks_of_fewer_seeds_are_left_out_while_others_have_more():
     lines = [line for line in made_up_lines() if line["task"] != "GunPoint" or line["seed"] == 0]
     values, tasks = variant_report.Results.of(lines).kind_gains("time series", "evolving")
     assert len(values) == 5 and "GunPoint" not in tasks and "ArrowHead" in tasks
+
+
+def test_a_variant_or_task_that_is_hardly_begun_takes_no_rank_from_the_others():
+    lines = [line for line in made_up_lines() if (line["task"], line["variant"]) != ("GunPoint", "learned")]
+    begun = [line for line in lines if (line["task"], line["variant"]) == ("digits", "evolving")]
+    results = variant_report.Results.of([*lines, *({**line, "variant": "realformer"} for line in begun)])
+    variants, tasks = variant_report.ranked(results)
+    assert variants == ["evolving", "learned"] and set(tasks) == variant_tasks.TASKS.keys() - {"GunPoint"}
+    table = variant_report.rank_table(results)
+    assert "without `GunPoint`, which some" in table and "`vanilla_longer`" not in table
+    assert table.index("`evolving`") < min(table.index("`vanilla`"), table.index("`learned`"))
 
 
 def test_a_loss_is_reported_as_a_gain_when_it_falls():

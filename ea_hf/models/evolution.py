@@ -29,6 +29,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -292,7 +293,10 @@ def _fast_attention(
         None if gate is None else per_head(0.0, gate, tensors.query.dtype)
         for gate in (evolution.residual_gate, evolution.conv_gate)
     ]
-    with torch.autocast(tensors.query.device.type, enabled=False):
+    device_type = tensors.query.device.type
+    # To enter the context costs a step of decoding more than to ask.
+    is_autocast = torch.is_autocast_enabled(device_type)
+    with torch.autocast(device_type, enabled=False) if is_autocast else nullcontext():
         if torch.is_grad_enabled():
             arguments = (kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
             if is_traced():
