@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/speed.md from the figures of `benchmarks/attention.py` and `benchmarks/generation.py`, and from nothing else.
+"""Writes docs/speed.md from the figures of the benchmarks `attention.py`, `attention_profile.py` and `generation.py`, and from nothing else.
 
 Each section of the page names the command that measures it.
 
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attention_profile
 from attention import format_table
 
 
@@ -38,6 +39,7 @@ SECTIONS = {
         "EA-T5 and an evolved Llama, batch 8. Prefill: a forward pass that fills the cache; step: one more token.",
     ),
 }
+PROFILE = "attention_profile.json"
 HEAD = """# What it costs
 
 Time and memory of whole models with random weights, beside vanilla models of the same shape (batch x tokens) in the same
@@ -58,6 +60,20 @@ Measured by `{command}`.
 """
 
 
+PROFILE_SECTION = """
+## Where the time goes
+
+Milliseconds of one uncompiled step by kinds of operation, as PyTorch's profiler counts them; medians. sdpa with dropout, in training, is
+made of products, softmax and others. {summary}
+
+{environment}.
+
+{table}
+
+Measured by `{command}`.
+"""
+
+
 def ranges(rows: list[dict[str, Any]]) -> str:
     """The least and the greatest ratio of evolving attention, by mode."""
     ratios: dict[str, list[float]] = {}
@@ -69,21 +85,34 @@ def ranges(rows: list[dict[str, Any]]) -> str:
 
 
 def section(name: str, results: dict[str, Any]) -> str:
-    rows, environment = results["rows"], dict(results["environment"])
+    rows, environment = results["rows"], results["environment"]
     if not rows:
         raise ValueError(f"{name} has no rows. Measure with `python benchmarks/attention.py --output {name}`.")
     title, text = SECTIONS[name]
-    kind = environment.pop("kind of device", "cpu")
-    command = environment.pop("command")
     return SECTION.format(
         title=title,
         text=text,
         base=rows[0]["base"],
         ranges=ranges(rows),
         rounds=min(row["rounds"] for row in rows),
-        environment=", ".join(f"{key}: {value}" for key, value in environment.items()),
-        table=format_table(rows, kind),
-        command=command,
+        environment=describe(environment),
+        table=format_table(rows, environment.get("kind of device", "cpu")),
+        command=environment["command"],
+    )
+
+
+def describe(environment: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key}: {value}" for key, value in environment.items() if key not in ("kind of device", "command")
+    )
+
+
+def profile_section(results: dict[str, Any]) -> str:
+    return PROFILE_SECTION.format(
+        summary=attention_profile.summary(results["rows"]),
+        environment=describe(results["environment"]),
+        table=attention_profile.format_table(results["rows"]),
+        command=results["environment"]["command"],
     )
 
 
@@ -93,6 +122,8 @@ def page(directory: Path) -> str:
     if not files:
         raise ValueError(f"{directory} has none of {', '.join(SECTIONS)}.")
     sections = [section(file.name, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    if (directory / PROFILE).exists():
+        sections.append(profile_section(json.loads((directory / PROFILE).read_text(encoding="utf-8"))))
     return HEAD + "".join(sections) + "\nWritten by `python benchmarks/speed_report.py` from `benchmarks/results/`.\n"
 
 

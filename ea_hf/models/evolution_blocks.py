@@ -107,7 +107,8 @@ def blocks(shape: torch.Size, like: torch.Tensor, layer: Layer) -> Iterator[Bloc
     is_cpu = like.device.type == "cpu"
     budget = BLOCK_BYTES_PER_THREAD * torch.get_num_threads() if is_cpu else BLOCK_BYTES_OF_ACCELERATOR
     sequences = max(1, budget // max(1, bytes_per_row * queries))
-    rows = queries if sequences > 1 else max(layer.kernel_rows, budget // bytes_per_row)
+    parts = 1 if sequences > 1 else -(-queries // max(1, budget // bytes_per_row))
+    rows = max(layer.kernel_rows, -(-queries // max(1, parts)))  # alike, so that no block has a few rows only
     for first in range(0, batch, sequences):
         for start in range(0, queries, rows):
             yield Block(slice(first, min(batch, first + sequences)), start, min(queries, start + rows))

@@ -4,7 +4,7 @@
 
 The scores are added to the previous map within the matrix product; conv_weight is folded into the kernel
 (|c| * relu(conv(x)) = relu(conv'(x))), so these paths are for ReLU only; the cells of a map that the mask hides
-are overwritten in place, since the next layer blocks and hides them again. Weights that are learned are not folded, since at
+may be overwritten in place, since the next layer blocks and hides them again. Weights that are learned are not folded, since at
 0 they still get a gradient from what the convolution gives.
 """
 
@@ -57,7 +57,8 @@ def infer(
         if kernel is not None:
             seen = block._replace(stop=block.with_halo(step.shape[2], layer).stop)
             seen_rows = block_cells(seen.of(evolved), seen.of(step.blocked))
-            above = convolve_block(logits, above if block.start > 0 else None, seen_rows, step)
+            logits, above = convolve_block(logits, above if block.start > 0 else None, seen_rows, step)
+            block.of(evolved).copy_(logits)
         if step.hidden is not None:
             logits.masked_fill_(block.of(step.hidden), torch.finfo(logits.dtype).min)
         put_output(output, block, torch.softmax(logits, dim=-1), step.value)
@@ -114,8 +115,10 @@ def convolve_row(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, 
     return convolved.relu_().unsqueeze(2)
 
 
-def convolve_block(block: torch.Tensor, above: torch.Tensor | None, seen: torch.Tensor, step: Step) -> torch.Tensor:
-    """Turns M_l into A_l, equation (2), in a block of query rows, in place.
+def convolve_block(
+    block: torch.Tensor, above: torch.Tensor | None, seen: torch.Tensor, step: Step
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A_l, equation (2), in a block of query rows.
 
     Args:
         block: M_l's rows, (batch, heads, rows, key).
@@ -123,7 +126,7 @@ def convolve_block(block: torch.Tensor, above: torch.Tensor | None, seen: torch.
         seen: the block's rows and those after them that the convolution sees, zeros where blocked.
 
     Returns:
-        What is `above` for the next block.
+        The rows of A_l, and what is `above` for the next block.
     """
     layer, rows = step.layer, block.shape[2]
     rows_above = layer.kernel_rows - 1 - layer.padding[0]
@@ -133,11 +136,7 @@ def convolve_block(block: torch.Tensor, above: torch.Tensor | None, seen: torch.
     next_above = image[:, :, rows : rows + rows_above]
     image = nn.functional.pad(image, (0, 0, 0, missing)) if missing else image
     convolved = convolve(image, step.kernel, step.bias, layer)
-    if step.conv_gate is None:
-        block.mul_(layer.map_share).add_(convolved, alpha=layer.sign)
-    else:
-        block.addcmul_(convolved, step.conv_gate)
-    return next_above
+    return add_convolved(block, convolved, step.conv_gate, layer), next_above
 
 
 def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None, ...]:
