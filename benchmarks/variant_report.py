@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/results.md and its picture from the lines of `benchmarks/variants.py`, and from nothing else."""
+"""Writes docs/results.md, its picture and README's table from the lines of `benchmarks/variants.py`, and from nothing else."""
 
 import statistics
 from html import escape
@@ -17,6 +17,16 @@ from ea_hf.paired_statistics import MINIMUM_SEEDS, Difference, holm, paired
 
 
 PICTURE = "results.svg"
+# README's columns: variants, and how they are called there.
+README_COLUMNS = {
+    "evolving": "evolving (0.1, 0.1)",
+    "evolving_half": "(0.5, 0.5)",
+    "learned": "learned",
+    "realformer": "RealFormer",
+    "talking_heads": "talking heads",
+    "multi_token": "multi-token",
+}
+README_MARKS = ("<!-- benchmarks/variants.py --report writes this table -->\n", "\n<!-- end of the table -->")
 
 
 def compared(results: Results) -> list[str]:
@@ -41,10 +51,34 @@ def top_table(results: Results, matched: bool = False) -> str:
     for variant in compared(results):
         if matched and variant == LONGER:
             continue
-        costs = [cost for task in TASKS if (cost := results.cost(task, variant))]
+        cost = step_cost(results, variant)
         cells = [cell(differences.get((variant, kind)), corrected.get((variant, kind))) for kind in kinds()]
-        rows.append([f"`{variant}`", *cells, f"{statistics.geometric_mean(costs):.2f}" if costs else "-"])
+        rows.append([f"`{variant}`", *cells, f"{cost:.2f}" if cost else "-"])
     return table(["variant", *(f"{kind}, {unit(kind)}" for kind in kinds()), "CPU time of a step"], rows)
+
+
+def readme_table(results: Results) -> str:
+    """A row for each kind of task, and one for the price; what README says of the top table."""
+    differences = kind_differences(results)
+    corrected = corrected_p(differences)
+    rows = []
+    for kind in kinds():
+        found = {name: differences.get((name, kind)) for name in README_COLUMNS}
+        if any(found.values()):
+            tasks = results.kind_gains(kind, next(name for name in found if found[name]))[1]
+            seeds = {difference.seeds for difference in found.values() if difference}
+            counted = f"{len(tasks)} task{'s' * (len(tasks) > 1)}, {'/'.join(map(str, sorted(seeds)))} seeds"
+            cells = [cell(found[name], corrected.get((name, kind)), digits=1) for name in README_COLUMNS]
+            rows.append([f"{kind}, {unit(kind)} ({counted})", *cells])
+    costs = [step_cost(results, name) for name in README_COLUMNS]
+    rows.append(["CPU time of a training step, vanilla = 1", *(f"{cost:.2f}" if cost else "-" for cost in costs)])
+    return table(["gain over plain attention", *README_COLUMNS.values()], rows)
+
+
+def step_cost(results: Results, variant: str) -> float | None:
+    """CPU time of a step, as a multiple of vanilla's: the geometric mean over tasks."""
+    costs = [cost for task in TASKS if (cost := results.cost(task, variant))]
+    return statistics.geometric_mean(costs) if costs else None
 
 
 def what_they_rest_on(results: Results) -> str:
@@ -284,8 +318,29 @@ def render(lines: list[Line]) -> str:
 
 
 def write(lines: list[Line], directory: Path) -> None:
+    """Writes the page and its picture into a directory, and the table of the README.md beside it, if there is one."""
     # The order in which runs ended must not matter.
     lines = sorted(lines, key=lambda line: (line["task"], line["variant"], line["seed"]))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "results.md").write_text(render(lines), encoding="utf-8")
     (directory / PICTURE).write_text(draw(Results.of(lines)), encoding="utf-8")
+    readme = directory.parent / "README.md"
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(with_table(text, readme_table(Results.of(lines))), encoding="utf-8")
+
+
+def with_table(readme: str, written: str) -> str:
+    """README with this table between its marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    start, end = README_MARKS
+    before, first, rest = readme.partition(start)
+    _, last, after = rest.partition(end)
+    if not (first and last):
+        raise ValueError(
+            f"README.md has no lines {start.strip()!r} and {end.strip()!r}, between which its table stands."
+        )
+    return f"{before}{start}{written}{end}{after}"

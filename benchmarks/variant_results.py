@@ -96,12 +96,12 @@ def unit(kind: str) -> str:
     return "% lower loss" if any(t.lower_is_better for t in TASKS.values() if t.kind == kind) else "points"
 
 
-def cell(difference: Difference | None, corrected: float | None = None) -> str:
+def cell(difference: Difference | None, corrected: float | None = None, digits: int = 2) -> str:
     if difference is None:
         return "-"
     if difference.half_width == 0 and difference.mean != 0:  # scores of few test items are often the same
-        return f"{difference.mean:+.2f} (no spread)"
-    text = f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
+        return f"{difference.mean:+.{digits}f} (no spread)"
+    text = f"{difference.mean:+.{digits}f} ± {difference.half_width:.{digits}f}"
     is_apart = corrected is not None and corrected < 0.05 and difference.seeds >= MINIMUM_SEEDS
     return f"**{text}**" if is_apart else text
 

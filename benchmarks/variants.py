@@ -5,7 +5,7 @@
     python benchmarks/variants.py --workers 2                             # all runs that the file of results lacks
     python benchmarks/variants.py --tasks characters --variants vanilla evolving --seeds 0 1
     python benchmarks/variants.py --list                                  # the runs, and which are finished
-    python benchmarks/variants.py --report                                # docs/results.md and its pictures
+    python benchmarks/variants.py --report                                # docs/results.md, its picture, README's table
 
 A run is a process with one thread, and a line of benchmarks/results/variants.jsonl; what has a line is not run again, so
 the comparison may be killed and started at any moment. A run's values depend on its code, its seed and the machine alone.

@@ -21,6 +21,7 @@ from ea_hf.models.evolution_operators import (
     attention_,
     attention_forward,
     namespace,
+    without_idle_masks,
 )
 
 
@@ -207,6 +208,16 @@ def test_the_operator_does_what_compilers_rely_on_and_what_eager_inference_does(
             actual = attend(parts[0], *others[3:], *gates, layer)
             expected = infer(parts[1], *others[3:], *gates, layer)
             assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_the_operators_leave_out_masks_that_hide_nothing():
+    states, shown = [torch.randn(2, 2, 3, 4)] * 3, torch.ones(2, 1, 3, 3, dtype=torch.bool)
+    assert without_idle_masks(Tensors(*states, None, None, shown, ~shown))[5:] == (None, None)
+    hiding = shown.clone()
+    hiding[1, 0, 2, 0] = False
+    for mask in (hiding, hiding.expand(2, 2, 3, 3), hiding[:0]):  # an empty batch hides nothing, and is left as it is
+        left = without_idle_masks(Tensors(*states, None, None, mask, ~mask))
+        assert left.attention_mask is mask and torch.equal(left.blocked, ~mask)
 
 
 def test_the_operator_without_a_convolution():

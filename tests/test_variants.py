@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import random
+import shutil
 import subprocess
 
 import numpy as np
@@ -245,6 +246,22 @@ def test_the_report_is_the_same_whatever_the_order_of_its_lines(tmp_path):
     for file in ("results.md", "results.svg"):
         one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
         assert one == two and len(one) > 1000
+
+
+def test_page_and_readme_are_those_that_the_finished_runs_give(tmp_path):
+    shutil.copy(variants.ROOT / "README.md", tmp_path)
+    variant_report.write(variants.read_results(variants.RESULTS), tmp_path / "docs")
+    for name in ("README.md", "docs/results.md", "docs/results.svg"):
+        assert (tmp_path / name).read_bytes() == (variants.ROOT / name).read_bytes(), (
+            f"{name} is old: run `variants.py --report`."
+        )
+
+
+def test_readme_without_its_marks_is_left_alone():
+    start, end = variant_report.README_MARKS
+    assert variant_report.with_table(f"a\n{start}old{end}\nb", "new") == f"a\n{start}new{end}\nb"
+    with pytest.raises(ValueError, match="has no lines"):
+        variant_report.with_table("a\nb", "new")
 
 
 def test_the_report_counts_what_is_missing(tmp_path):

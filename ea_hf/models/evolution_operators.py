@@ -21,6 +21,17 @@ def namespace(module_name: str) -> str:
     return "ea_hf" if is_own else f"ea_hf_{zlib.crc32(module_name.encode()):08x}"
 
 
+def without_idle_masks(tensors: Tensors) -> Tensors:
+    """Without masks that hide nothing. A graph keeps them, since to look into them would break it; an operator may look."""
+    mask, blocked = tensors.attention_mask, tensors.blocked
+    if tensors.query.device.type != "cpu":  # where the answer would have to be waited for
+        return tensors
+    # As bytes, whose extremes are found many times as fast as `all` and `any`.
+    mask = None if mask is not None and mask.numel() and mask.view(torch.uint8).amin() > 0 else mask
+    blocked = None if blocked is not None and blocked.numel() and blocked.view(torch.uint8).amax() == 0 else blocked
+    return tensors._replace(attention_mask=mask, blocked=blocked)
+
+
 @torch.library.custom_op(f"{namespace(__name__)}::attention_", mutates_args=("maps",))
 def attention_(
     query: torch.Tensor,
@@ -52,7 +63,7 @@ def attention_(
     tensors = Tensors(query, key, value, maps if has_previous else None, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.autocast(query.device.type, enabled=False):
-        output, evolved = infer(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        output, evolved = infer(without_idle_masks(tensors), kernel, bias, residual_gate, conv_gate, layer)
     if evolved.data_ptr() != maps.data_ptr():  # nor is it where a compiler has chosen another layout
         maps.copy_(evolved)
     return output
@@ -125,7 +136,7 @@ def attention_forward(
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.autocast(query.device.type, enabled=False):
-        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(without_idle_masks(tensors), kernel, bias, residual_gate, conv_gate, layer)
         output, mixed, evolved, weights, positive, kept = attend_by_blocks(step, dropout, not memory_efficient)
     # Without a convolution M_l is A_l, and no operator may give a tensor twice.
     mixed = None if kernel is None or residual_gate is not None else mixed
@@ -193,7 +204,7 @@ def attention_backward(
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.autocast(query.device.type, enabled=False):
-        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(without_idle_masks(tensors), kernel, bias, residual_gate, conv_gate, layer)
         backward = Backward(step, had_previous, torch.Size(bias_shape) if bias_shape else None, tuple(needed), dropout)
         grads = backward(grad_output, grad_evolved, mixed, *map(found, (weights, positive, kept)))
     grads = [grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=False)]
