@@ -262,16 +262,17 @@ def render(lines: list[Line]) -> str:
     parts = [
         "# Does it help?",
         "Each variant of attention was trained beside vanilla, the same model with plain attention: with the same data, steps, "
-        f"hyperparameters and seeds, on {len(TASKS)} tasks. {len(done & set(planned))} of {len(planned)} planned runs are "
-        "finished. "
+        "hyperparameters and seeds. Mean gain over vanilla on each kind of task after the same number of steps, with its 95 % interval; "
+        "**bold** where it is unlikely to be chance. What it is worth where vanilla may train "
+        "[for the same time](#with-the-same-time-instead-of-the-same-steps), and [when to use what](#when-to-use-what), stands below.",
+        top_table(results),
+        "A gain is by how many per cent the loss is lower, or by how many points (hundredths) the score is higher, as the column says; "
+        "positive is better. Bold: p < 0.05 after Holm's correction for the number of cells, from at least "
+        f"{MINIMUM_SEEDS} seeds; all else may be chance. A dash: fewer than two seeds are finished. The last column is the price: CPU time "
+        "of a training step, where vanilla's is 1.",
+        f"{len(done & set(planned))} of {len(planned)} planned runs on {len(TASKS)} tasks are finished. "
         + (f"Not begun: {', '.join(f'`{name}`' for name in missing)}. " if missing else "")
         + "Where runs are missing, what is said rests on those that are there.",
-        "A cell is the mean gain over vanilla on a kind of task, after the same number of training steps, with its 95 % "
-        "interval; positive is better. A gain is by how many per cent the loss is lower, or by how many points (hundredths) "
-        "the score is higher, as the column says. Bold: unlikely to be chance (p < 0.05, after Holm's correction for the number of "
-        "cells); all else may be chance. A dash: fewer than two seeds are finished. The last column is the price: CPU time of a "
-        "training step, where vanilla's is 1. What the variants are is said below.",
-        top_table(results),
         what_they_rest_on(results),
         f"![Gains over vanilla with 95 % intervals, by kind of task and variant]({PICTURE})",
         "## When to use what",
@@ -291,7 +292,7 @@ def render(lines: list[Line]) -> str:
         top_table(results, True),
         "## With learning rates of their own",
         "Elsewhere all variants have vanilla's learning rate. Here each has the best of three, half and twice that one among them, "
-        "by the mean over seeds of the measure itself, and so has vanilla.",
+        "by the mean over seeds of the measure itself, and so has vanilla; rates are chosen and variants compared on the same seeds.",
         search_section(results),
         "## Mean ranks",
         rank_table(results),
