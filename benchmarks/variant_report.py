@@ -10,7 +10,7 @@ import numpy as np
 from variant_ablation import ablation_section, longer_section, search_section
 from variant_definitions import ABLATION, HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
 from variant_results import ABOUT, Line, Results, cell, gain, kinds, table, unit
-from variant_statistics import mean_ranks
+from variant_statistics import mean_of_tasks, mean_ranks
 from variant_tasks import TASKS, runs
 
 from ea_hf.paired_statistics import MINIMUM_SEEDS, Difference, holm, paired
@@ -36,7 +36,8 @@ def compared(results: Results) -> list[str]:
 
 
 def kind_differences(results: Results, matched: bool = False) -> dict[tuple[str, str], Difference]:
-    pairs = {(v, k): paired(results.kind_gains(k, v, matched)[0]) for v in compared(results) for k in kinds()}
+    keys = [(variant, kind) for variant in compared(results) for kind in kinds()]
+    pairs = {(v, k): mean_of_tasks(list(results.kind_gains(k, v, matched).values())) for v, k in keys}
     return {key: difference for key, difference in pairs.items() if difference is not None}
 
 
@@ -65,7 +66,7 @@ def readme_table(results: Results) -> str:
     for kind in kinds():
         found = {name: differences.get((name, kind)) for name in README_COLUMNS}
         if any(found.values()):
-            tasks = results.kind_gains(kind, next(name for name in found if found[name]))[1]
+            tasks = results.kind_gains(kind, next(name for name in found if found[name]))
             seeds = {difference.seeds for difference in found.values() if difference}
             counted = f"{len(tasks)} task{'s' * (len(tasks) > 1)}, {'/'.join(map(str, sorted(seeds)))} seeds"
             cells = [cell(found[name], corrected.get((name, kind)), digits=1) for name in README_COLUMNS]
@@ -85,12 +86,10 @@ def what_they_rest_on(results: Results) -> str:
     """Which tasks and seeds a kind's cells speak of."""
     parts = []
     for kind in kinds():
-        variant = next((name for name in compared(results) if results.kind_gains(kind, name)[1]), None)
-        if variant is not None:
-            values, tasks = results.kind_gains(kind, variant)
-            seeds = f"{len(values)} seed{'s' * (len(values) != 1)}"
-            parts.append(f"{kind}: {', '.join(f'`{task}`' for task in tasks)} ({seeds})")
-    return f"Tasks, and the seeds that they have in common: {'; '.join(parts)}." if parts else ""
+        gains = next((found for name in compared(results) if (found := results.kind_gains(kind, name))), {})
+        if gains:
+            parts.append(f"{kind}: {', '.join(f'`{task}` ({len(values)})' for task, values in gains.items())}")
+    return f"Tasks, and how many seeds of each: {'; '.join(parts)}." if parts else ""
 
 
 def verdicts(results: Results) -> str:
@@ -310,7 +309,7 @@ def render(lines: list[Line]) -> str:
         "Variants outside of the head-to-head ran on "
         + " and ".join(f"`{name}`" for name, task in TASKS.items() if task.ablation)
         + " alone. Small models, short runs, one processor core each; hyperparameters are vanilla's but for the search above. Tasks "
-        "are fixed: intervals speak of other seeds, not of other tasks. Mean gains of a kind weigh its tasks equally. "
+        "are fixed: intervals speak of other seeds, not of other tasks. Mean gains of a kind weigh its tasks equally, and count seeds of different tasks as independent (Welch). "
         "EA-DC-Transformer has no vanilla counterpart, so its vanilla has both weights 0.",
         f"Training took {hours:.1f} CPU-hours; versions: {'; '.join(versions) or '-'}; commits: {', '.join(commits) or '-'}. "
         "Written by `python benchmarks/variants.py --report` from `benchmarks/results/variants.jsonl`.",

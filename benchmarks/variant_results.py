@@ -72,16 +72,11 @@ class Results:
             gains[seed] = gain(task, self.value(task, variant, seed), reference)
         return gains
 
-    def kind_gains(self, kind: str, variant: str, matched: bool = False) -> tuple[list[float], list[str]]:
-        """Mean over a kind's tasks for each seed, over the seeds that all of its tasks have; and these tasks.
-
-        Tasks of which the variant has finished fewer than `MINIMUM_SEEDS` seeds are left out, unless all are such.
-        """
-        gains = {task: self.gains(task, variant, matched) for task in TASKS if TASKS[task].kind == kind}
-        most = max(map(len, gains.values()))
-        gains = {task: values for task, values in gains.items() if values and len(values) >= min(most, MINIMUM_SEEDS)}
-        seeds = sorted(set.intersection(*map(set, gains.values()))) if gains else []
-        return [statistics.fmean(values[seed] for values in gains.values()) for seed in seeds], list(gains)
+    def kind_gains(self, kind: str, variant: str, matched: bool = False) -> dict[str, list[float]]:
+        """Gains by task and seed. Tasks of fewer than `MINIMUM_SEEDS` seeds are left out, unless none has more."""
+        gains = {task: list(self.gains(task, variant, matched).values()) for task in TASKS if TASKS[task].kind == kind}
+        fewest = min(MINIMUM_SEEDS, max(map(len, gains.values())))
+        return {task: values for task, values in gains.items() if values and len(values) >= fewest}
 
 
 def gain(task: str, value: float, reference: float) -> float:

@@ -1,14 +1,15 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmarks/variants.py` needs beside `ea_hf.paired_statistics`: ranks over tasks, equal time, and many variants of few seeds."""
+"""What `benchmarks/variants.py` needs beside `ea_hf.paired_statistics`: ranks and means over tasks, equal time, and many variants of few seeds."""
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
-from ea_hf.paired_statistics import LEVEL, POWER, Difference
+from ea_hf.paired_statistics import LEVEL, POWER, Difference, paired
 
 
 def mean_ranks(scores: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -35,6 +36,29 @@ def time_matched(vanilla: float, longer: float, factor: float, cost: float) -> f
     """
     share = min(1.0, max(0.0, math.log(cost) / math.log(factor)))
     return vanilla + share * (longer - vanilla)
+
+
+def mean_of_tasks(differences: Sequence[Sequence[float]]) -> Difference | None:
+    """The mean, over tasks, of each task's mean difference; `None` if a task has fewer than two.
+
+    The tasks are fixed and their seeds independent, so errors add up in squares, with Satterthwaite's degrees of freedom
+    (Welch 1947). `seeds` is the least of the tasks'.
+    """
+    if len(differences) < 2:
+        return paired(differences[0]) if differences else None
+    counts = [len(values) for values in differences]
+    if min(counts) < 2:
+        return None
+    mean = statistics.fmean(map(statistics.fmean, differences))
+    squares = [statistics.variance(values) / len(values) for values in differences]
+    error = math.sqrt(sum(squares)) / len(differences)
+    if error <= 1e-9 * abs(mean):  # see `paired`
+        return Difference(mean, 0.0, 1.0 if mean == 0 else 0.5 ** (min(counts) - 1), min(counts), 0.0)
+    freedom = sum(squares) ** 2 / sum(square**2 / (count - 1) for square, count in zip(squares, counts, strict=True))
+    quantile = float(stats.t.ppf(1 - LEVEL / 2, freedom))
+    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    visible = (quantile + float(stats.t.ppf(POWER, freedom))) * error
+    return Difference(mean, quantile * error, p, min(counts), visible)
 
 
 class SeedsAndVariants:

@@ -62,6 +62,25 @@ def test_holm_corrects_step_by_step():
     assert corrected == pytest.approx({"a": 0.04, "b": 0.03, "c": 0.04})
 
 
+def test_the_mean_of_tasks_adds_their_errors_as_welch_does():
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(0.3, 1, size=5), generator.normal(0.6, 3, size=3)
+    found, expected = variant_statistics.mean_of_tasks([one, other]), stats.ttest_ind(one, -other, equal_var=False)
+    interval = expected.confidence_interval(0.95)  # of the sum of both means
+    assert found.p == pytest.approx(expected.pvalue) and found.seeds == 3
+    bounds = (found.mean - found.half_width, found.mean + found.half_width)
+    assert bounds == pytest.approx((interval.low / 2, interval.high / 2))
+    assert variant_statistics.mean_of_tasks([one]) == paired_statistics.paired(one)
+    assert variant_statistics.mean_of_tasks([[1.0, 1.0], [3.0] * 4]).p == 0.5
+    assert variant_statistics.mean_of_tasks([]) is None and variant_statistics.mean_of_tasks([one, [1.0]]) is None
+
+
+def test_means_of_tasks_that_are_alike_are_rarely_told_apart_from_nothing():
+    generator = np.random.default_rng(2)
+    studies = [[generator.normal(0, scale, size=count) for scale, count in ((1, 3), (4, 5))] for _ in range(2000)]
+    assert np.mean([variant_statistics.mean_of_tasks(study).p < 0.05 for study in studies]) <= 0.06
+
+
 def test_ranks_and_their_critical_difference_are_demsars():
     scores = np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [2.0, 2.0, 1.0]])
     ranks, p, critical = variant_statistics.mean_ranks(scores)
@@ -212,8 +231,8 @@ def test_a_variant_and_vanilla_both_choose_their_learning_rate():
 
 def test_tasks_of_fewer_seeds_are_left_out_while_others_have_more():
     lines = [line for line in made_up_lines() if line["task"] != "GunPoint" or line["seed"] == 0]
-    values, tasks = variant_report.Results.of(lines).kind_gains("time series", "evolving")
-    assert len(values) == 5 and "GunPoint" not in tasks and "ArrowHead" in tasks
+    gains = variant_report.Results.of(lines).kind_gains("time series", "evolving")
+    assert len(gains["ArrowHead"]) == 5 and "GunPoint" not in gains
 
 
 def test_a_variant_or_task_that_is_hardly_begun_takes_no_rank_from_the_others():
