@@ -82,11 +82,11 @@ def step_cost(results: Results, variant: str) -> float | None:
     return statistics.geometric_mean(costs) if costs else None
 
 
-def what_they_rest_on(results: Results) -> str:
+def what_they_rest_on(results: Results, matched: bool = False) -> str:
     """Which tasks and seeds a kind's cells speak of."""
     parts = []
     for kind in kinds():
-        gains = next((found for name in compared(results) if (found := results.kind_gains(kind, name))), {})
+        gains = next((found for name in compared(results) if (found := results.kind_gains(kind, name, matched))), {})
         if gains:
             parts.append(f"{kind}: {', '.join(f'`{task}` ({len(values)})' for task, values in gains.items())}")
     return f"Tasks, and how many seeds of each: {'; '.join(parts)}." if parts else ""
@@ -289,6 +289,7 @@ def render(lines: list[Line]) -> str:
         "as the variant. Its value there is interpolated between vanilla and `vanilla_longer`, in the logarithm of the steps; a "
         "step that costs more than twice vanilla's is compared with twice the steps.",
         top_table(results, True),
+        what_they_rest_on(results, True),
         "## With learning rates of their own",
         "Elsewhere all variants have vanilla's learning rate. Here each has the best of three, half and twice that one among them, "
         "by the mean over seeds of the measure itself, and so has vanilla; rates are chosen and variants compared on the same seeds.",
