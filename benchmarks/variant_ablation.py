@@ -17,16 +17,16 @@ LEVEL = 0.05
 SAME = "zero_weights"
 # What is asked of the gain of `EVOLVING`, and the variants that answer.
 QUESTIONS = {
-    "Is it chance? (With both weights 0 the model is vanilla, but for rounding.)": ("zero_weights",),
+    "Is it chance? (With both weights 0 the model is vanilla, up to rounding.)": ("zero_weights",),
     "Is it more parameters, or more training?": ("vanilla_wider", LONGER),
     "The residual or the convolution?": ("residual_alone", "convolution_alone"),
-    "Heads that are mixed, or positions? (A kernel of size 1 mixes heads alone; one for each head, positions alone.)": (
+    "Mixing of heads, or of positions? (A kernel of size 1 mixes heads alone; a kernel for each head mixes positions alone.)": (
         "kernel_1",
         "separate_heads",
     ),
     "Neighbouring queries (rows of the map) or neighbouring keys (columns)?": ("rows_only", "columns_only"),
     "The activation?": ("linear", "separate_heads_linear"),
-    "Attention of the encoder, of the decoder, or from the decoder to the encoder?": (
+    "Self-attention of the encoder, self-attention of the decoder, or cross-attention?": (
         "encoder_chain",
         "decoder_chain",
         "cross_chain",
@@ -40,7 +40,7 @@ VERDICTS = {
     "part": "a part of the gain",
     "none": "none of the gain",
     "harm": "worse than vanilla",
-    "unknown": "cannot be told",
+    "unknown": "undecided",
 }
 
 
@@ -144,7 +144,7 @@ def ablation_table(results: Results, found: dict[str, Ablated]) -> str:
         ]
         for name, own in sorted(found.items(), key=lambda item: -item[1].gain.mean)
     ]
-    headers = ["variant", "what", f"gain, {unit(TASKS[EXPLAINED].kind)}", "of the gain", "so", "gain in BLEU"]
+    headers = ["variant", "what", f"gain, {unit(TASKS[EXPLAINED].kind)}", "of the gain", "verdict", "gain in BLEU"]
     return table([*headers, "CPU time of a step", "seeds"], rows)
 
 
@@ -178,7 +178,7 @@ def conclusion(found: dict[str, Ablated]) -> str:
     if by_verdict["part"]:
         parts.append(f"A part of it is left with {', '.join(by_verdict['part'])}.")
     if by_verdict["unknown"]:
-        parts.append(f"Not to be told from these seeds: {', '.join(by_verdict['unknown'])}.")
+        parts.append(f"Undecided with these seeds: {', '.join(by_verdict['unknown'])}.")
     return " ".join(parts)
 
 
@@ -187,11 +187,11 @@ def ablation_section(results: Results) -> list[str]:
     if EVOLVING not in found:
         return [conclusion(found)]
     return [
-        f"On `{EXPLAINED}`, short sentences for {TASKS[EXPLAINED].steps} steps, all variants were trained, each of which takes one "
-        f"thing away from `{EVOLVING}` or adds one. Gains are over vanilla, with 95 % intervals. As each variant has few seeds, the "
-        "size of the noise is that of all variants together (losses as the sum of what a seed and what a variant adds). *So* "
-        f"compares with vanilla and with `{EVOLVING}`, after Holm's correction: a variant keeps the gain, or has none of it, where the "
-        "interval of its own gain lies above, or below, half of the whole one. The task's length was chosen so that the gain shows.",
+        f"All variants were trained on `{EXPLAINED}`, short sentences for {TASKS[EXPLAINED].steps} steps; each removes one thing from "
+        f"`{EVOLVING}` or adds one. Gains are over vanilla, with 95 % intervals. As each variant has few seeds, the noise is estimated "
+        "from all variants together (an additive model of seed and variant). The *verdict* compares with vanilla and with "
+        f"`{EVOLVING}`, after Holm's correction: a variant keeps the gain, or has none of it, if the interval of its own gain lies "
+        f"above, or below, half of the gain of `{EVOLVING}`. The number of steps was chosen so that the gain shows.",
         conclusion(found),
         answers(found),
         ablation_table(results, found),

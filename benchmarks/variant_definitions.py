@@ -48,15 +48,15 @@ VARIANTS = {
     LONGER: Variant("plain attention, twice as many steps", length=2),
     "evolving_half": Variant("the papers' form, weights (0.5, 0.5)", weights(0.5, 0.5)),
     "zero_weights": Variant("the papers' form with both weights 0", weights(0.0, 0.0)),
-    "residual_alone": Variant("residual alone (0.1, 0): maps are handed on, nothing is convolved", weights(0.1, 0.0)),
+    "residual_alone": Variant("residual alone (0.1, 0): maps are passed on, without a convolution", weights(0.1, 0.0)),
     "convolution_alone": Variant(
-        "convolution alone (0, 0.1): nothing is handed on from layer to layer", weights(0.0, 0.1)
+        "convolution alone (0, 0.1): no map is passed on to the next layer", weights(0.0, 0.1)
     ),
     "kernel_1": Variant("(0.1, 0.1), kernel of size 1: heads mixed only", weights(0.1, 0.1, kernel_size=1)),
     "linear": Variant("(0.1, 0.1), no activation", weights(0.1, 0.1, activation="linear")),
     "learned_started": Variant("learned gates that start at 0.3", weights(0.3, 0.3, mixing="learned")),
     "additive": Variant("additive (0.1, 0.1)", weights(0.1, 0.1, mixing="additive")),
-    "vanilla_wider": Variant("plain attention, as many more parameters", wider=True),
+    "vanilla_wider": Variant("plain attention, wider by as many parameters as `evolving` adds", wider=True),
     "encoder_chain": Variant(
         "(0.1, 0.1) in the encoder alone", weights(0.1, 0.1, decoder=False, cross_attention=False)
     ),

@@ -66,9 +66,9 @@ def readme_table(results: Results) -> str:
     for kind in kinds():
         found = {name: differences.get((name, kind)) for name in README_COLUMNS}
         if any(found.values()):
-            tasks = results.kind_gains(kind, next(name for name in found if found[name]))
+            tasks = sorted({len(results.kind_gains(kind, name)) for name in found if found[name]})
             seeds = {difference.seeds for difference in found.values() if difference}
-            counted = f"{len(tasks)} task{'s' * (len(tasks) > 1)}, {'/'.join(map(str, sorted(seeds)))} seeds"
+            counted = f"{' to '.join(map(str, sorted({tasks[0], tasks[-1]})))} task{'s' * (tasks[-1] > 1)}, {'/'.join(map(str, sorted(seeds)))} seeds"
             cells = [cell(found[name], corrected.get((name, kind)), digits=1) for name in README_COLUMNS]
             rows.append([f"{kind}, {unit(kind)} ({counted})", *cells])
     costs = [step_cost(results, name) for name in README_COLUMNS]
@@ -84,12 +84,19 @@ def step_cost(results: Results, variant: str) -> float | None:
 
 def what_they_rest_on(results: Results, matched: bool = False) -> str:
     """Which tasks and seeds a kind's cells speak of."""
-    parts = []
+    parts, others, differences = [], [], kind_differences(results, matched)
     for kind in kinds():
         gains = next((found for name in compared(results) if (found := results.kind_gains(kind, name, matched))), {})
         if gains:
             parts.append(f"{kind}: {', '.join(f'`{task}` ({len(values)})' for task, values in gains.items())}")
-    return f"Tasks, and how many seeds of each: {'; '.join(parts)}." if parts else ""
+            own = {name: results.kind_gains(kind, name, matched) for name in compared(results)}
+            others += [
+                f"{kind}, `{name}` ({', '.join(f'`{task}`' for task in found)})"
+                for name, found in own.items()
+                if (name, kind) in differences and found.keys() != gains.keys()
+            ]
+    text = f"Tasks, and how many seeds of each: {'; '.join(parts)}." if parts else ""
+    return text + (f" Cells of other tasks, not comparable with their column: {'; '.join(others)}." if others else "")
 
 
 def verdicts(results: Results) -> str:
@@ -115,7 +122,7 @@ def verdicts(results: Results) -> str:
             elif corrected[key] < 0.05 and (key not in matched or matched[key].mean + matched[key].half_width < 0):
                 avoid.append(f"{kind} ({cell(difference)} {unit(kind)})")
             else:
-                unclear.append(f"{kind} (would have seen {difference.visible:.2f} {unit(kind)})")
+                unclear.append(f"{kind} (detectable from {difference.visible:.2f} {unit(kind)})")
         parts = (("use it for", use), ("do not use it for", avoid), ("no difference shown", unclear))
         said = [f"{name}: {', '.join(found)}" for name, found in parts if found]
         kinds_unknown = "all kinds of task" if unknown == kinds() else ", ".join(unknown)
@@ -160,8 +167,8 @@ def rank_table(results: Results) -> str:
             if left_out
             else ""
         )
-        + f". Two mean ranks that differ by less than {critical:.2f} (Nemenyi, 95 %) are not told apart. That all are alike "
-        f"has p = {p:.3f} (Friedman)."
+        + f". Two mean ranks that differ by less than {critical:.2f} (Nemenyi, 95 %) do not differ significantly. "
+        f"Friedman's test that all are equal has p = {p:.3f}."
     )
 
 
@@ -260,46 +267,46 @@ def render(lines: list[Line]) -> str:
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(line["versions"].items())) for line in lines})
     parts = [
         "# Does it help?",
-        "Each variant of attention was trained beside vanilla, the same model with plain attention: with the same data, steps, "
-        "hyperparameters and seeds. Mean gain over vanilla on each kind of task after the same number of steps, with its 95 % interval; "
-        "**bold** where it is unlikely to be chance. What it is worth where vanilla may train "
-        "[for the same time](#with-the-same-time-instead-of-the-same-steps), and [when to use what](#when-to-use-what), stands below.",
+        "Each variant of attention is compared with vanilla, the same model with plain attention, trained on the same data with the same "
+        "steps, hyperparameters and seeds. The table has the mean gain over vanilla on each kind of task after the same number of steps, "
+        "with its 95 % interval, **bold** where it is unlikely to be chance. Below: [when to use what](#when-to-use-what), and the gain "
+        "over a vanilla trained [for the same time](#with-the-same-time-instead-of-the-same-steps).",
         top_table(results),
-        "A gain is by how many per cent the loss is lower, or by how many points (hundredths) the score is higher, as the column says; "
-        "positive is better. Bold: p < 0.05 after Holm's correction for the number of cells, from at least "
-        f"{MINIMUM_SEEDS} seeds; all else may be chance. A dash: fewer than two seeds are finished. The last column is the price: CPU time "
-        "of a training step, where vanilla's is 1.",
+        "A gain is a lower loss, in per cent, or a higher score, in points (hundredths), as the column says; positive is better. Bold: p < 0.05 after Holm's correction for the number of cells, from at least "
+        f"{MINIMUM_SEEDS} seeds; all else may be chance. A dash: fewer than two seeds are finished. The last column is the cost: CPU time "
+        "of a training step, relative to vanilla's.",
         f"{len(done & set(planned))} of {len(planned)} planned runs on {len(TASKS)} tasks are finished. "
         + (f"Not begun: {', '.join(f'`{name}`' for name in missing)}. " if missing else "")
-        + "Where runs are missing, what is said rests on those that are there.",
+        + "Results rest on the finished runs alone.",
         what_they_rest_on(results),
         f"![Gains over vanilla with 95 % intervals, by kind of task and variant]({PICTURE})",
         "## When to use what",
-        "A variant is recommended for a kind of task, or against it, only if the difference is unlikely to be chance (bold above) and "
-        f"rests on at least {MINIMUM_SEEDS} seeds; against it, only if it is worse at equal time as well. Where no difference is shown there may be a small one: in brackets stands the gain from which "
-        "80 of 100 such studies would have seen it. Numbers in brackets after a form are the weights of residual and convolution.",
+        "A variant is recommended for a kind of task, or advised against, only if the difference is unlikely to be chance (bold above) and "
+        f"rests on at least {MINIMUM_SEEDS} seeds; it is advised against only if it is also worse at equal time, where that was measured. "
+        "Where no difference is shown, a small one is possible: the brackets give the gain from which 80 of 100 such studies would detect "
+        "one. Pairs of numbers, such as (0.1, 0.1), are the weights of residual and convolution.",
         verdicts(results),
         "## Where the gain in translation comes from",
         *ablation_section(results),
         "### Three times as long",
-        "Gains over vanilla that was trained for as many steps. A gain that shrinks was an early start.",
+        "Gains over vanilla trained for as many steps. A gain that shrinks was only faster early learning.",
         longer_section(results),
         "## With the same time instead of the same steps",
-        "A step of most variants takes longer than vanilla's. Here vanilla may take more steps, until it has trained for as long "
-        "as the variant. Its value there is interpolated between vanilla and `vanilla_longer`, in the logarithm of the steps; a "
-        "step that costs more than twice vanilla's is compared with twice the steps.",
+        "A step of most variants takes longer than vanilla's. Here vanilla takes as many steps as fit into the variant's training time. "
+        "Its value there is interpolated between vanilla and `vanilla_longer`, linearly in the logarithm of the steps; a variant whose "
+        "step costs more than twice vanilla's is compared with twice the steps.",
         top_table(results, True),
         what_they_rest_on(results, True),
         "## With learning rates of their own",
-        "Elsewhere all variants have vanilla's learning rate. Here each has the best of three, half and twice that one among them, "
-        "by the mean over seeds of the measure itself, and so has vanilla; rates are chosen and variants compared on the same seeds.",
+        "Elsewhere all variants have vanilla's learning rate. Here each of them, and vanilla, has the best of three (that rate, half of "
+        "it and twice of it) by the mean of the metric over the seeds; rates are chosen and variants compared on the same seeds.",
         search_section(results),
         "## Mean ranks",
         rank_table(results),
         "## Task by task",
         "The gain is in per cent of vanilla's loss, or in points (hundredths) of the score. *Visible* is the smallest true gain "
-        "that as many seeds with this spread would find in 80 of 100 studies, uncorrected: the power of the study. Gains "
-        "early in training that are gone at the end were an early start. All p values are Holm's within the table.",
+        "that 80 of 100 studies with as many seeds and this spread would detect, uncorrected. A gain early in training that is gone at "
+        "the end was only faster early learning. All p values are corrected within the table (Holm).",
         *(
             part
             for task in TASKS
@@ -307,10 +314,11 @@ def render(lines: list[Line]) -> str:
             for part in (f"### {task} ({TASKS[task].kind})", task_table(results, task))
         ),
         "## Limits",
-        "Variants outside of the head-to-head ran on "
+        "Variants outside the head-to-head ran on "
         + " and ".join(f"`{name}`" for name, task in TASKS.items() if task.ablation)
-        + " alone. Small models, short runs, one processor core each; hyperparameters are vanilla's but for the search above. Tasks "
-        "are fixed: intervals speak of other seeds, not of other tasks. Mean gains of a kind weigh its tasks equally, and count seeds of different tasks as independent (Welch). "
+        + " only. Small models, short runs, one processor core each; hyperparameters are vanilla's except in the search above. Tasks "
+        "are fixed: intervals cover other seeds, not other tasks. The mean gain of a kind weights its tasks equally, and treats seeds of "
+        "different tasks as independent (Welch). "
         "EA-DC-Transformer has no vanilla counterpart, so its vanilla has both weights 0.",
         f"Training took {hours:.1f} CPU-hours; versions: {'; '.join(versions) or '-'}; commits: {', '.join(commits) or '-'}. "
         "Written by `python benchmarks/variants.py --report` from `benchmarks/results/variants.jsonl`.",

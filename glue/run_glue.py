@@ -6,8 +6,8 @@
     torchrun --nproc_per_node 2 glue/run_glue.py ...      # several processes, on GPUs or on CPUs
     accelerate launch glue/run_glue.py ...                # as `accelerate config` says
 
-A vanilla BERT or RoBERTa becomes an EA-BERT or EA-RoBERTa on the fly, and what else `ea_hf.evolve` takes, such as ELECTRA or
-DistilBERT, an evolving model of its kind; an evolving checkpoint is loaded as it is.
+A vanilla BERT or RoBERTa becomes an EA-BERT or EA-RoBERTa on the fly, and any other model that `ea_hf.evolve` takes, such as
+ELECTRA or DistilBERT, an evolving model of its kind; an evolving checkpoint is loaded as it is.
 """
 
 import argparse

@@ -119,7 +119,7 @@ def load_files(
     checkpoint_labels: list[str] | None = None,
     stream_training: bool = False,
 ) -> TaskData:
-    """Loads local csv, tsv, json, jsonl or parquet files, all but parquet maybe gzipped, and checks them.
+    """Loads local csv, tsv, json, jsonl or parquet files, all but parquet also with .gz or .zst, and checks them.
 
     Args:
         files: split name ("train", "validation", "test") to path.

@@ -9,8 +9,8 @@
     torchrun --nproc_per_node 2 image_classification/run_image_classification.py ...
     accelerate launch image_classification/run_image_classification.py ...
 
-A vanilla ViT becomes an EA-ViT on the fly, and what else `ea_hf.evolve` takes, such as DeiT, BEiT or DINOv2, an evolving model of
-its kind; an evolving checkpoint is loaded as it is.
+A vanilla ViT becomes an EA-ViT on the fly, and any other model that `ea_hf.evolve` takes, such as DeiT, BEiT or DINOv2, an
+evolving model of its kind; an evolving checkpoint is loaded as it is.
 """
 
 import argparse

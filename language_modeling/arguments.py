@@ -59,7 +59,7 @@ def make_parser(description: str, length_name: str, chains: tuple[str, ...] = ()
     add_split_arguments(group, "Use the first so many {} documents.")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name_or_path", help="To go on from. Default: train from scratch.")
+    group.add_argument("--model_name_or_path", help="Checkpoint to start from. Default: train from scratch.")
     group.add_argument("--model_type", help='Of a model from scratch, such as "bert", "ea_bert" or "electra".')
     group.add_argument("--config_name", help="Configuration of a model from scratch.")
     add_config_overrides(group, 'Changes of it, such as "hidden_size=256,num_hidden_layers=4".')

@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains an evolving causal language model on text, from scratch or going on from a checkpoint.
+"""Trains an evolving causal language model on text, from scratch or from a checkpoint.
 
     python language_modeling/run_clm.py --model_name_or_path openai-community/gpt2 --train_file "texts/*.txt" \\
         --output_dir output/ea-gpt2
@@ -9,8 +9,8 @@
         --output_dir output/ea-llama
     torchrun --nproc_per_node 2 language_modeling/run_clm.py ...      # several processes, on GPUs or on CPUs
 
-`ea_hf.evolve` makes the models evolving. A block never goes on beyond its document, unless `--concatenate_documents`: then
-each block is one sequence, in which a document's tokens see those of the documents before, as in Transformers' script.
+`ea_hf.evolve` makes the models evolving. A block never crosses the end of its document, except with `--concatenate_documents`:
+then a document's tokens attend to those of earlier documents in the block, as in Transformers' script.
 """
 
 import argparse

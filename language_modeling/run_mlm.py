@@ -1,6 +1,6 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains an evolving masked language model on text, from scratch or going on from a checkpoint.
+"""Trains an evolving masked language model on text, from scratch or from a checkpoint.
 
     python language_modeling/run_mlm.py --model_type bert --tokenizer_name output/tokenizer \\
         --train_file "texts/*.jsonl.gz" --whole_word_mask --output_dir output/ea-bert
@@ -8,7 +8,7 @@
         --dataset_name wikitext --dataset_config_name wikitext-2-raw-v1 --output_dir output/adapted
     torchrun --nproc_per_node 2 language_modeling/run_mlm.py ...      # several processes, on GPUs or on CPUs
 
-BERT and RoBERTa become EA-BERT and EA-RoBERTa; of other encoders `ea_hf.evolve` makes evolving ones.
+BERT and RoBERTa become EA-BERT and EA-RoBERTa; `ea_hf.evolve` makes other encoders evolving.
 """
 
 import argparse

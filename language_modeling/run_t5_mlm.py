@@ -1,12 +1,12 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains an evolving T5 on text by span corruption (https://arxiv.org/abs/1910.10683), from scratch or onwards.
+"""Trains an evolving T5 on text by span corruption (https://arxiv.org/abs/1910.10683), from scratch or from a checkpoint.
 
     python language_modeling/run_t5_mlm.py --model_type t5 --tokenizer_name output/tokenizer \\
         --config_overrides d_model=256,num_layers=4 --train_file "texts/*.txt" --output_dir output/ea-t5
     torchrun --nproc_per_node 2 language_modeling/run_t5_mlm.py ...      # several processes, on GPUs or on CPUs
 
-Spans of a block are left out of the encoder's input, each marked by a sentinel token (`<extra_id_0>`, ...); the decoder
+Spans of a block are removed from the encoder's input, each marked by a sentinel token (`<extra_id_0>`, ...); the decoder
 writes each sentinel and its span.
 """
 

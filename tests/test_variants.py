@@ -155,7 +155,7 @@ def test_a_planted_effect_is_found_and_none_is_made_up():
     evolving, learned = (next(line for line in verdicts if f"`{name}`" in line) for name in ("evolving", "learned"))
     assert all(f"{kind} (+" in evolving for kind in variant_report.kinds())
     assert evolving.count("also at equal time") == len(variant_report.kinds()) and "do not" not in evolving
-    assert "use it for" not in learned and learned.count("would have seen") == len(variant_report.kinds())
+    assert "use it for" not in learned and learned.count("detectable from") == len(variant_report.kinds())
 
 
 def made_up_ablation(effects: dict[str, float], task: str = variant_tasks.EXPLAINED) -> list[dict]:
@@ -254,7 +254,7 @@ def test_a_loss_is_reported_as_a_gain_when_it_falls():
 
 def test_too_few_seeds_give_no_verdict():
     verdicts = variant_report.verdicts(variant_report.Results.of(made_up_lines(seeds=2)))
-    assert "use it for" not in verdicts and "would have seen" not in verdicts
+    assert "use it for" not in verdicts and "detectable from" not in verdicts
 
 
 def test_the_report_is_the_same_whatever_the_order_of_its_lines(tmp_path):

@@ -9,9 +9,9 @@
         --output_dir output/en-de
     torchrun --nproc_per_node 2 translation/run_translation.py ...      # several processes, on GPUs or on CPUs
 
-A vanilla T5 becomes an EA-T5 on the fly, and what else `ea_hf.evolve` takes, such as Marian, BART or mBART, an evolving model
-of its kind; an evolving checkpoint is loaded as it is. Of tokenizers that know languages, --source_lang and --target_lang take
-the codes, such as en_XX; data may have the languages under the part before the line.
+A vanilla T5 becomes an EA-T5 on the fly, and any other model that `ea_hf.evolve` takes, such as Marian, BART or mBART, an
+evolving model of its kind; an evolving checkpoint is loaded as it is. If the tokenizer has language codes, such as en_XX,
+--source_lang and --target_lang take these; the data may use the part before the underscore.
 """
 
 import argparse
