@@ -152,7 +152,9 @@ def test_static_tensors_and_renamed_weights():
 
 def test_graphs_raise_what_they_are_told_to():
     """Else compiled models would compute something with masks that uncompiled ones refuse."""
-    compiled = torch.compile(lambda flag: undocumented.assert_in_graph(flag, "told"), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(
+        lambda flag: undocumented.assert_in_graph(flag, "told"), backend="aot_eager", fullgraph=True
+    )
     compiled(torch.tensor(True))
     with pytest.raises(RuntimeError, match="told"):
         compiled(torch.tensor(False))
