@@ -388,6 +388,23 @@ def test_the_operators_of_training_do_what_compilers_rely_on(is_causal, is_learn
             assert_close(*grads, rtol=0, atol=0)
 
 
+def test_gradients_are_laid_out_as_compilers_are_told():
+    """Also those of kernels in another memory format, as `model.to(memory_format=torch.channels_last)` makes them."""
+    *tensors, layer = layer_inputs(False, False, torch.float32)
+    kernel = tensors[7] = tensors[7].to(memory_format=torch.channels_last).requires_grad_()
+    output, _ = attend_with_gradients(Tensors(*tensors[:7]), *tensors[7:], layer, 0.0, False)
+    (gradient,) = torch.autograd.grad(output.square().sum(), kernel)
+    assert gradient.is_contiguous() and not kernel.is_contiguous()
+
+
+def test_compiled_models_refuse_masks_too():
+    model, _, inputs = bert(layers=2)
+    compiled = torch.compile(model.eval(), backend="eager", fullgraph=True)
+    packed = torch.block_diag(torch.ones(3, 3), torch.ones(4, 4)).bool()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="packed sequences"):
+        compiled(inputs["input_ids"], attention_mask=packed.expand(2, 1, 7, 7))
+
+
 def test_operators_of_another_copy_of_the_file_have_a_name_of_their_own():
     """As checkpoints bring it with them; both then run in one process."""
     assert namespace("ea_hf.models.evolution_operators") == "ea_hf"

@@ -47,6 +47,7 @@ CASES = [
     Case(heads=1, queries=1, padding=False),
     Case(residual_weight=0.0, position_bias=True),
     Case(conv_weight=0.0, position_bias=True, dropout=0.1),
+    Case(dropout=1.0),
     Case(residual_weight=1.0, conv_weight=1.0),
     Case(batch=0, padding=False),
     Case(mixing="additive", residual_weight=-1.2, conv_weight=-0.7),
@@ -246,6 +247,17 @@ def test_position_bias_of_autocast_takes_the_fast_path(monkeypatch, dtype):
     assert gradients[-1].dtype == torch.float32
     scale = expected_gradients[-1].abs().max()
     torch.testing.assert_close(gradients[-1], expected_gradients[-1], rtol=0, atol=precision * scale)
+
+
+def test_a_backward_pass_within_autocast_is_as_one_after_it():
+    """Of layers whose states are float32 under autocast too, as Llama's are with a cache."""
+    chain, found = Chain(Case(), torch.float32), []
+    for within in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = chain().square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            found.append(torch.autograd.grad(loss, chain.inputs))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def tiny_bert(**fields) -> EABertModel:

@@ -243,6 +243,27 @@ def test_band_in_a_mask_is_refused():
         make_bert()(tokens(1, 7), attention_mask=torch.ones(1, 1, 7, 7, dtype=torch.bool).triu(-2).tril(2))
 
 
+def test_masks_of_keys_alone_are_refused_by_a_decoder():
+    """They hide no later token. In an encoder, and for a single token, they are whole."""
+    mask = torch.ones(1, 1, 1, 7, dtype=torch.bool)
+    with pytest.raises(ValueError, match="less than padding and later tokens"):
+        make_llama()(tokens(1, 7), attention_mask=mask)
+    make_bert()(tokens(1, 7), attention_mask=mask)
+    make_llama()(tokens(1, 1), attention_mask=mask[..., :1])
+
+
+def test_function_transforms_of_padded_batches():
+    model = make_bert().eval()
+    ids, mask = tokens(2, 7), torch.ones(2, 7, dtype=torch.long)
+    mask[1, 5:] = 0
+
+    def alone(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model(ids[None], attention_mask=mask[None])[0][0]
+
+    with torch.no_grad():
+        assert_close(torch.func.vmap(alone)(ids, mask), model(ids, attention_mask=mask)[0], atol=1e-4, rtol=1e-4)
+
+
 def test_bias_in_a_mask_is_refused():
     with pytest.raises(ValueError, match="position bias"):
         make_bert()(tokens(1, 7), attention_mask=torch.randn(1, 1, 7, 7))

@@ -150,6 +150,16 @@ def test_static_tensors_and_renamed_weights():
     assert "_weight_conversions" not in vars(model)
 
 
+def test_graphs_raise_what_they_are_told_to():
+    """Else compiled models would compute something with masks that uncompiled ones refuse."""
+    compiled = torch.compile(
+        lambda flag: undocumented.assert_in_graph(flag, "told"), backend="aot_eager", fullgraph=True
+    )
+    compiled(torch.tensor(True))
+    with pytest.raises(RuntimeError, match="told"):
+        compiled(torch.tensor(False))
+
+
 def test_pipelines_are_found_by_the_names_of_models():
     """Else `pipeline` would say that it does not support the model."""
     names = transformers.models.auto.modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES

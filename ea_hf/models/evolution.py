@@ -331,10 +331,10 @@ def evolving_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """The mask function under `ATTENTION_NAME`: boolean, (batch, 1, query, key), True where a query may attend.
 
     Always written out for causal attention, since the convolution must know what is masked; `None` for a
-    bidirectional batch without padding, unless nobody is to wait for an accelerator to find that out.
+    bidirectional batch without padding, unless nobody is to wait for an accelerator to find that out, or `vmap` is not to look.
     """
     kwargs["allow_is_causal_skip"] = False
-    if mask_checks_are_deferred():
+    if mask_checks_are_deferred() or is_in_function_transform():
         kwargs["allow_is_bidirectional_skip"] = False
     return sdpa_mask(*args, **kwargs)
 

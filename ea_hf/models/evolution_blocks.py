@@ -238,4 +238,4 @@ def put_output(output: torch.Tensor, block: Block, weights: torch.Tensor, value:
 
 
 def drop(weights: torch.Tensor, kept: torch.Tensor | None, dropout: float) -> torch.Tensor:
-    return weights if kept is None else (weights * kept).mul_(1 / (1 - dropout))
+    return weights if kept is None else (weights * kept).mul_(1 / (1 - dropout) if dropout < 1 else 0.0)

@@ -432,7 +432,9 @@ class EvolvingAttention(torch.autograd.Function):
         *tensors, mixed, weights, positive, kept = ctx.saved_tensors
         step = Step(*tensors, ctx.layer)
         backward = Backward(step, ctx.had_previous, ctx.bias_shape, ctx.needs_input_grad, ctx.dropout)
-        return backward(grad_output, grad_evolved, mixed, weights, positive, kept)
+        # As in the forward pass; some run the backward pass too within an autocast context.
+        with torch.autocast(step.query.device.type, enabled=False):
+            return backward(grad_output, grad_evolved, mixed, weights, positive, kept)
 
 
 def scale_gradients(

@@ -210,7 +210,7 @@ def attention_backward(
     grads = [grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=False)]
     parameters = {7: kernel, 8: bias, 9: residual_gate, 10: conv_gate}
     return [
-        given(None if grad is None else grad.to(parameters.get(index, query).dtype), query)
+        given(None if grad is None else grad.to(parameters.get(index, query).dtype).contiguous(), query)
         for index, grad in enumerate(grads)
     ]
 

@@ -19,11 +19,16 @@ import transformers
 from transformers.cache_utils import Cache
 
 from .evolution_layer import AttentionEvolution
-from .undocumented import has_numbers, is_in_backward, is_in_function_transform
+from .undocumented import assert_in_graph, has_numbers, is_in_backward, is_in_function_transform
 
 
 # An additive mask's value at or below this one means "may not attend"; older code writes -10000 for minus infinity.
 BLOCKED_BIAS = -1e4
+# Without quotes, since it becomes part of compiled code. Uncompiled models say more.
+REFUSED_WHEN_COMPILED = (
+    "An attention mask hides more or less than padding and later tokens, as packed sequences and sliding windows do, or adds a "
+    "bias to the scores, with which evolving attention is not exact. Call the model uncompiled to see which mask it is."
+)
 
 
 class _Running(threading.local):  # torch.compile traces it, and guards on it by thread; a ContextVar it does not
@@ -210,7 +215,7 @@ class EvolutionState:
             )
         looks_around = self.check_masks and evolution.looks_around
         if looks_around and attention_mask is not None and self._checked.get(evolution.chain) is not attention_mask:
-            if not is_traced() and has_numbers(attention_mask):
+            if _can_check(attention_mask):
                 check_mask(evolution, queries, keys, attention_mask, past_length)
             self._checked[evolution.chain] = attention_mask
         cached = self._blocked.get(evolution.chain)
@@ -239,6 +244,14 @@ class EvolutionState:
             blocked = None if not is_traced() and not blocked.any() else blocked
         self._blocked[evolution.chain] = (attention_mask, blocked)
         return blocked
+
+
+def _can_check(attention_mask: torch.Tensor) -> bool:
+    """Whether `check_mask` can look at a mask. Compiled models do so on a CPU only: elsewhere it was not tried."""
+    if torch.compiler.is_compiling():
+        is_checked = not torch.compiler.is_exporting() and not is_in_function_transform()
+        return is_checked and attention_mask.device.type == "cpu"
+    return not is_traced() and has_numbers(attention_mask)
 
 
 class _Replayable:
@@ -271,11 +284,11 @@ def check_mask(
     is_bias = attention_mask.is_floating_point()
     allowed = ~is_blocked(attention_mask)
     biased = ((attention_mask != 0) & allowed).any() if is_bias else None
-    if allowed.shape[-2] == 1 or queries == 1:
+    is_causal = evolution.is_causal and not evolution.is_cross_attention
+    if queries == 1 or (allowed.shape[-2] == 1 and not is_causal):
         differs = None
     else:
         allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
-        is_causal = evolution.is_causal and not evolution.is_cross_attention
         real = torch.ones((), dtype=torch.bool, device=allowed.device)
         if not evolution.is_cross_attention:
             query_index = torch.arange(queries, device=allowed.device)
@@ -294,6 +307,9 @@ def check_mask(
     if not found:
         return
     wrong = torch.stack(found).any()
+    if torch.compiler.is_compiling():  # a graph can neither choose its words nor wait
+        assert_in_graph(~wrong, REFUSED_WHEN_COMPILED)
+        return
     refuse = functools.partial(_refuse_mask, evolution, biased)
     if _running.deferred is not None:
         _running.deferred.add(wrong, refuse)

@@ -53,6 +53,11 @@ def has_numbers(tensor: torch.Tensor) -> bool:
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
+def assert_in_graph(is_right: torch.Tensor, message: str) -> None:
+    """What is compiled raises RuntimeError where a tensor is False; nothing that depends on its number can be traced."""
+    torch._assert_async(is_right, message)
+
+
 def keep_in_place(tensor: torch.Tensor) -> None:
     """Tells `torch.compile` that a tensor never moves."""
     torch._dynamo.mark_static_address(tensor)
