@@ -61,7 +61,9 @@ TASKS = {
     "film_sentiment": fine_tuning_task("film_sentiment", "accuracy", ("sentence",), 80, 8),
     "film_rating": fine_tuning_task("film_rating", "pearson", ("sentence",), 80, 8),
     "verse_pairs": fine_tuning_task("verse_pairs", "accuracy", ("sentence1", "sentence2"), 80, 8),
-    "translation_web_kjv": Task(TRANSLATION, "loss", True, 500, 16, 0.03, load_verse_translation, "adafactor"),
+    "translation_web_kjv": Task(
+        TRANSLATION, "loss", True, 500, 16, 0.03, load_verse_translation, "adafactor", search=True
+    ),
     EXPLAINED: Task(TRANSLATION, "loss", True, 1000, 32, 0.03, load_help, "adafactor", seeds=3, ablation=True),
 }
 
