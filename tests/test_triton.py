@@ -27,6 +27,7 @@ __all__ = ["force_reference"]  # a fixture
 needs_triton = pytest.mark.skipif(
     evolution_triton.triton is None, reason="Triton is not installed: `make test-triton`"
 )
+needs_double = pytest.mark.skipif(not evolution_triton.IS_INTERPRETED, reason="On GPUs there is no float64.")
 TRITON_CASES = [
     *(case for case in CASES if case.batch > 0),
     Case(heads=17),  # which are padded to 32
@@ -64,10 +65,10 @@ def calls(monkeypatch):
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("memory_efficient", [False, True], ids=["default", "memory_efficient"])
 @pytest.mark.parametrize("case", TRITON_CASES, ids=str)
-def test_kernels_equal_reference(case, memory_efficient, dtype, force_reference, calls):
+def test_kernels_equal_reference(case, memory_efficient, force_reference, calls):
+    dtype = torch.float64 if evolution_triton.IS_INTERPRETED else torch.float32
     chain = TritonChain(case, dtype, memory_efficient)
     layers = sum(not module.evolution.is_vanilla for module in chain.modules)
     assert layers >= 2
@@ -83,6 +84,13 @@ def test_kernels_equal_reference(case, memory_efficient, dtype, force_reference,
 
 
 @needs_triton
+@pytest.mark.parametrize("case", [case for case in SOME_CASES if case.dropout == 0], ids=str)
+def test_kernels_equal_reference_in_float32(case, force_reference):
+    assert_trains_as_reference(TritonChain(case, torch.float32), force_reference)
+
+
+@needs_triton
+@needs_double
 @pytest.mark.parametrize("case", SOME_CASES, ids=str)
 def test_kernels_pass_gradcheck(case, monkeypatch, calls):
     """With dropout too, whose seed is the same in each call."""
@@ -93,6 +101,7 @@ def test_kernels_pass_gradcheck(case, monkeypatch, calls):
 
 
 @needs_triton
+@needs_double
 def test_kernel_gradient_adds_up_many_tiles(monkeypatch, force_reference, calls):
     monkeypatch.setattr(evolution_triton, "MOST_PARTIAL_SUMS", 3)
     assert_trains_as_reference(TritonChain(Case(heads=2, queries=40), torch.float64), force_reference)
@@ -115,6 +124,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near_float32(dtype):
+    if evolution_triton.IS_INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter does not multiply bfloat16")
     chain = Chain(Case(position_bias=False), torch.float32)
     half = TritonChain(Case(position_bias=False), dtype)
     half.inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in chain.inputs]
@@ -156,6 +167,7 @@ def test_the_operators_do_what_compilers_rely_on(is_learned, is_memory_efficient
 
 
 @needs_triton
+@needs_double
 @every_family
 def test_models_compute_what_they_do_with_pytorch(case, calls, monkeypatch):
     """Each family, with gradients."""
@@ -195,6 +207,7 @@ def test_compiled_models_keep_the_kernels(calls):
 
 
 @needs_triton
+@needs_double
 def test_second_derivatives_are_refused():
     chain = TritonChain(Case(), torch.float64)
     with pytest.raises(RuntimeError, match="no second derivatives"):

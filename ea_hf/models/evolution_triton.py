@@ -34,6 +34,7 @@ from .triton_kernels import (
 )
 
 
+IS_INTERPRETED = triton is not None and triton.knobs.runtime.interpret
 # What a program of the attention kernels can hold, and one of the convolution, of numbers of at most two bytes and others.
 LARGEST_HEAD_DIM = 256
 MOST_HEADS = (128, 64)
@@ -46,7 +47,7 @@ def obstacle(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str
     """Why the kernels cannot run with these tensors; `None` if they can."""
     if triton is None:
         return "the package triton is not installed"
-    if not triton.knobs.runtime.interpret:
+    if not IS_INTERPRETED:
         if query.device.type != "cuda":
             return f"the device is {query.device.type}"
         if query.dtype == torch.float64:  # Triton 3.7 cannot compile its matrix products
