@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install glue pretrain translation vision time-series test test-slow test-hf test-versions test-versions-quick lint figures docs clean
+.PHONY: help install glue pretrain translation vision time-series test test-slow test-hf test-versions test-versions-quick test-triton lint figures docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ test-versions:  ## Run the tests of exactness with the oldest and the newest ver
 
 test-versions-quick: install  ## Run the tests of cached decoding with the oldest and the newest Transformers that setup.cfg allows.
 	PYTHON=$(PYTHON) tests/versions.sh quick
+
+test-triton: install  ## Install Triton, and test the kernels for GPUs with its interpreter.
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[triton]"
+	$(PYTHON) -m pytest -n 2 tests/test_triton.py
 
 lint: install  ## Check style and format.
 	$(VENV)/bin/ruff check .

@@ -47,6 +47,7 @@ DEFAULT_IMPLEMENTATIONS = ("eager", "sdpa", "evolving", "evolving, memory-saving
 EVOLVING = {
     "evolving": {},
     "evolving, memory-saving": {"ea_memory_efficient": True},
+    "evolving, Triton": {"ea_kernels": "triton"},
     "evolving, learned": {"ea_mixing": "learned", "ea_residual_weight": 0.1, "ea_conv_weight": 0.1},
 }
 COMPILED = ", compiled"
@@ -422,6 +423,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/benchmark/attention.json"))
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.device == "cpu" and any("Triton" in name for name in args.implementations):
+        parser.error("Triton's kernels run on GPUs; choose `--device cuda` or other `--implementations`.")
     torch.set_num_threads(args.threads)
     if args.peak_of:
         request = json.loads(args.peak_of)

@@ -42,7 +42,7 @@ COMMAND_FILE = "command.json"
 # What the comparison sets itself, or what cannot be done by several runs.
 TAKEN = ("--seed", "--seeds", "--output_dir", "--push_to_hub")
 # These change no model's attention.
-ALLOWED = ("--ea_learning_rate", "--ea_memory_efficient")
+ALLOWED = ("--ea_kernels", "--ea_learning_rate", "--ea_memory_efficient")
 
 
 def variant(text: str) -> tuple[str, str]:

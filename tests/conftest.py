@@ -5,7 +5,6 @@ import os
 
 import pytest
 import torch
-from tiny_bert import isolated_runs
 from transformers.utils import logging as transformers_logging
 
 
@@ -14,6 +13,8 @@ torch.set_num_threads(1)
 # For a machine with a GPU: EA_HF_TEST_DEVICE=cuda; see docs/scaling.md.
 if "EA_HF_TEST_DEVICE" in os.environ:
     torch.set_default_device(os.environ["EA_HF_TEST_DEVICE"])
+elif not torch.cuda.is_available():  # before `ea_hf` is imported, and Triton with it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # cuDNN's convolutions are in TF32 otherwise, whose rounding is above what the tests allow.
 torch.backends.cudnn.allow_tf32 = False
 
@@ -35,6 +36,8 @@ def seed():
 @pytest.fixture
 def isolated(tmp_path_factory):
     """For tests that run scripts: caches of their own, and nothing left of them; see `isolated_runs`."""
+    from tiny_bert import isolated_runs  # imports `ea_hf`
+
     with isolated_runs(tmp_path_factory.mktemp("cache")):
         yield
 

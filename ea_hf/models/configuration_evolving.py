@@ -31,6 +31,7 @@ LATER_FIELDS = {
     "ea_conv_init": "normal",
     "ea_post_mixing": "none",
     "ea_head_kernel_size": None,
+    "ea_kernels": "torch",
 }
 # Without layers or heads there is no attention.
 LEAST_ONE = ("num_layers", "num_decoder_layers", "num_hidden_layers", "num_heads", "num_attention_heads")
@@ -62,6 +63,8 @@ class EvolvingConfig:
         ea_post_mixing (`str`, default "none"): "heads" mixes the attention weights of the heads after the softmax, cell by
             cell, in every layer, with a matrix that is learned and starts as the identity.
         ea_head_kernel_size (`int`, optional): how many neighboring heads are mixed with each other there; by default all.
+        ea_kernels (`str`, default "torch"): with what maps are computed on a GPU, with PyTorch's operations or with kernels in
+            "triton", which do the same with less traffic; see `evolution_triton`. Where these cannot run, PyTorch's do.
 
     `ea_preset`, given to `from_pretrained` or `from_dict`, stands for the fields of one of `ea_hf.PRESETS`.
 
@@ -83,6 +86,7 @@ class EvolvingConfig:
     ea_conv_init: str = "normal"
     ea_post_mixing: str = "none"
     ea_head_kernel_size: int | None = None
+    ea_kernels: str = "torch"
 
     # Model types whose checkpoints have the same layout but for the evolution modules.
     vanilla_model_types: ClassVar[tuple[str, ...]] = ()

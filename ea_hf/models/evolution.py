@@ -24,6 +24,7 @@ convolution sees zeros, so that a padded batch gives each token what it gets alo
 """
 
 import copy
+import functools
 import inspect
 import logging
 import re
@@ -213,7 +214,8 @@ def _keeps_operators(evolution: AttentionEvolution, cache: EvolvingCacheLayer | 
     return (
         torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
-        and tensors.query.device.type == "cpu"  # elsewhere nothing was timed
+        # Elsewhere PyTorch's operations were not timed as operators.
+        and (tensors.query.device.type == "cpu" or _runs_triton(evolution, tensors))
         and cache is None
         and not is_in_function_transform()
     )
@@ -297,8 +299,12 @@ def _fast_attention(
     # To enter the context costs a step of decoding more than to ask.
     is_autocast = torch.is_autocast_enabled(device_type)
     with torch.autocast(device_type, enabled=False) if is_autocast else nullcontext():
+        arguments = (kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
+        if cache is None and _runs_triton(evolution, tensors):
+            from .evolution_triton import attend_by_triton
+
+            return attend_by_triton(tensors, *arguments)
         if torch.is_grad_enabled():
-            arguments = (kernel, bias, *gates, layer, dropout, evolution.memory_efficient)
             if is_traced():
                 return attend_with_gradients(tensors, *arguments)
             return EvolvingAttention.apply(*tensors, *arguments)
@@ -312,6 +318,23 @@ def _fast_attention(
                 lambda image: cache.prepend_rows(evolution.chain, image, rows_above),
             )
         return (attend if is_traced() else infer)(tensors, kernel, bias, *gates, layer)
+
+
+def _runs_triton(evolution: AttentionEvolution, tensors: Tensors) -> bool:
+    """Whether the kernels in Triton are to run, and can; a warning says once why not."""
+    if evolution.kernels != "triton":
+        return False
+    from .evolution_triton import obstacle  # not before: it loads a compiler
+
+    reason = obstacle(tensors.query, tensors.key, tensors.value)
+    if reason is not None and not is_traced():
+        _tell_once(f'`ea_kernels` is "triton", but PyTorch\'s operations are used instead: {reason}.')
+    return reason is None
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _fill_cache(evolution: AttentionEvolution, cache: EvolvingCacheLayer, tensors: Tensors, scaling: float) -> None:

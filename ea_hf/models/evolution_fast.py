@@ -424,17 +424,21 @@ class EvolvingAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None, grad_evolved: torch.Tensor | None) -> tuple:
-        if torch.is_grad_enabled():  # not `once_differentiable`, which lets `torch.autograd.grad` pass without a word
-            raise RuntimeError(
-                "Evolving attention has no second derivatives (`create_graph=True`) on its fast path. Call the model with "
-                "`output_attention_maps=True`, which takes the path that has them."
-            )
+        refuse_second_derivatives()
         *tensors, mixed, weights, positive, kept = ctx.saved_tensors
         step = Step(*tensors, ctx.layer)
         backward = Backward(step, ctx.had_previous, ctx.bias_shape, ctx.needs_input_grad, ctx.dropout)
         # As in the forward pass; some run the backward pass too within an autocast context.
         with torch.autocast(step.query.device.type, enabled=False):
             return backward(grad_output, grad_evolved, mixed, weights, positive, kept)
+
+
+def refuse_second_derivatives() -> None:
+    if torch.is_grad_enabled():  # not `once_differentiable`, which lets `torch.autograd.grad` pass without a word
+        raise RuntimeError(
+            "Evolving attention has no second derivatives (`create_graph=True`) on its fast path. Call the model with "
+            "`output_attention_maps=True`, which takes the path that has them."
+        )
 
 
 def scale_gradients(

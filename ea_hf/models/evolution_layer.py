@@ -17,6 +17,7 @@ from .undocumented import version_of
 MIXINGS = ("convex", "additive", "learned")
 CONV_INITS = ("normal", "identity")
 POST_MIXINGS = ("none", "heads")
+KERNELS = ("torch", "triton")
 # Of new kernels in "learned": where a convolution's weight starts at 0, its first gradient is what the kernel gives.
 LEARNED_KERNEL_STD = 0.1
 
@@ -32,6 +33,7 @@ def check_evolution(
     conv_init: str = "normal",
     post_mixing: str = "none",
     head_kernel_size: int | None = None,
+    kernels: str = "torch",
     num_heads: int | None = None,
     is_causal: bool | None = None,
 ) -> None:
@@ -45,7 +47,8 @@ def check_evolution(
         ValueError: an unknown mixing; a weight that is no number in [0, 1] ("convex") or no finite number (otherwise); a
             kernel size that is no odd positive integer, nor (rows, columns) with odd columns and, unless all maps are causal,
             odd rows; an activation that `transformers.activations.ACT2FN` does not know; groups that are neither 1 nor the
-            heads; another start of the kernels or head mixing than there is; groups of heads that do not divide the heads.
+            heads; another start of the kernels, head mixing or implementation than there is; groups of heads that do not divide the
+            heads.
     """
     if mixing not in MIXINGS:
         raise ValueError(f"`ea_mixing` is {mixing!r}; choose one of {', '.join(MIXINGS)}.")
@@ -76,6 +79,8 @@ def check_evolution(
         raise ValueError(f"`ea_conv_init` is {conv_init!r}; choose one of {', '.join(CONV_INITS)}.")
     if post_mixing not in POST_MIXINGS:
         raise ValueError(f"`ea_post_mixing` is {post_mixing!r}; choose one of {', '.join(POST_MIXINGS)}.")
+    if kernels not in KERNELS:
+        raise ValueError(f"`ea_kernels` is {kernels!r}; choose one of {', '.join(KERNELS)}.")
     if head_kernel_size is not None:
         if post_mixing == "none":
             raise ValueError(
@@ -189,6 +194,7 @@ class AttentionEvolution(nn.Module):
         conv_init: how kernels start, "normal" or "identity".
         post_mixing: "heads" mixes heads after the softmax, "none" does not.
         head_kernel_size: how many heads are mixed with each other, all if `None`.
+        kernels: "torch" computes with PyTorch's operations; "triton", where it can, with the kernels of `evolution_triton`.
 
     Attributes:
         residual_gate: (heads,), the residual weights of "learned", in every layer but the first; otherwise `None`.
@@ -219,15 +225,17 @@ class AttentionEvolution(nn.Module):
         conv_init: str = "normal",
         post_mixing: str = "none",
         head_kernel_size: int | None = None,
+        kernels: str = "torch",
     ):
         super().__init__()
-        variant = (conv_groups, conv_every, conv_init, post_mixing, head_kernel_size)
+        variant = (conv_groups, conv_every, conv_init, post_mixing, head_kernel_size, kernels)
         check_evolution(residual_weight, conv_weight, kernel_size, activation, mixing, *variant, num_heads, is_causal)
         self.mixing = mixing
         self.layer_index = layer_index
         self.residual_weight = residual_weight
         self.conv_weight = conv_weight
         self.memory_efficient = memory_efficient
+        self.kernels = kernels
         self.kernel_rows, self.kernel_columns = kernel_rows_and_columns(kernel_size)
         self.is_causal = is_causal
         self.is_cross_attention = is_cross_attention

@@ -17,7 +17,7 @@ from .evolution_fast import attend as attend_by_blocks
 
 def namespace(module_name: str) -> str:
     """Where a copy of this file registers its operators, which have one name in the whole process; see `attention_name`."""
-    is_own = module_name == "ea_hf.models.evolution_operators"
+    is_own = module_name.startswith("ea_hf.models.")
     return "ea_hf" if is_own else f"ea_hf_{zlib.crc32(module_name.encode()):08x}"
 
 
@@ -207,16 +207,22 @@ def attention_backward(
         step = prepare(without_idle_masks(tensors), kernel, bias, residual_gate, conv_gate, layer)
         backward = Backward(step, had_previous, torch.Size(bias_shape) if bias_shape else None, tuple(needed), dropout)
         grads = backward(grad_output, grad_evolved, mixed, *map(found, (weights, positive, kept)))
-    grads = [grad if is_needed else None for grad, is_needed in zip(grads, needed, strict=False)]
-    parameters = {7: kernel, 8: bias, 9: residual_gate, 10: conv_gate}
+    return given_gradients(grads, needed, query, kernel, bias, residual_gate, conv_gate)
+
+
+def given_gradients(
+    grads: tuple[torch.Tensor | None, ...], needed: list[bool], query: torch.Tensor, *parameters: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """The gradients of `Tensors` and of parameters, as an operator gives them: in their types, empty where none is needed."""
+    likes = [query] * 7 + list(parameters)
     return [
-        given(None if grad is None else grad.to(parameters.get(index, query).dtype).contiguous(), query)
-        for index, grad in enumerate(grads)
+        given(grad.to(like.dtype).contiguous() if is_needed and grad is not None else None, query)
+        for grad, like, is_needed in zip(grads, likes, needed, strict=False)
     ]
 
 
 @attention_backward.register_fake
-def _(
+def fake_gradients(
     grad_output: torch.Tensor | None,
     grad_evolved: torch.Tensor | None,
     query: torch.Tensor,
@@ -224,7 +230,8 @@ def _(
     value: torch.Tensor,
     *others: Any,
 ) -> list[torch.Tensor]:
-    bias_shape, needed = others[13:15]
+    """Of an operator whose arguments begin like `attention_backward`'s, and go on after the maps that are kept like its."""
+    bias_shape, needed = next(others[i : i + 2] for i, other in enumerate(others) if isinstance(other, list))
     maps = query.new_empty(*query.shape[:-1], key.shape[2])
     position_bias = query.new_empty(bias_shape) if bias_shape else None
     sources = (query, key, value, maps, position_bias, None, None, *others[4:8])

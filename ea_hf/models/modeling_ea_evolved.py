@@ -350,6 +350,7 @@ def evolve(
     conv_init: str | None = None,
     post_mixing: str | None = None,
     head_kernel_size: int | None = None,
+    kernels: str | None = None,
     preset: str | None = None,
 ) -> PreTrainedModel:
     """Makes a loaded model evolving, in place: the maps of its attention go from layer to layer.
@@ -368,7 +369,7 @@ def evolve(
         activation: activation after the convolution; default "relu".
         memory_efficient: see `EvolvingConfig`.
         mixing: "convex", the default, "additive" or "learned"; see `EvolvingConfig`.
-        conv_groups, conv_every, conv_init, post_mixing, head_kernel_size: see `EvolvingConfig`.
+        conv_groups, conv_every, conv_init, post_mixing, head_kernel_size, kernels: see `EvolvingConfig`.
         preset: name of one of `ea_hf.PRESETS`, for what the other arguments leave open.
 
     Returns:
@@ -390,6 +391,7 @@ def evolve(
         "ea_conv_init": conv_init,
         "ea_post_mixing": post_mixing,
         "ea_head_kernel_size": head_kernel_size,
+        "ea_kernels": kernels,
     }
     fields = _all_fields(given, preset)
     values = {name.removeprefix("ea_"): value for name, value in fields.items()}

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from ..models.auto import CONFIGS
-from ..models.evolution_layer import CONV_INITS, MIXINGS, POST_MIXINGS
+from ..models.evolution_layer import CONV_INITS, KERNELS, MIXINGS, POST_MIXINGS
 from ..models.presets import PRESETS, preset_fields
 from .checkpoints import write_json
 from .interruptions import Interrupted, signals_noted, stop_together
@@ -97,6 +97,11 @@ def add_evolution_arguments(group: argparse._ArgumentGroup, chains: Sequence[str
         action="store_true",
         default=None,
         help="Save less for the backward pass, and compute more. Default: the checkpoint's, or off.",
+    )
+    group.add_argument(
+        "--ea_kernels",
+        choices=KERNELS,
+        help="With what a GPU computes maps. Default: the checkpoint's, or torch.",
     )
     for name in chains:
         group.add_argument(
