@@ -33,6 +33,8 @@ SHARED_FILES = {
     "evolution_blocks.py",
     "evolution_fast.py",
     "evolution_operators.py",
+    "evolution_triton.py",
+    "triton_kernels.py",
     "modeling_evolving.py",
     "presets.py",
     "remote_code.py",
