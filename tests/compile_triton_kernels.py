@@ -18,65 +18,80 @@ from typing import Any
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from ea_hf.models import evolution_triton
 from ea_hf.models.evolution_blocks import Layer
 
 
 KERNELS = ("convolve", "sum_kernel_gradient", "attend", "attend_backward", "sum_value_gradient")
-TYPES = {
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-    torch.uint8: "u8",
-    torch.int64: "i64",
-}
 # A100 and H100, with the shared memory that a program may have there, in bytes.
 GPUS = {80: 163 * 1024, 90: 227 * 1024}
 MOST_SPILLED_BYTES = 256
 
 
-class Recorder:
-    """Stands for a kernel, and notes what it is called with."""
+class GPU:
+    """What Triton's launcher asks a driver."""
 
-    def __init__(self, kernel: Any, calls: dict):
-        self.kernel, self.calls = kernel, calls
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def is_active(self) -> bool:
+        return True
+
+
+class Compiler:
+    """Stands for a kernel, and compiles it for what it is called with, as a launch would, but does not run it."""
+
+    def __init__(self, kernel: Any, compiled: dict[str, tuple]):
+        self.kernel, self.compiled = kernel, compiled
 
     def __getitem__(self, grid: tuple) -> Any:
-        def call(*args: Any, num_warps: int, **constants: Any) -> None:
-            signature, constexprs = {}, {}
-            for name, value in {**dict(zip(self.kernel.arg_names, args, strict=False)), **constants}.items():
-                if isinstance(value, torch.Tensor):
-                    signature[name] = f"*{TYPES[value.dtype]}"
-                elif name.isupper() or value is None:
-                    signature[name], constexprs[name] = "constexpr", value
-                else:
-                    signature[name] = "i32"
-            key = (self.kernel.__name__, *signature.items(), *constexprs.items(), num_warps)
-            self.calls[key] = (self.kernel, signature, constexprs, num_warps)
+        def call(*args: Any, **constants: Any) -> None:
+            result = self.kernel.run(*args, grid=grid, warmup=True, **constants)
+            self.compiled[result.hash] = (self.kernel.__name__, args[0].dtype, constants, result)
 
         return call
 
 
 def run_a_layer(
-    dtype: torch.dtype, heads: int, head_dim: int, kernel: tuple[int, int], mixing: str, groups: int
+    dtype: torch.dtype,
+    heads: int,
+    head_dim: int,
+    kernel: tuple[int, int] = (3, 3),
+    mixing: str = "convex",
+    groups: int = 1,
+    length: int = 70,
+    is_masked: bool = True,
+    dropout: float = 0.1,
 ) -> None:
-    def random(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+    """Training and inference."""
+
+    def zeros(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, requires_grad=True)
 
-    queries = 70
-    maps = random(2, heads, queries, queries)
-    mask = torch.ones(2, 1, queries, queries, dtype=torch.bool)
-    gates = [random(heads, 1, 1) if mixing == "learned" else None for _ in range(2)]
-    weight = random(heads, heads // groups, *kernel, dtype=torch.float32)
+    maps = zeros(2, heads, length, length)
+    mask = torch.ones(2, 1, length, length, dtype=torch.bool) if is_masked else None
+    masks = (mask, None if mask is None else ~mask)
+    gates = [zeros(heads, 1, 1) if mixing == "learned" else None for _ in range(2)]
+    weight = zeros(heads, heads // groups, *kernel, dtype=torch.float32)
     layer = Layer(0.1, 0.1, 0.1, *kernel, False, mixing, groups)
-    states = [random(2, heads, queries, head_dim) for _ in range(3)]
-    bias = random(heads, dtype=torch.float32)
-    output, evolved, *_ = evolution_triton.attention(
-        *states, maps, None, mask, ~mask, weight, bias, *gates, *layer, 0.1, False
-    )
-    (output.sum() + evolved.sum()).backward()
+    states = [zeros(2, heads, length, head_dim) for _ in range(3)]
+    parameters = (weight, zeros(heads, dtype=torch.float32), *gates)
+    output, evolved, *_ = evolution_triton.attention(*states, maps, None, *masks, *parameters, *layer, dropout, False)
+    output.sum().backward(retain_graph=True)
+    evolved.sum().backward()
+    with torch.no_grad():
+        evolution_triton.attention_(*states, maps.detach(), None, *masks, *parameters, *layer)
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
@@ -94,33 +109,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="more heads, features and types than the tests compile")
     args = parser.parse_args()
-    calls: dict[tuple, tuple] = {}
+    compiled: dict[str, tuple] = {}
     for name in KERNELS:
-        setattr(evolution_triton, name, Recorder(getattr(evolution_triton, name), calls))
+        setattr(evolution_triton, name, Compiler(getattr(evolution_triton, name), compiled))
     shapes = [(12, 64), (32, 128)] + [(8, 32), (64, 64), (16, 256)] * args.all
-    for dtype in (torch.bfloat16, torch.float32, *[torch.float16] * args.all):
-        for heads, head_dim in shapes:
-            run_a_layer(dtype, heads, head_dim, (3, 3), "convex", 1)
-    run_a_layer(torch.bfloat16, 128, 64, (3, 3), "convex", 1)
-    run_a_layer(torch.bfloat16, 12, 64, (5, 11), "learned", 1)
-    run_a_layer(torch.bfloat16, 12, 64, (3, 3), "additive", 12)
     faults = 0
-    print("sm  kernel                type  registers  spilled  shared  constants")
-    for kernel, signature, constexprs, warps in calls.values():
-        constants = {(kernel.arg_names.index(name),): value for name, value in constexprs.items()}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-        for gpu, most_shared in GPUS.items():
-            compiled = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options={"num_warps": warps})
-            registers, spilled = resources(compiled.asm["cubin"])
-            is_fault = spilled > MOST_SPILLED_BYTES or compiled.metadata.shared > most_shared
+    print("sm  kernel                type      registers  spilled  shared  constants")
+    for capability, most_shared in GPUS.items():
+        driver.set_active(GPU(capability))
+        compiled.clear()
+        for dtype in (torch.bfloat16, torch.float32, *[torch.float16] * args.all):
+            for heads, head_dim in shapes:
+                run_a_layer(dtype, heads, head_dim)
+        run_a_layer(torch.bfloat16, 12, 64, is_masked=False, dropout=0.0)
+        run_a_layer(torch.bfloat16, 1, 8, length=1)
+        run_a_layer(torch.bfloat16, 128, 64)
+        run_a_layer(torch.bfloat16, 12, 64, (5, 11), "learned")
+        run_a_layer(torch.bfloat16, 12, 64, mixing="additive", groups=12)
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        run_a_layer(torch.float32, 12, 64)
+        torch.backends.cuda.matmul.fp32_precision = "none"
+        for name, dtype, constants, result in compiled.values():
+            registers, spilled = resources(result.asm["cubin"])
+            is_fault = spilled > MOST_SPILLED_BYTES or result.metadata.shared > most_shared
             faults += is_fault
-            names = ("PURPOSE", "IS_GROUPED", "HEADS", "HEAD_DIM", "ROWS", "COLUMNS", "CELLS")
-            told = " ".join(f"{name}={constexprs[name]}" for name in names if name in constexprs)
-            print(
-                f"{gpu}  {kernel.__name__:20}  {next(iter(signature.values()))[1:]:4}  {registers:9}  {spilled:7}  "
-                f"{compiled.metadata.shared:6}  {told} warps={warps}{'  <- too much' if is_fault else ''}"
+            names = (
+                "PURPOSE",
+                "IS_GROUPED",
+                "HEADS",
+                "HEAD_DIM",
+                "ROWS",
+                "COLUMNS",
+                "CELLS",
+                "PRECISION",
+                "num_warps",
             )
-    print(f"{len(calls)} kernels compiled for {len(GPUS)} GPUs.")
+            values = " ".join(f"{name}={constants[name]}" for name in names if name in constants)
+            print(
+                f"{capability}  {name:20}  {str(dtype)[6:]:8}  {registers:9}  {spilled:7}  {result.metadata.shared:6}  "
+                f"{values}{'  <- too much' if is_fault else ''}"
+            )
+        print(f"{len(compiled)} kernels compiled for compute capability {capability / 10}.")
     if faults:
         raise SystemExit(f"{faults} of them take too much.")
 

@@ -41,6 +41,11 @@ SOME_CASES = [
 ]
 
 
+def skip_bfloat16(dtype):
+    if evolution_triton.IS_INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter does not multiply bfloat16.")
+
+
 class TritonChain(Chain):
     def __init__(self, *args):
         super().__init__(*args)
@@ -124,8 +129,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near_float32(dtype):
-    if evolution_triton.IS_INTERPRETED and dtype == torch.bfloat16:
-        pytest.skip("Triton's interpreter does not multiply bfloat16")
+    skip_bfloat16(dtype)
     chain = Chain(Case(position_bias=False), torch.float32)
     half = TritonChain(Case(position_bias=False), dtype)
     half.inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in chain.inputs]
@@ -135,6 +139,78 @@ def test_half_precision_is_near_float32(dtype):
     torch.testing.assert_close(half().float(), chain(), rtol=precision, atol=precision)
     with torch.no_grad():
         torch.testing.assert_close(half(training=False).float(), chain(training=False), rtol=precision, atol=precision)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_dropout_drops_the_same_weights_in_the_backward_pass(dtype):
+    """Whose tiles are others in half precision. What is dropped shows in the output where V is the identity."""
+    skip_bfloat16(dtype)
+    torch.manual_seed(0)
+    queries, head_dim, dropout, scaling = 100, 128, 0.25, 0.3
+    layer = Layer(scaling, 0.0, 0.0, 1, 1, False)
+    query, key = (torch.randn(2, 3, queries, head_dim, dtype=dtype, requires_grad=True) for _ in range(2))
+    value = torch.eye(queries, head_dim, dtype=dtype).expand(2, 3, -1, -1).clone().requires_grad_()
+    states = (query, key, value)
+    output, *_ = evolution_triton.attention(*states, *[None] * 8, *layer, dropout, False)
+    is_kept = output[..., :queries].transpose(1, 2) != 0
+    assert is_kept.double().mean().item() == pytest.approx(1 - dropout, abs=0.01)
+    weights = torch.randn_like(output)
+    gradients = torch.autograd.grad(output, states, weights)
+    exact = tuple(state.detach().double().requires_grad_() for state in states)
+    softmax = torch.softmax(exact[0] @ exact[1].mT * scaling, -1)
+    expected = ((softmax * is_kept / (1 - dropout)) @ exact[2]).transpose(1, 2)
+    expected_gradients = torch.autograd.grad(expected, exact, weights.double())
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        limit = 64 * torch.finfo(dtype).eps * expected_gradient.abs().max().item()
+        torch.testing.assert_close(gradient.double(), expected_gradient, rtol=0, atol=limit)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="There are no two GPUs.")
+def test_kernels_run_where_the_tensors_are(force_reference):
+    with torch.device("cuda:1"):
+        assert_trains_as_reference(TritonChain(Case(), torch.float32), force_reference)
+
+
+@needs_triton
+@pytest.mark.parametrize("has_kernel", (False, True))
+def test_maps_of_another_layout_are_read_right(has_kernel):
+    """A compiler may choose one."""
+    torch.manual_seed(0)
+    states = [torch.randn(2, 3, 7, 4) for _ in range(3)]
+    maps = torch.randn(2, 3, 7, 7)
+    layer = Layer(0.3, 0.4, 0.5, 3, 3, False, "additive")
+    parameters = [torch.randn(3, 3, 3, 3), torch.randn(3)] if has_kernel else [None, None]
+    results = []
+    for previous in (maps.clone(), maps.clone().transpose(2, 3).contiguous().transpose(2, 3)):
+        arguments = (*[None] * 3, *parameters, None, None, *layer)
+        forward = evolution_triton.attention(*states, previous, *arguments, 0.0, False)[:2]
+        results.append((*forward, evolution_triton.attention_(*states, previous, *arguments), previous))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@needs_triton
+def test_a_first_tile_of_minus_infinity_gives_no_nan():
+    torch.manual_seed(0)
+    states = [torch.randn(1, 2, 70, 4) for _ in range(3)]
+    bias = torch.zeros(1, 2, 70, 70)
+    bias[..., :64] = float("-inf")
+    layer = Layer(0.5, 0.0, 0.0, 1, 1, False)
+    output, *_ = evolution_triton.attention(*states, None, bias, *[None] * 6, *layer, 0.0, False)
+    expected = torch.softmax(states[0] @ states[1].mT * 0.5 + bias, -1) @ states[2]
+    torch.testing.assert_close(output, expected.transpose(1, 2))
+
+
+@needs_triton
+def test_float32_is_multiplied_as_pytorch_is_told():
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for precision, expected in (("ieee", "ieee"), ("tf32", "tf32")):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            assert evolution_triton._types(torch.zeros(1))["PRECISION"] == expected
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 @needs_triton
@@ -236,10 +312,26 @@ def test_other_operations_run_where_the_kernels_cannot(monkeypatch, caplog, forc
     ]
 
 
-def test_obstacles_are_named(monkeypatch):
+def obstacle_of(*shape, blocked=None):
+    states = torch.zeros(1).expand(shape)
+    return evolution_triton.obstacle(states, states, states, blocked)
+
+
+@needs_triton
+def test_obstacles_are_named():
+    assert obstacle_of(1, 2, 3, 4) is None
+    assert obstacle_of(1, 65, 3, 4) == "65 heads are more than 64, which torch.float32 allows"
+    assert obstacle_of(1, 2, 3, 300) == "heads of 300 features are larger than 256"
+    assert obstacle_of(8192, 8, 3, 4).startswith("8192 x 8 heads or 3 queries are more than 65535")
+    assert obstacle_of(1, 2, 50_000, 4).startswith("maps of 50000 x 50000 cells are larger than")
+    assert obstacle_of(0, 2, 3, 4) == "there is nothing to attend to"
+    masks = torch.zeros(1, 2, 3, 3, dtype=torch.bool)
+    assert obstacle_of(1, 2, 3, 4, blocked=masks) == "each head has a mask of its own"
+
+
+def test_a_missing_triton_is_named(monkeypatch):
     monkeypatch.setattr(evolution_triton, "triton", None)
-    states = torch.zeros(1, 2, 3, 4)
-    assert evolution_triton.obstacle(states, states, states) == "the package triton is not installed"
+    assert obstacle_of(1, 2, 3, 4) == "the package triton is not installed"
 
 
 def test_unknown_kernels_are_refused():

@@ -326,7 +326,7 @@ def _runs_triton(evolution: AttentionEvolution, tensors: Tensors) -> bool:
         return False
     from .evolution_triton import obstacle  # not before: it loads a compiler
 
-    reason = obstacle(tensors.query, tensors.key, tensors.value)
+    reason = obstacle(tensors.query, tensors.key, tensors.value, tensors.blocked)
     if reason is not None and not is_traced():
         _tell_once(f'`ea_kernels` is "triton", but PyTorch\'s operations are used instead: {reason}.')
     return reason is None

@@ -7,10 +7,10 @@ each. Here M_l comes from one matrix product; one kernel convolves all heads of 
 of the convolution's kernel, and writes A_l; another goes over the columns of A_l as FlashAttention does over scores (Dao,
 https://arxiv.org/abs/2307.08691), so that neither softmax nor dropout's mask is ever held. The backward pass has a kernel for
 each of these and one for the gradient of the convolution's kernel. For training M_l and A_l are saved, with
-`ea_memory_efficient` M_l alone.
+`ea_memory_efficient` M_l alone; in "learned" A_{l-1} in place of M_l.
 
 The kernels are for ReLU only, as `evolution_fast.py` says, and multiply float32 as
-`torch.backends.cuda.matmul.allow_tf32` allows it.
+`torch.backends.cuda.matmul.fp32_precision` says.
 """
 
 from typing import Any
@@ -35,15 +35,21 @@ from .triton_kernels import (
 
 
 IS_INTERPRETED = triton is not None and triton.knobs.runtime.interpret
-# What a program of the attention kernels can hold, and one of the convolution, of numbers of at most two bytes and others.
+# The largest head that an attention kernel can hold, and the most heads that `convolve` can, in numbers of at most two bytes and
+# in wider ones.
 LARGEST_HEAD_DIM = 256
 MOST_HEADS = (128, 64)
 # Cells of a map are counted in 32 bits.
-MOST_CELLS = 2**31
-MOST_PARTIAL_SUMS = 512  # of the gradient of the convolution's kernel
+MOST_CELLS = 2**31 - 2**12  # and a tile beyond the last one
+MOST_PROGRAMS = 2**16 - 1  # in the second and third dimension of a grid
+# Of the gradient of the convolution's kernel, and their bytes.
+MOST_PARTIAL_SUMS = 512
+MOST_BYTES_OF_SUMS = 2**26
 
 
-def obstacle(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str | None:
+def obstacle(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocked: torch.Tensor | None = None
+) -> str | None:
     """Why the kernels cannot run with these tensors; `None` if they can."""
     if triton is None:
         return "the package triton is not installed"
@@ -57,6 +63,10 @@ def obstacle(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str
         return f"{query.shape[1]} heads are more than {most_heads}, which {query.dtype} allows"
     if max(query.shape[-1], value.shape[-1]) > LARGEST_HEAD_DIM:
         return f"heads of {max(query.shape[-1], value.shape[-1])} features are larger than {LARGEST_HEAD_DIM}"
+    if blocked is not None and blocked.shape[1] > 1:
+        return "each head has a mask of its own"
+    if max(query.shape[0] * query.shape[1], query.shape[2]) > MOST_PROGRAMS:
+        return f"{query.shape[0]} x {query.shape[1]} heads or {query.shape[2]} queries are more than {MOST_PROGRAMS}"
     if query.shape[2] * key.shape[2] >= MOST_CELLS:
         return f"maps of {query.shape[2]} x {key.shape[2]} cells are larger than {MOST_CELLS - 1}"
     return "there is nothing to attend to" if 0 in (*query.shape, *key.shape, *value.shape) else None
@@ -65,7 +75,7 @@ def obstacle(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str
 def _types(tensor: torch.Tensor) -> dict[str, Any]:
     """In which type the kernels add up, and how they multiply float32."""
     is_double = tensor.dtype == torch.float64
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     return {"ACCUMULATOR": tl.float64 if is_double else tl.float32, "PRECISION": precision}
 
 
@@ -166,7 +176,8 @@ def kernel_gradient(step: Step, passed: torch.Tensor, image: torch.Tensor) -> to
     cells = max(16, 2048 // padded)
     tiles_of_map = triton.cdiv(queries * keys, cells)
     tiles = batch * tiles_of_map
-    tiles_of_sum = triton.cdiv(tiles, min(tiles, MOST_PARTIAL_SUMS))
+    most_sums = min(MOST_PARTIAL_SUMS, max(1, MOST_BYTES_OF_SUMS // (4 * shifts * padded**2)))
+    tiles_of_sum = triton.cdiv(tiles, min(tiles, most_sums))
     parts = triton.cdiv(tiles, tiles_of_sum)
     is_grouped = geometry["IS_GROUPED"]
     shape = (parts, shifts, padded) if is_grouped else (parts, shifts, padded, padded)
@@ -254,6 +265,7 @@ class TritonBackward(Backward):
     ) -> tuple[torch.Tensor | None, ...]:
         """The gradients of the arguments of `attention`."""
         step, whole = self.step, Block(slice(None), 0, self.step.shape[2])
+        self.grad_mixed = None  # comes whole, into memory of its own
         if mixed is None and (step.kernel is not None or evolved is None):
             mixed = step.mix(whole)
         if evolved is None:
@@ -329,14 +341,14 @@ def attention_(
     Args:
         maps: A_{l-1}; afterwards A_l.
     """
-    tensors = Tensors(query, key, value, maps, position_bias, attention_mask, blocked)
+    own = maps.contiguous()  # a compiler may have chosen another layout
+    tensors = Tensors(query, key, value, own, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.cuda.device_of(query), torch.autocast(query.device.type, enabled=False):
         step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         evolved = step.mix(Block(slice(None), 0, step.shape[2]), in_place=kernel is None)
         if kernel is not None:
-            out = maps if maps.is_contiguous() else None  # a compiler may have chosen another layout
-            evolved = convolve_maps(step, evolved, evolved, step.kernel, EVOLVE, out)
+            evolved = convolve_maps(step, evolved, evolved, step.kernel, EVOLVE, out=own)
         output, _ = attend_to_maps(step, evolved, None, 0.0)
     if evolved.data_ptr() != maps.data_ptr():
         maps.copy_(evolved)
@@ -375,14 +387,15 @@ def attention(
     dropout: float,
     memory_efficient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Attention with gradients, forward.
+    """Attention with gradients, forward. Neither the output nor A_l may be written to before the backward pass, which needs them.
 
     Returns:
         The output and A_l; then M_l, empty where it is A_l; the statistics of `attend_to_maps`; and the seed of the dropout.
     """
+    previous = None if previous is None else previous.contiguous()
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.cuda.device_of(query), torch.autocast(query.device.type, enabled=False):
         step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         mixed = step.mix(Block(slice(None), 0, step.shape[2]))
         evolved = mixed if kernel is None else convolve_maps(step, mixed, mixed, step.kernel, EVOLVE)
@@ -446,9 +459,10 @@ def attention_backward(
     Returns:
         The gradients of what `attention` gets, from the query to `conv_gate`, empty where none is needed.
     """
+    previous = None if previous is None else previous.contiguous()
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.cuda.device_of(query), torch.autocast(query.device.type, enabled=False):
         step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         shape = torch.Size(bias_shape) if bias_shape else None
         backward = TritonBackward(step, had_previous, shape, tuple(needed), dropout)

@@ -241,7 +241,7 @@ def attend(
     own_hidden = hidden
     if hidden is not None:
         own_hidden = hidden + batch * hidden_batch + head * hidden_head
-    top = tl.full([ROWS], float("-inf"), ACCUMULATOR)
+    top = tl.full([ROWS], _LOWEST, ACCUMULATOR)  # finite, for tiles of -inf alone
     total = tl.zeros([ROWS], ACCUMULATOR)
     result = tl.zeros([ROWS, HEAD_DIM], ACCUMULATOR)
     for start in range(0, keys, COLUMNS):
