@@ -173,7 +173,7 @@ def kernel_gradient(step: Step, passed: torch.Tensor, image: torch.Tensor) -> to
     batch, heads, queries, keys = step.shape
     geometry = _geometry(step)
     padded, shifts = geometry["HEADS"], step.layer.kernel_rows * step.layer.kernel_columns
-    cells = max(16, 2048 // padded)
+    cells = max(16, (2048 if passed.element_size() <= 2 else 1024) // padded)
     tiles_of_map = triton.cdiv(queries * keys, cells)
     tiles = batch * tiles_of_map
     most_sums = min(MOST_PARTIAL_SUMS, max(1, MOST_BYTES_OF_SUMS // (4 * shifts * padded**2)))
