@@ -72,9 +72,10 @@ VARIANTS = {
     "rows_only": Variant("(0.1, 0.1), kernel of 3 rows and 1 column", weights(0.1, 0.1, kernel_size=(3, 1))),
     "columns_only": Variant("(0.1, 0.1), kernel of 1 row and 3 columns", weights(0.1, 0.1, kernel_size=(1, 3))),
     "talking_heads": Variant("talking-heads attention", dict(PRESETS["talking_heads"])),
-    # An even number of rows, as the paper has it, is for causal attention alone.
+    # The paper's even number of rows is for causal attention alone.
     "multi_token": Variant(
-        "multi-token attention, 5 rows instead of 6", {**PRESETS["multi_token"], "ea_kernel_size": (5, 11)}
+        'multi-token attention, 5 rows instead of 6: the preset "multi_token_bidirectional"',
+        dict(PRESETS["multi_token_bidirectional"]),
     ),
 }
 # What every task compares; the others are the ablation of a few tasks.

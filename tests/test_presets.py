@@ -4,6 +4,8 @@
 
 import argparse
 import copy
+import functools
+import itertools
 import json
 import math
 
@@ -97,21 +99,21 @@ def talking_heads_paper(scores, causal, layer, previous):
     return torch.einsum("bhnm,gh->bgnm", weights, layer.post_mixing.weight), None
 
 
-def multi_token_paper(scores, causal, layer, previous):
+def multi_token_paper(scores, causal, layer, previous, rows=6):
     """Golovneva et al. 2025, equation 4, written out as its sum: a_ij = sum theta[i', j'] 1[i-i' >= j-j'] s[i-i', j-j']."""
     if layer.layer_index == 2:  # as in the released configurations: 2, 6, 10, ...
         kernel = layer.conv.weight
-        assert kernel.shape == (4, 1, 6, 11)
+        assert kernel.shape == (4, 1, rows, 11)
         heads, length = scores.shape[1], scores.shape[-1]
         convolved = torch.zeros_like(scores)
         for i in range(length):
             for j in range(length):
-                for above in range(6):
+                for above in range(rows):
                     for left in range(-5, 6):
                         row, column = i - above, j - left
                         if 0 <= column <= row:
                             for head in range(heads):
-                                weight = kernel[head, 0, 5 - above, 5 - left]
+                                weight = kernel[head, 0, rows - 1 - above, 5 - left]
                                 convolved[:, head, i, j] += weight * scores[:, head, row, column]
         scores = convolved
     weights = scores.masked_fill(~causal, -math.inf).softmax(-1)
@@ -124,6 +126,7 @@ TRANSCRIPTIONS = {
     "realformer": realformer_of_x_transformers,
     "talking_heads": talking_heads_paper,
     "multi_token": multi_token_paper,
+    "multi_token_bidirectional": functools.partial(multi_token_paper, rows=5),
 }
 
 
@@ -342,6 +345,30 @@ def test_a_bidirectional_model_is_refused_the_causal_preset():
     model = BertModel(BertConfig(**TINY_BERT))
     with pytest.raises(ValueError, match="with 6 rows; only where every chain"):
         ea_hf.evolve(model, preset="multi_token")
+
+
+def test_multi_token_attention_of_an_encoder_sees_two_rows_above_and_below():
+    fields = ea_hf.preset_fields("multi_token_bidirectional")
+    layer = ea_hf.EABertModel(ea_hf.EABertConfig(**TINY_BERT, **fields)).encoder.layer[2].attention.self.evolution
+    layer = layer.double()
+    kernel = torch.nn.init.normal_(layer.conv.weight)
+    assert kernel.shape == (4, 1, 5, 11)
+    scores = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    expected = torch.zeros_like(scores) + layer.conv.bias[:, None, None]
+    for i, j, k, m in itertools.product(range(7), range(7), range(5), range(11)):
+        row, column = i + k - 2, j + m - 5
+        if 0 <= row < 7 and 0 <= column < 7:
+            expected[:, :, i, j] += kernel[:, 0, k, m] * scores[:, :, row, column]
+    assert_close(layer(scores), expected, rtol=0, atol=1e-10)
+
+
+def test_an_encoder_decoder_takes_multi_token_attention_by_one_name():
+    config = ea_hf.EAT5Config.from_dict(
+        {"d_model": 16, "num_heads": 4, "d_kv": 4, "num_layers": 3}, ea_preset="multi_token_bidirectional"
+    )
+    model = ea_hf.EAT5Model(config)
+    kernels = [module.conv for module in model.modules() if getattr(module, "conv", None) is not None]
+    assert [kernel.kernel_size for kernel in kernels] == 3 * [(5, 11)]  # encoder, decoder, cross-attention
 
 
 def test_a_configuration_does_not_swallow_a_preset():

@@ -81,6 +81,14 @@ PRESETS: dict[str, Preset] = {
         ea_conv_every=4,
         **_MIXED_SCORES,
     ),
+    # For models with an encoder, whose kernels have a row in the middle.
+    "multi_token_bidirectional": Preset(
+        "this library, after Golovneva et al., 2025, https://arxiv.org/abs/2504.00927",
+        ea_kernel_size=(5, 11),
+        ea_conv_groups="heads",
+        ea_conv_every=4,
+        **_MIXED_SCORES,
+    ),
 }
 
 
