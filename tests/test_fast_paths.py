@@ -220,8 +220,11 @@ def test_training_path_passes_gradcheck(case, memory_efficient, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near_float32(dtype):
-    chain = Chain(Case(position_bias=False), torch.float32)
-    half = Chain(Case(position_bias=False), dtype)
+    assert_is_near_float32(Chain(Case(), dtype))
+
+
+def assert_is_near_float32(half: Chain) -> None:
+    chain, dtype = Chain(half.case, torch.float32), half.inputs[0].dtype
     half.inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in chain.inputs]
     for ours, theirs in zip(half.modules, chain.modules, strict=True):
         ours.load_state_dict(theirs.state_dict())

@@ -16,7 +16,15 @@ import pytest
 import torch
 from exactness import assert_same_gradients, gradients
 from models import every_family
-from test_fast_paths import CASES, Case, Chain, assert_equal, assert_trains_as_reference, force_reference
+from test_fast_paths import (
+    CASES,
+    Case,
+    Chain,
+    assert_equal,
+    assert_is_near_float32,
+    assert_trains_as_reference,
+    force_reference,
+)
 
 from ea_hf import EABertConfig, EABertModel
 from ea_hf.models import evolution, evolution_triton
@@ -130,15 +138,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near_float32(dtype):
     skip_bfloat16(dtype)
-    chain = Chain(Case(position_bias=False), torch.float32)
-    half = TritonChain(Case(position_bias=False), dtype)
-    half.inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in chain.inputs]
-    for ours, theirs in zip(half.modules, chain.modules, strict=True):
-        ours.load_state_dict(theirs.state_dict())
-    precision = torch.finfo(dtype).eps * 64
-    torch.testing.assert_close(half().float(), chain(), rtol=precision, atol=precision)
-    with torch.no_grad():
-        torch.testing.assert_close(half(training=False).float(), chain(training=False), rtol=precision, atol=precision)
+    assert_is_near_float32(TritonChain(Case(), dtype))
 
 
 @needs_triton
