@@ -189,7 +189,7 @@ def ablation_section(results: Results) -> list[str]:
     return [
         f"All variants were trained on `{EXPLAINED}`, short sentences for {TASKS[EXPLAINED].steps} steps; each removes one thing from "
         f"`{EVOLVING}` or adds one. Gains are over vanilla, with 95 % intervals. As each variant has few seeds, the noise is estimated "
-        "from all variants together (an additive model of seed and variant). The *verdict* compares with vanilla and with "
+        "from all variants but `vanilla_longer` and `zero_weights` together (an additive model of seed and variant). The *verdict* compares with vanilla and with "
         f"`{EVOLVING}`, after Holm's correction: a variant keeps the gain, or has none of it, if the interval of its own gain lies "
         f"above, or below, half of the gain of `{EVOLVING}`. The number of steps was chosen so that the gain shows.",
         conclusion(found),

@@ -63,7 +63,7 @@ class EvolvingConfig:
         ea_post_mixing (`str`, default "none"): "heads" mixes the attention weights of the heads after the softmax, cell by
             cell, in every layer, with a matrix that is learned and starts as the identity.
         ea_head_kernel_size (`int`, optional): how many neighboring heads are mixed with each other there; by default all.
-        ea_kernels (`str`, default "torch"): with what maps are computed on a GPU, with PyTorch's operations or with kernels in
+        ea_kernels (`str`, default "torch"): with what maps are computed on a GPU: PyTorch's operations, or kernels in Triton,
             "triton", which do the same with less traffic; see `evolution_triton`. Where these cannot run, PyTorch's do.
 
     `ea_preset`, given to `from_pretrained` or `from_dict`, stands for the fields of one of `ea_hf.PRESETS`.
