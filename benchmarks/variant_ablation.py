@@ -1,39 +1,91 @@
 # Copyright 2026 The ea_hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of docs/results.md that look for causes: the ablation of translation, longer runs, and other learning rates."""
+"""The parts of docs/results.md that look for causes: ablations in translation, longer runs, and other learning rates."""
 
 import dataclasses
 import statistics
 
-from variant_definitions import ABLATION, EVOLVING, LONG, LONGER, SEARCH, VANILLA
+from variant_definitions import ABLATION, EVOLVING, LONG, LONGER, MULTI_TOKEN, PARTS, SEARCH, VANILLA
 from variant_results import ABOUT, Results, cell, gain, table, unit
 from variant_statistics import SeedsAndVariants
-from variant_tasks import EXPLAINED, TASKS
+from variant_tasks import EXPLAINED, TAKEN_APART, TASKS
 
 from ea_hf.paired_statistics import Difference, holm, paired
 
 
 LEVEL = 0.05
-SAME = "zero_weights"
-# What is asked of the gain of `EVOLVING`, and the variants that answer.
-QUESTIONS = {
-    "Is it chance? (With both weights 0 the model is vanilla, up to rounding.)": ("zero_weights",),
-    "Is it more parameters, or more training?": ("vanilla_wider", LONGER),
-    "The residual or the convolution?": ("residual_alone", "convolution_alone"),
-    "Mixing of heads, or of positions? (A kernel of size 1 mixes heads alone; a kernel for each head mixes positions alone.)": (
-        "kernel_1",
-        "separate_heads",
-    ),
-    "Neighbouring queries (rows of the map) or neighbouring keys (columns)?": ("rows_only", "columns_only"),
-    "The activation?": ("linear", "separate_heads_linear"),
-    "Self-attention of the encoder, self-attention of the decoder, or cross-attention?": (
-        "encoder_chain",
-        "decoder_chain",
-        "cross_chain",
-    ),
-    "Another strength or form?": ("evolving_half", "additive", "learned", "learned_started"),
-    "Another mechanism?": ("realformer", "talking_heads", "multi_token"),
-}
+# Much lower losses, and with them perhaps another noise; and vanilla once more, without noise.
+APART = (LONGER, "zero_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Which part of a mechanism its gain in a task comes from.
+
+    Args:
+        whole: the variant whose gain is to be explained.
+        others: those that it is compared with, beside vanilla.
+        questions: what is asked of that gain, and the variants that answer.
+        note: what else is to be known.
+    """
+
+    task: str
+    whole: str
+    others: tuple[str, ...]
+    questions: dict[str, tuple[str, ...]]
+    note: str
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return (self.whole, *self.others)
+
+
+EVOLVING_TAKEN_APART = Study(
+    EXPLAINED,
+    EVOLVING,
+    tuple(name for name in ABLATION if name != EVOLVING),
+    {
+        "Is it chance? (With both weights 0 the model is vanilla, up to rounding.)": ("zero_weights",),
+        "Is it more parameters, or more training?": ("vanilla_wider", LONGER),
+        "The residual or the convolution?": ("residual_alone", "convolution_alone"),
+        "Mixing of heads, or of positions? (A kernel of size 1 mixes heads alone; a kernel for each head mixes positions alone.)": (
+            "kernel_1",
+            "separate_heads",
+        ),
+        "Neighbouring queries (rows of the map) or neighbouring keys (columns)?": ("rows_only", "columns_only"),
+        "The activation?": ("linear", "separate_heads_linear"),
+        "Self-attention of the encoder, self-attention of the decoder, or cross-attention?": (
+            "encoder_chain",
+            "decoder_chain",
+            "cross_chain",
+        ),
+        "Another strength or form?": ("evolving_half", "additive", "learned", "learned_started"),
+        "Another mechanism?": ("realformer", "talking_heads", "multi_token"),
+    },
+    note="Sentences are short, and the number of steps was chosen so that the gain shows.",
+)
+MULTI_TOKEN_TAKEN_APART = Study(
+    TAKEN_APART,
+    MULTI_TOKEN,
+    ("talking_heads", EVOLVING, LONGER, *PARTS),
+    {
+        "The convolution, or the mixing of heads?": ("multi_token_convolution_alone", "multi_token_heads_alone"),
+        "Neighbouring queries (rows of the map) or neighbouring keys (columns)?": (
+            "multi_token_rows",
+            "multi_token_columns",
+        ),
+        "The size of the kernel?": ("multi_token_small",),
+        "Self-attention of the encoder, self-attention of the decoder, or cross-attention?": (
+            "multi_token_encoder",
+            "multi_token_decoder",
+            "multi_token_cross",
+        ),
+        "Would more convolutions give more?": ("multi_token_every_layer",),
+        "Is it more training?": (LONGER,),
+        "Another mechanism?": ("talking_heads", EVOLVING),
+    },
+    note="The model has three layers in its encoder and in its decoder; by the preset the last one of each has the convolution.",
+)
 VERDICTS = {
     "more": "more than the whole gain",
     "keeps": "keeps the gain",
@@ -50,7 +102,7 @@ class Ablated:
 
     Args:
         gain: over vanilla.
-        beside: its gain less that of `EVOLVING`.
+        beside: its gain less that of the whole mechanism.
         verdict: a key of `VERDICTS`.
     """
 
@@ -80,27 +132,30 @@ def verdict(
     return "none" if not has_gain and over_vanilla.mean + over_vanilla.half_width < whole / 2 else "unknown"
 
 
-def ablation(results: Results, task: str = EXPLAINED) -> dict[str, Ablated]:
-    """The variants that are begun, beside vanilla and `EVOLVING`; gains are in per cent of vanilla's mean loss."""
-    losses = {name: results.values(task, name) for name in (VANILLA, *ABLATION)}
+def ablation(results: Results, study: Study) -> dict[str, Ablated]:
+    """The variants that are begun, beside vanilla and the whole; gains are in per cent of vanilla's mean loss."""
+    losses = {name: results.values(study.task, name) for name in (VANILLA, *study.variants)}
     if len(losses[VANILLA]) < 2:
         return {}
     level = statistics.fmean(losses[VANILLA].values())
     gains = {name: {seed: 100 * (1 - loss / level) for seed, loss in own.items()} for name, own in losses.items()}
-    # `LONGER` has much lower losses, and with them perhaps another noise; `SAME` is vanilla once more, and no noise at all.
-    common = SeedsAndVariants({name: own for name, own in gains.items() if name not in (LONGER, SAME)})
+    common = SeedsAndVariants({name: own for name, own in gains.items() if name not in APART})
     alone = {
-        name: SeedsAndVariants({other: gains[other] for other in (VANILLA, EVOLVING, name)}) for name in (LONGER, SAME)
+        name: SeedsAndVariants({other: gains[other] for other in (VANILLA, study.whole, name)})
+        for name in APART
+        if name in gains
     }
-    over_vanilla = {name: alone.get(name, common).difference(name, VANILLA) for name in ABLATION}
+    over_vanilla = {name: alone.get(name, common).difference(name, VANILLA) for name in study.variants}
     over_vanilla = {name: difference for name, difference in over_vanilla.items() if difference}
-    if EVOLVING not in over_vanilla:
+    if study.whole not in over_vanilla:
         return {}
-    whole = over_vanilla[EVOLVING].mean
-    beside = {name: alone.get(name, common).difference(name, EVOLVING) for name in over_vanilla if name != EVOLVING}
+    whole = over_vanilla[study.whole].mean
+    beside = {
+        name: alone.get(name, common).difference(name, study.whole) for name in over_vanilla if name != study.whole
+    }
     # That there is a gain to be explained is one question, asked first; the variants are many.
-    p = holm({name: difference.p for name, difference in over_vanilla.items() if name != EVOLVING})
-    p[EVOLVING] = over_vanilla[EVOLVING].p
+    p = holm({name: difference.p for name, difference in over_vanilla.items() if name != study.whole})
+    p[study.whole] = over_vanilla[study.whole].p
     p_beside = holm({name: difference.p for name, difference in beside.items() if difference})
     return {
         name: Ablated(
@@ -112,11 +167,11 @@ def ablation(results: Results, task: str = EXPLAINED) -> dict[str, Ablated]:
     }
 
 
-def bleu_gain(results: Results, variant: str) -> str:
+def bleu_gain(results: Results, task: str, variant: str) -> str:
     values = [
-        results.lines[EXPLAINED, variant][seed]["measures"].get("bleu", 0.0)
-        - results.lines[EXPLAINED, VANILLA][seed]["measures"].get("bleu", 0.0)
-        for seed in results.seeds(EXPLAINED, variant)
+        results.lines[task, variant][seed]["measures"].get("bleu", 0.0)
+        - results.lines[task, VANILLA][seed]["measures"].get("bleu", 0.0)
+        for seed in results.seeds(task, variant)
     ]
     return cell(paired(values))
 
@@ -129,28 +184,28 @@ def share(own: Difference, whole: float) -> str:
     return f"{100 * own.mean / whole:.0f} % ({low:.0f} to {high:.0f})"
 
 
-def ablation_table(results: Results, found: dict[str, Ablated]) -> str:
-    whole = found[EVOLVING].gain.mean
+def ablation_table(results: Results, study: Study, found: dict[str, Ablated]) -> str:
+    whole = found[study.whole].gain.mean
     rows = [
         [
             f"`{name}`",
             ABOUT[name],
             cell(own.gain),
             share(own.gain, whole),
-            VERDICTS[own.verdict] if name != EVOLVING else "-",
-            bleu_gain(results, name),
-            f"{results.cost(EXPLAINED, name):.2f}",
-            str(len(results.seeds(EXPLAINED, name))),
+            VERDICTS[own.verdict] if name != study.whole else "-",
+            bleu_gain(results, study.task, name),
+            f"{results.cost(study.task, name):.2f}",
+            str(len(results.seeds(study.task, name))),
         ]
         for name, own in sorted(found.items(), key=lambda item: -item[1].gain.mean)
     ]
-    headers = ["variant", "what", f"gain, {unit(TASKS[EXPLAINED].kind)}", "of the gain", "verdict", "gain in BLEU"]
+    headers = ["variant", "what", f"gain, {unit(TASKS[study.task].kind)}", "of the gain", "verdict", "gain in BLEU"]
     return table([*headers, "CPU time of a step", "seeds"], rows)
 
 
-def answers(found: dict[str, Ablated]) -> str:
+def answers(study: Study, found: dict[str, Ablated]) -> str:
     lines = []
-    for question, variants in QUESTIONS.items():
+    for question, variants in study.questions.items():
         said = [
             f"`{name}` ({ABOUT[name]}): {VERDICTS[found[name].verdict]} ({cell(found[name].gain)})"
             for name in variants
@@ -160,16 +215,20 @@ def answers(found: dict[str, Ablated]) -> str:
     return "\n".join(lines)
 
 
-def conclusion(found: dict[str, Ablated]) -> str:
+def conclusion(study: Study, found: dict[str, Ablated]) -> str:
     """The one sentence for those who read no more."""
-    if EVOLVING not in found or found[EVOLVING].verdict not in ("keeps", "more"):
+    if study.whole not in found or found[study.whole].verdict not in ("keeps", "more"):
         return (
             "With the seeds that are finished, the gain itself is not shown, so that no cause can be named: "
-            + (cell(found[EVOLVING].gain) if EVOLVING in found else "fewer than two seeds")
+            + (cell(found[study.whole].gain) if study.whole in found else "fewer than two seeds")
             + "."
         )
     by_verdict = {
-        key: [f"`{name}`" for name in ABLATION if name in found and name != EVOLVING and found[name].verdict == key]
+        key: [
+            f"`{name}`"
+            for name in study.variants
+            if name in found and name != study.whole and found[name].verdict == key
+        ]
         for key in VERDICTS
     }
     kept, lost = by_verdict["keeps"] + by_verdict["more"], by_verdict["none"] + by_verdict["harm"]
@@ -182,19 +241,21 @@ def conclusion(found: dict[str, Ablated]) -> str:
     return " ".join(parts)
 
 
-def ablation_section(results: Results) -> list[str]:
-    found = ablation(results)
-    if EVOLVING not in found:
-        return [conclusion(found)]
+def ablation_section(results: Results, study: Study) -> list[str]:
+    found = ablation(results, study)
+    if study.whole not in found:
+        return [conclusion(study, found)]
+    apart = [f"`{name}`" for name in APART if name in study.variants]
+    but = f" but {' and '.join(apart)}" if apart else ""
     return [
-        f"All variants were trained on `{EXPLAINED}`, short sentences for {TASKS[EXPLAINED].steps} steps; each removes one thing from "
-        f"`{EVOLVING}` or adds one. Gains are over vanilla, with 95 % intervals. As each variant has few seeds, the noise is estimated "
-        "from all variants but `vanilla_longer` and `zero_weights` together (an additive model of seed and variant). The *verdict* compares with vanilla and with "
-        f"`{EVOLVING}`, after Holm's correction: a variant keeps the gain, or has none of it, if the interval of its own gain lies "
-        f"above, or below, half of the gain of `{EVOLVING}`. The number of steps was chosen so that the gain shows.",
-        conclusion(found),
-        answers(found),
-        ablation_table(results, found),
+        f"All variants were trained on `{study.task}` for {TASKS[study.task].steps} steps; most remove one thing from "
+        f"`{study.whole}` or add one. Gains are over vanilla, with 95 % intervals. As each variant has few seeds, the noise is estimated "
+        f"from all variants{but} together (an additive model of seed and variant). The *verdict* compares with vanilla and with "
+        f"`{study.whole}`, after Holm's correction: a variant keeps the gain, or has none of it, if the interval of its own gain lies "
+        f"above, or below, half of the gain of `{study.whole}`. {study.note}",
+        conclusion(study, found),
+        answers(study, found),
+        ablation_table(results, study, found),
     ]
 
 

@@ -39,7 +39,7 @@ def weights(residual: float, conv: float, **fields: Any) -> dict[str, Any]:
     }
 
 
-VANILLA, EVOLVING, LONGER = "vanilla", "evolving", "vanilla_longer"
+VANILLA, EVOLVING, MULTI_TOKEN, LONGER = "vanilla", "evolving", "multi_token", "vanilla_longer"
 VARIANTS = {
     VANILLA: Variant("plain attention"),
     EVOLVING: Variant("the papers' form, weights (0.1, 0.1)", weights(0.1, 0.1)),
@@ -73,7 +73,7 @@ VARIANTS = {
     "columns_only": Variant("(0.1, 0.1), kernel of 1 row and 3 columns", weights(0.1, 0.1, kernel_size=(1, 3))),
     "talking_heads": Variant("talking-heads attention", dict(PRESETS["talking_heads"])),
     # The paper's even number of rows is for causal attention alone.
-    "multi_token": Variant(
+    MULTI_TOKEN: Variant(
         'multi-token attention, 5 rows instead of 6: the preset "multi_token_bidirectional"',
         dict(PRESETS["multi_token_bidirectional"]),
     ),
@@ -81,24 +81,62 @@ VARIANTS = {
 # What every task compares; the others are the ablation of a few tasks.
 HEAD_TO_HEAD = (
     *(VANILLA, EVOLVING, "evolving_half", "learned", "realformer"),
-    *("talking_heads", "multi_token", "separate_heads_linear", LONGER),
+    *("talking_heads", MULTI_TOKEN, "separate_heads_linear", LONGER),
 )
 TRANSLATION_ONLY = ("encoder_chain", "decoder_chain", "cross_chain")
 ABLATION = tuple(name for name in VARIANTS if name != VANILLA)
 
 # The most telling ones of the ablation again, three times as long.
-LONG = {name: f"{name}_long" for name in (VANILLA, EVOLVING, "evolving_half", "learned_started", "multi_token")}
+LONG = {name: f"{name}_long" for name in (VANILLA, EVOLVING, "evolving_half", "learned_started", MULTI_TOKEN)}
 VARIANTS |= {
     long: dataclasses.replace(VARIANTS[name], about=f"{VARIANTS[name].about}; three times as many steps", length=3)
     for name, long in LONG.items()
 }
 # Vanilla, the papers' form and what gains most, with half and twice the learning rate; with the one that all have, they choose the best of three.
-SEARCH = {name: (f"{name}_half_rate", name, f"{name}_double_rate") for name in (VANILLA, EVOLVING, "multi_token")}
+SEARCH = {name: (f"{name}_half_rate", name, f"{name}_double_rate") for name in (VANILLA, EVOLVING, MULTI_TOKEN)}
 VARIANTS |= {
     searched: dataclasses.replace(VARIANTS[name], about=f"{VARIANTS[name].about}; {word} the learning rate", rate=rate)
     for name, (half, _, double) in SEARCH.items()
     for searched, word, rate in ((half, "half", 0.5), (double, "twice", 2.0))
 }
+
+
+def multi_token(**fields: Any) -> dict[str, Any]:
+    """Multi-token attention with other `ea_` fields."""
+    return VARIANTS[MULTI_TOKEN].fields | {f"ea_{name}": value for name, value in fields.items()}
+
+
+# Multi-token attention with one part less, or another one.
+PARTS = {
+    "multi_token_convolution_alone": Variant(
+        "multi-token attention without the mixing of heads", multi_token(post_mixing="none")
+    ),
+    "multi_token_heads_alone": Variant(
+        "multi-token attention without the convolution: heads are mixed after the softmax",
+        multi_token(conv_weight=0.0),
+    ),
+    "multi_token_rows": Variant(
+        "multi-token attention, kernel of 5 rows and 1 column", multi_token(kernel_size=(5, 1))
+    ),
+    "multi_token_columns": Variant(
+        "multi-token attention, kernel of 1 row and 11 columns", multi_token(kernel_size=(1, 11))
+    ),
+    "multi_token_small": Variant("multi-token attention, kernel of 3 rows and 3 columns", multi_token(kernel_size=3)),
+    "multi_token_encoder": Variant(
+        "multi-token attention in the encoder alone", multi_token(decoder=False, cross_attention=False)
+    ),
+    "multi_token_decoder": Variant(
+        "multi-token attention in the decoder's self-attention alone",
+        multi_token(encoder=False, cross_attention=False),
+    ),
+    "multi_token_cross": Variant(
+        "multi-token attention in the cross-attention alone", multi_token(encoder=False, decoder=False)
+    ),
+    "multi_token_every_layer": Variant(
+        "multi-token attention with a convolution in every layer, not in one of four", multi_token(conv_every=1)
+    ),
+}
+VARIANTS |= PARTS
 
 
 def parameters(model: torch.nn.Module) -> int:

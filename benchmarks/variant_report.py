@@ -7,8 +7,14 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from variant_ablation import ablation_section, longer_section, search_section
-from variant_definitions import ABLATION, HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
+from variant_ablation import (
+    EVOLVING_TAKEN_APART,
+    MULTI_TOKEN_TAKEN_APART,
+    ablation_section,
+    longer_section,
+    search_section,
+)
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONGER, PARTS, VANILLA, VARIANTS
 from variant_results import ABOUT, Line, Results, cell, gain, kinds, table, unit
 from variant_statistics import mean_of_tasks, mean_ranks
 from variant_tasks import TASKS, runs
@@ -173,7 +179,7 @@ def rank_table(results: Results) -> str:
 
 
 def task_table(results: Results, task: str) -> str:
-    variants = [name for name in (*HEAD_TO_HEAD, *ABLATION) if name != VANILLA and results.seeds(task, name)]
+    variants = [name for name in (*HEAD_TO_HEAD, *ABLATION, *PARTS) if name != VANILLA and results.seeds(task, name)]
     variants = list(dict.fromkeys(variants))
     differences = {name: paired(list(results.gains(task, name).values())) for name in variants}
     matched = {name: paired(list(results.gains(task, name, True).values())) for name in variants if name != LONGER}
@@ -287,7 +293,9 @@ def render(lines: list[Line]) -> str:
         "one. Pairs of numbers, such as (0.1, 0.1), are the weights of residual and convolution.",
         verdicts(results),
         "## Where the gain in translation comes from",
-        *ablation_section(results),
+        *ablation_section(results, EVOLVING_TAKEN_APART),
+        "### Where that of multi-token attention comes from",
+        *ablation_section(results, MULTI_TOKEN_TAKEN_APART),
         "### Three times as long",
         "Gains over vanilla trained for as many steps. A gain that shrinks was only faster early learning.",
         longer_section(results),

@@ -4,7 +4,17 @@
 
 from functools import partial
 
-from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, LONGER, SEARCH, TRANSLATION_ONLY, VANILLA, VARIANTS
+from variant_definitions import (
+    ABLATION,
+    HEAD_TO_HEAD,
+    LONG,
+    LONGER,
+    PARTS,
+    SEARCH,
+    TRANSLATION_ONLY,
+    VANILLA,
+    VARIANTS,
+)
 from variant_text_tasks import (
     help_pairs,
     load_characters,
@@ -21,6 +31,7 @@ LANGUAGE, TRANSLATION, FINE_TUNING = "language modelling", "translation", "fine-
 IMAGES, SERIES, SYNTHETIC = "images", "time series", "synthetic"
 ABLATION_SEEDS = 3  # of what is not in the head-to-head
 EXPLAINED = "translation_en_de"
+TAKEN_APART = "translation_web_kjv"  # where multi-token attention gains most
 
 
 def load_help(task: Task) -> Problem:
@@ -61,8 +72,8 @@ TASKS = {
     "film_sentiment": fine_tuning_task("film_sentiment", "accuracy", ("sentence",), 80, 8),
     "film_rating": fine_tuning_task("film_rating", "pearson", ("sentence",), 80, 8),
     "verse_pairs": fine_tuning_task("verse_pairs", "accuracy", ("sentence1", "sentence2"), 80, 8),
-    "translation_web_kjv": Task(
-        TRANSLATION, "loss", True, 500, 16, 0.03, load_verse_translation, "adafactor", search=True
+    TAKEN_APART: Task(
+        TRANSLATION, "loss", True, 500, 16, 0.03, load_verse_translation, "adafactor", search=True, parts=True
     ),
     EXPLAINED: Task(TRANSLATION, "loss", True, 1000, 32, 0.03, load_help, "adafactor", seeds=3, ablation=True),
 }
@@ -75,6 +86,8 @@ def variants_of(name: str) -> list[str]:
     if task.kind == FINE_TUNING:
         left_out.add(LONGER)  # its steps are few beside those of the pretraining
     chosen = {*HEAD_TO_HEAD, *(ABLATION if task.ablation else ()), *(LONG.values() if name == EXPLAINED else ())}
+    if task.parts:
+        chosen.update(PARTS)
     if task.search:
         chosen.update(*SEARCH.values())
     return [variant for variant in VARIANTS if variant in chosen - left_out]

@@ -47,6 +47,7 @@ class Task:
         load: reads the data.
         seeds: how many are planned.
         ablation: whether all variants are compared, not the head-to-head alone.
+        parts: whether the parts of multi-token attention are.
         search: whether learning rates are searched for some variants.
     """
 
@@ -60,6 +61,7 @@ class Task:
     optimizer: str = "adamw"
     seeds: int = 5
     ablation: bool = False
+    parts: bool = False
     search: bool = False
 
 

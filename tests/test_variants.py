@@ -23,7 +23,8 @@ import variant_statistics
 import variant_tasks
 import variant_text_tasks
 import variants
-from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, SEARCH, VARIANTS, make_model, parameters
+from variant_ablation import EVOLVING_TAKEN_APART, MULTI_TOKEN_TAKEN_APART
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, PARTS, SEARCH, VARIANTS, make_model, parameters
 from variant_training import evaluated, rate, train
 
 from ea_hf import paired_statistics
@@ -176,13 +177,29 @@ def made_up_ablation(effects: dict[str, float], task: str = variant_tasks.EXPLAI
 def test_the_ablation_tells_what_the_gain_needs():
     effects = {"vanilla": 0, "evolving": 0.05, "linear": 0.05, "kernel_1": 0, "residual_alone": 0.025, "additive": 0.1}
     results = variant_results.Results.of(made_up_ablation({**effects, "encoder_chain": -0.05}))
-    found = variant_ablation.ablation(results)
+    found = variant_ablation.ablation(results, EVOLVING_TAKEN_APART)
     verdicts = {name: found[name].verdict for name in effects if name not in ("vanilla", "evolving")}
     assert verdicts == {"linear": "keeps", "kernel_1": "none", "residual_alone": "part", "additive": "more"}
     assert found["encoder_chain"].verdict == "harm"
-    text = "\n".join(variant_ablation.ablation_section(results))
+    text = "\n".join(variant_ablation.ablation_section(results, EVOLVING_TAKEN_APART))
     assert "The gain stays with `linear`, `additive` and it is gone with `kernel_1`, `encoder_chain`." in text
     assert "Not finished" in text  # `rows_only` and others
+
+
+def test_multi_token_attention_is_taken_apart_beside_its_own_gain():
+    effects = {
+        "vanilla": 0,
+        "multi_token": 0.3,
+        "multi_token_rows": 0.3,
+        "multi_token_heads_alone": 0,
+        "evolving": 0.02,
+    }
+    lines = made_up_ablation(effects, variant_tasks.TAKEN_APART)
+    found = variant_ablation.ablation(variant_results.Results.of(lines), MULTI_TOKEN_TAKEN_APART)
+    assert found["multi_token_rows"].verdict == "keeps" and found["multi_token_heads_alone"].verdict == "none"
+    assert found["evolving"].verdict == "part"
+    named = {name for names in MULTI_TOKEN_TAKEN_APART.questions.values() for name in names}
+    assert named == set(MULTI_TOKEN_TAKEN_APART.others)
 
 
 def test_what_few_seeds_cannot_tell_is_not_told():
@@ -193,7 +210,7 @@ def test_what_few_seeds_cannot_tell_is_not_told():
         for index, line in enumerate(made_up_ablation(effects))
         if line["variant"] != "linear" or line["seed"] == 0
     ]
-    found = variant_ablation.ablation(variant_results.Results.of(lines))
+    found = variant_ablation.ablation(variant_results.Results.of(lines), EVOLVING_TAKEN_APART)
     assert found["linear"].verdict == "unknown" and found["rows_only"].verdict == "unknown"
     assert found["linear"].gain.seeds == 1
 
@@ -203,8 +220,13 @@ def test_no_cause_is_named_of_a_gain_that_is_not_there():
     noise = {"vanilla": (0, 1, -1), "evolving": (1, -1, 0), "linear": (-1, 0, 1)}  # the same mean
     lines = [line | {"value": 3 + 0.01 * noise[line["variant"]][line["seed"]]} for line in lines]
     results = variant_results.Results.of(lines)
-    assert "the gain itself is not shown" in variant_ablation.conclusion(variant_ablation.ablation(results))
-    assert "fewer than two seeds" in variant_ablation.ablation_section(variant_results.Results.of([]))[0]
+    assert "the gain itself is not shown" in variant_ablation.conclusion(
+        EVOLVING_TAKEN_APART, variant_ablation.ablation(results, EVOLVING_TAKEN_APART)
+    )
+    assert (
+        "fewer than two seeds"
+        in variant_ablation.ablation_section(variant_results.Results.of([]), EVOLVING_TAKEN_APART)[0]
+    )
 
 
 def test_longer_runs_are_compared_with_a_vanilla_that_ran_as_long():
@@ -339,7 +361,7 @@ def test_a_seed_of_all_variants_comes_before_the_next():
     assert runs == explained + head_to_head + others and others
     for part in (explained, head_to_head, others):
         assert [seed for *_, seed in part] == sorted(seed for *_, seed in part)
-    assert {name for _, name, _ in others} >= {*LONG.values(), *sum(SEARCH.values(), ())} - set(HEAD_TO_HEAD)
+    assert {name for _, name, _ in others} >= {*LONG.values(), *PARTS, *sum(SEARCH.values(), ())} - set(HEAD_TO_HEAD)
 
 
 @pytest.mark.slow
