@@ -60,7 +60,7 @@ EVOLVING_TAKEN_APART = Study(
             "cross_chain",
         ),
         "Another strength or form?": ("evolving_half", "additive", "learned", "learned_started"),
-        "Another mechanism?": ("realformer", "talking_heads", "multi_token"),
+        "Another mechanism?": ("realformer", "talking_heads", "multi_token", "multi_token_cross"),
     },
     note="Sentences are short, and the number of steps was chosen so that the gain shows.",
 )

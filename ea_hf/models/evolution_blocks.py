@@ -106,7 +106,8 @@ def blocks(shape: torch.Size, like: torch.Tensor, layer: Layer) -> Iterator[Bloc
     bytes_per_row = max(1, heads * keys * like.element_size())
     is_cpu = like.device.type == "cpu"
     budget = BLOCK_BYTES_PER_THREAD * torch.get_num_threads() if is_cpu else BLOCK_BYTES_OF_ACCELERATOR
-    sequences = max(1, budget // max(1, bytes_per_row * queries))
+    # Whole sequences get half of it: a convolution of more images than one takes longer for each.
+    sequences = max(1, budget // 2 // max(1, bytes_per_row * queries))
     parts = 1 if sequences > 1 else -(-queries // max(1, budget // bytes_per_row))
     rows = max(layer.kernel_rows, -(-queries // max(1, parts)))  # alike, so that no block has a few rows only
     for first in range(0, batch, sequences):
@@ -122,13 +123,14 @@ def mix(
     layer: Layer,
     residual_gate: torch.Tensor | None = None,
     in_place: bool = False,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """M_l, (batch, heads, query, key), equation (1); written into `previous` if `in_place`."""
+    """M_l, (batch, heads, query, key), equation (1); written into `previous` if `in_place`, into `out` if there is no `previous`."""
     shape = (*query.shape[:-1], key.shape[-2])
     query, key = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
     if previous is None:
         share = 1.0
-        mixed = torch.bmm(query, key).mul_(layer.scaling)
+        mixed = torch.bmm(query, key, out=None if out is None else out.flatten(0, 1)).mul_(layer.scaling)
     else:
         share, beta = layer.score_share, layer.residual_weight
         if residual_gate is not None:
@@ -161,6 +163,56 @@ def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, laye
     return nn.functional.conv2d(image, kernel, bias, padding=(0, layer.padding[1]), groups=layer.groups).relu_()
 
 
+def image_gradient(grad: torch.Tensor, kernel: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """What a convolution's output passes on to its image: a convolution with the kernel turned around.
+
+    PyTorch has an operation for it, which takes up to four times as long on a CPU.
+
+    Args:
+        grad: of the output, (batch, heads, rows, key).
+        kernel: (heads, heads / groups, kernel rows, kernel columns).
+
+    Returns:
+        (batch, heads, rows + kernel rows - 1, key).
+    """
+    turned = kernel.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+    padding = (layer.kernel_rows - 1, layer.kernel_columns - 1 - layer.padding[1])
+    return nn.functional.conv2d(grad, turned, padding=padding, groups=layer.groups)
+
+
+def kernel_gradient(grad: torch.Tensor, image: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """The gradient of a kernel, (heads, heads / groups, kernel rows, kernel columns).
+
+    Where all heads are mixed, it is a sum of matrix products, a row of the maps each: those rows of all heads that a kernel
+    covers lie one after the other once the heads stand within the rows, so one product is for all rows of a kernel's column.
+    PyTorch's operation takes about twice as long on a CPU.
+
+    Args:
+        grad: of the convolution's output, (batch, heads, rows, key).
+        image: what the convolution saw, (batch, heads, rows + kernel rows - 1, key).
+    """
+    batch, heads, rows, keys = grad.shape
+    sizes = (heads, heads // layer.groups, layer.kernel_rows, layer.kernel_columns)
+    if layer.groups > 1 or grad.device.type != "cpu":
+        constants = ((1, 1), (0, layer.padding[1]), (1, 1), False, (0, 0), layer.groups, (False, True, False))
+        return torch.ops.aten.convolution_backward(grad, image, grad.new_empty(sizes), None, *constants)[1]
+    columns, seen_rows = layer.padding[1], image.shape[2]
+    width = keys + 2 * columns
+    # The rows of all sequences after one another.
+    stacked = nn.functional.pad(image.transpose(1, 2), (columns, columns)).contiguous().flatten(0, 1)
+    grads, count = grad.transpose(1, 2), batch * seen_rows - (seen_rows - rows)
+    if batch > 1:  # a product of rows that reach into the next sequence is with zeros
+        grads = nn.functional.pad(grads, (0, 0, 0, 0, 0, seen_rows - rows))
+    grads = grads.flatten(0, 1)[:count]
+    products = []
+    for column in range(layer.kernel_columns):
+        covered = stacked.as_strided(
+            (count, layer.kernel_rows * heads, keys), (heads * width, width, 1), stacked.storage_offset() + column
+        )
+        products.append(torch.bmm(grads, covered.transpose(1, 2)).sum(dim=0))
+    return torch.stack(products, dim=-1).unflatten(1, (layer.kernel_rows, heads)).transpose(1, 2)
+
+
 def add_convolved(
     mixed: torch.Tensor, convolved: torch.Tensor, conv_gate: torch.Tensor | None, layer: Layer
 ) -> torch.Tensor:
@@ -180,7 +232,7 @@ def fold(parameter: torch.Tensor, layer: Layer, dtype: torch.dtype) -> torch.Ten
 
 
 class Step(NamedTuple):
-    """What a layer's step computes with: `Tensors`, contiguous, and the parameters, folded."""
+    """What a layer's step computes with: `Tensors`, and the parameters, folded."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -200,11 +252,17 @@ class Step(NamedTuple):
         """Of the maps."""
         return torch.Size((*self.query.shape[:-1], self.key.shape[-2]))
 
-    def mix(self, block: Block, in_place: bool = False) -> torch.Tensor:
-        """M_l in a block, equation (1); written into `previous` if `in_place`."""
+    def mix(self, block: Block, in_place: bool = False, out: torch.Tensor | None = None) -> torch.Tensor:
+        """M_l in a block, equation (1); see `mix`."""
         query, key = block.of(self.query), self.key[block.sequences]
         previous, position_bias = block.of(self.previous), block.of(self.position_bias)
-        return mix(query, key, previous, position_bias, self.layer, self.residual_gate, in_place)
+        return mix(query, key, previous, position_bias, self.layer, self.residual_gate, in_place, out)
+
+
+def contiguous(tensors: Tensors) -> Tensors:
+    """With queries, keys and values of which each sequence and head is read several times."""
+    query, key, value, *others = tensors
+    return Tensors(query.contiguous(), key.contiguous(), value.contiguous(), *others)
 
 
 def prepare(
@@ -219,7 +277,6 @@ def prepare(
     if kernel is not None:
         kernel, bias = fold(kernel, layer, query.dtype), fold(bias, layer, query.dtype)
     hidden = None if attention_mask is None else ~attention_mask
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     return Step(
         query, key, value, previous, position_bias, hidden, blocked, kernel, bias, residual_gate, conv_gate, layer
     )
@@ -237,5 +294,10 @@ def put_output(output: torch.Tensor, block: Block, weights: torch.Tensor, value:
     output[block.sequences, block.start : block.stop] = product.transpose(1, 2)
 
 
+def let_through(maps: torch.Tensor, flags: torch.Tensor) -> torch.Tensor:
+    """Maps, zero where flags are False. PyTorch multiplies by bytes many times as fast as by booleans."""
+    return maps * flags.view(torch.uint8)
+
+
 def drop(weights: torch.Tensor, kept: torch.Tensor | None, dropout: float) -> torch.Tensor:
-    return weights if kept is None else (weights * kept).mul_(1 / (1 - dropout) if dropout < 1 else 0.0)
+    return weights if kept is None else let_through(weights, kept).mul_(1 / (1 - dropout) if dropout < 1 else 0.0)

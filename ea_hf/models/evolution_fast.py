@@ -22,9 +22,13 @@ from .evolution_blocks import (
     add_convolved,
     block_cells,
     blocks,
+    contiguous,
     convolve,
     drop,
     image,
+    image_gradient,
+    kernel_gradient,
+    let_through,
     mix,
     new_output,
     prepare,
@@ -43,16 +47,20 @@ def infer(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention without gradients. Overwrites `previous`.
 
-    All but the mixing goes by blocks, so that a layer needs hardly more than one map; to mix by blocks too is slower.
+    All but the mixing goes by blocks, so that a layer needs hardly more than one map; to mix less than a sequence at once is slower.
 
     Returns:
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
-    step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
-    evolved = mix(step.query, step.key, step.previous, step.position_bias, layer, residual_gate, in_place=True)
+    step, previous = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer), tensors.previous
+    evolved = step.query.new_empty(step.shape) if previous is None else previous.contiguous()
+    step = step._replace(previous=None if previous is None else evolved)
     output = new_output(step)
     above = None
     for block in blocks(step.shape, step.query, layer):
+        if block.start == 0:
+            sequences = block._replace(stop=step.shape[2])
+            step.mix(sequences, in_place=True, out=sequences.of(evolved))
         logits = block.of(evolved)
         if kernel is not None:
             seen = block._replace(stop=block.with_halo(step.shape[2], layer).stop)
@@ -233,15 +241,15 @@ class Backward:
             seen_mixed = seen.of(mixed)
             if mixed is None and (weights is None or step.kernel is not None):
                 seen_mixed = step.mix(seen)
-            softmax, let_through = block.of(weights), block.of(positive)
+            softmax, is_positive = block.of(weights), block.of(positive)
             seen_rows = None
             if step.kernel is not None:
                 seen_rows = image(seen_mixed, block, seen, step.blocked, layer)
             if softmax is None:
-                softmax, let_through = self.attend_again(block, seen, seen_mixed, seen_rows)
+                softmax, is_positive = self.attend_again(block, seen, seen_mixed, seen_rows)
             grad = self.through_softmax(block, block.of(grad_output), softmax, block.of(kept), block.of(grad_evolved))
             if step.kernel is not None:
-                carried = self.through_convolution(block, seen, grad, let_through, seen_rows, carried)
+                carried = self.through_convolution(block, seen, grad, is_positive, seen_rows, carried)
             else:
                 block.of(self.grad_mixed).copy_(grad)
             until = queries if block.stop == queries else max(finished, block.stop - rows_above)
@@ -301,17 +309,13 @@ class Backward:
             What this block adds to the rows below it.
         """
         step, layer = self.step, self.step.layer
-        passed = grad * positive
+        passed = let_through(grad, positive)
         passed = passed if layer.sign > 0 else passed.neg_()
-        needed = (True, self.grad_kernel is not None, self.grad_bias is not None)
-        padding = (0, layer.padding[1])
-        sizes = ([len(step.bias)], (1, 1), padding, (1, 1), False, (0, 0), layer.groups, needed)
-        grad_image, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
-            passed, seen_rows, self.gated_kernel, *sizes
-        )
-        for total, more in ((self.grad_kernel, grad_kernel), (self.grad_bias, grad_bias)):
-            if total is not None:
-                total.add_(more)
+        if self.grad_kernel is not None:
+            self.grad_kernel.add_(kernel_gradient(passed, seen_rows, layer))
+        if self.grad_bias is not None:
+            self.grad_bias.add_(passed.sum(dim=(0, 2, 3)))
+        grad_image = image_gradient(passed, self.gated_kernel, layer)
         # Rows beyond the map's edges are no one's.
         first = layer.kernel_rows - 1 - layer.padding[0] - (block.start - seen.start)
         grad_image = grad_image[:, :, first : first + seen.stop - seen.start]
@@ -410,7 +414,7 @@ class EvolvingAttention(torch.autograd.Function):
         memory_efficient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
-        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(contiguous(tensors), kernel, bias, residual_gate, conv_gate, layer)
         output, mixed, evolved, *kept = attend(step, dropout, not memory_efficient)
         ctx.set_materialize_grads(False)
         ctx.layer, ctx.dropout = layer, dropout
