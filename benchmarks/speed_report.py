@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attention_profile
-from attention import format_table
+from attention import MODELS, format_table, parse_shape
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,7 @@ SECTIONS = {
         "Models as they are. Peak memory is beyond what the process held before the step; saved is what autograd keeps for the "
         "backward pass.",
     ),
+    "attention_long.json": ("2,048 tokens", "As above, with one long sequence."),
     "attention_compiled.json": (
         "Compiled",
         "Both with `torch.compile`. Memory is not measured. Compare the milliseconds with those above before you compile: a step "
@@ -84,6 +85,19 @@ def ranges(rows: list[dict[str, Any]]) -> str:
     return f" **CPU time of evolving attention: {', '.join(said)} times that of {rows[0]['base']}.**" if said else ""
 
 
+def least_memory(rows: list[dict[str, Any]]) -> str:
+    """What inference needs because a layer's map has to be kept for the next one, in numbers of four bytes."""
+    said = []
+    for row in rows:
+        if row["mode"] == "inference" and row["implementation"] == "sdpa" and "peak_bytes" in row:
+            batch, length = parse_shape(row["shape"])
+            size = 4 * MODELS[row["model"]]["num_attention_heads"] * batch * length**2
+            said.append(f"{row['model']} {row['shape']} {1 + size / row['peak_bytes']:.2f}")
+    if not said:
+        return ""
+    return f" In inference a map is kept from each layer to the next; with it, the peak is at least so many times sdpa's: {', '.join(said)}."
+
+
 def section(name: str, results: dict[str, Any]) -> str:
     rows, environment = results["rows"], results["environment"]
     if not rows:
@@ -93,7 +107,7 @@ def section(name: str, results: dict[str, Any]) -> str:
         title=title,
         text=text,
         base=rows[0]["base"],
-        ranges=ranges(rows),
+        ranges=ranges(rows) + least_memory(rows),
         rounds=min(row["rounds"] for row in rows),
         environment=describe(environment),
         table=format_table(rows, environment.get("kind of device", "cpu")),

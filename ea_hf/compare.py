@@ -93,7 +93,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=variant,
         default=[variant(name) for name in ("evolving", "learned")],
         metavar="VARIANT",
-        help=f'Beside vanilla, which has both weights 0: {", ".join(list(VARIANTS)[1:])}, or "NAME=ARGUMENTS" of your own. '
+        help=f'In addition to vanilla (both weights 0): {", ".join(list(VARIANTS)[1:])}, or "NAME=ARGUMENTS" of your own. '
         "Default: evolving learned.",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="Default: 1 2 3 4 5.")

@@ -46,7 +46,7 @@ class CutTexts:
         if longest > limit and counts[1] == 0:
             logger.warning(
                 f"train: the stream has texts of more than {limit} tokens, such as one of {longest}; they are cut ({option}). "
-                "This is told once."
+                "This warning is shown once."
             )
         if self.counting:
             counts += torch.tensor([len(lengths), sum(length > limit for length in lengths)])
