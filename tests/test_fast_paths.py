@@ -11,6 +11,7 @@ from torch import nn
 from ea_hf import AttentionEvolution, EABertConfig, EABertModel
 from ea_hf.models import evolution, evolution_blocks
 from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
+from ea_hf.models.evolution_blocks import Layer, image_gradient, kernel_gradient, pack, unpack
 
 
 @dataclasses.dataclass
@@ -421,3 +422,26 @@ def test_deterministic_algorithms_are_supported():
         model(torch.arange(1, 13).view(2, 6)).pooler_output.sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 4, 8), (0, 2, 3, 3)])
+def test_flags_are_packed_and_unpacked(shape):
+    flags = torch.rand(shape) > 0.5
+    packed = pack(flags)
+    assert packed.dtype == torch.uint8 and packed.numel() == (flags.numel() + 7) // 8
+    assert torch.equal(unpack(packed, flags.shape), flags)
+    assert pack(None) is None and unpack(None, flags.shape) is None
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("kernel_rows", "kernel_columns", "is_causal"), [(3, 3, False), (2, 5, True), (1, 1, False)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_gradients_of_the_convolution_are_those_of_pytorch(batch, kernel_rows, kernel_columns, is_causal, groups):
+    layer = Layer(1.0, 0.1, 0.1, kernel_rows, kernel_columns, is_causal, groups=groups)
+    image = torch.randn(batch, 4, 6 + kernel_rows - 1, 5, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(4, 4 // groups, kernel_rows, kernel_columns, dtype=torch.float64, requires_grad=True)
+    convolved = torch.nn.functional.conv2d(image, kernel, padding=(0, layer.padding[1]), groups=groups)
+    grad = torch.randn_like(convolved)
+    of_image, of_kernel = torch.autograd.grad(convolved, (image, kernel), grad)
+    torch.testing.assert_close(image_gradient(grad, kernel.detach(), layer), of_image)
+    torch.testing.assert_close(kernel_gradient(grad, image.detach(), layer), of_kernel)

@@ -31,8 +31,10 @@ from .evolution_blocks import (
     let_through,
     mix,
     new_output,
+    pack,
     prepare,
     put_output,
+    unpack,
 )
 from .undocumented import softmax_backward
 
@@ -154,7 +156,8 @@ def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None,
         keep: whether to return the softmax and which cells the ReLU let through.
 
     Returns:
-        The output, M_l, A_l, which may be the same tensor, and what is kept: the softmax, `positive`, and the mask of the dropout.
+        The output, M_l, A_l, which may be the same tensor, and what is kept: the softmax, and, packed, which cells
+        the ReLU and which ones the dropout let through.
     """
     has_convolution = step.kernel is not None
     output, mixed = new_output(step), step.query.new_empty(step.shape)
@@ -183,7 +186,7 @@ def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None,
         if keep:
             block.of(weights).copy_(softmax)
         put_output(output, block, drop(softmax, block.of(kept), dropout), step.value)
-    return output, mixed, evolved, weights, positive, kept
+    return output, mixed, evolved, weights, pack(positive), pack(kept)
 
 
 class Backward:
@@ -227,8 +230,9 @@ class Backward:
         positive: torch.Tensor | None,
         kept: torch.Tensor | None,
     ) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of the arguments of `EvolvingAttention.forward`."""
+        """The gradients of the arguments of `EvolvingAttention.forward`, from those of the output and of A_l and what `attend` gave."""
         step, layer = self.step, self.step.layer
+        positive, kept = unpack(positive, step.shape), unpack(kept, step.shape)
         queries = step.shape[2]
         grad_output = torch.zeros_like(new_output(step)) if grad_output is None else grad_output
         grad_output = grad_output.transpose(1, 2).contiguous()

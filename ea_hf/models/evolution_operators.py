@@ -5,6 +5,7 @@
 Left to a compiler, the equations hold several maps at once, and their convolution is not done by blocks.
 """
 
+import math
 import zlib
 from typing import Any
 
@@ -130,8 +131,8 @@ def attention_forward(
     """`evolution_fast.EvolvingAttention`, forward.
 
     Returns:
-        The output and A_l; then, empty where the backward pass needs none: M_l, the softmax, which cells the ReLU let through,
-        and the mask of the dropout.
+        The output and A_l; then, empty where the backward pass needs none: M_l, the softmax, and, packed, which cells the ReLU
+        and which ones the dropout let through.
     """
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
@@ -140,8 +141,8 @@ def attention_forward(
         output, mixed, evolved, weights, positive, kept = attend_by_blocks(step, dropout, not memory_efficient)
     # Without a convolution M_l is A_l, and no operator may give a tensor twice.
     mixed = None if kernel is None or residual_gate is not None else mixed
-    flags = query.new_empty(0, dtype=torch.bool)
-    return output, evolved, given(mixed, query), given(weights, query), given(positive, flags), given(kept, flags)
+    packed = query.new_empty(0, dtype=torch.uint8)
+    return output, evolved, given(mixed, query), given(weights, query), given(positive, packed), given(kept, packed)
 
 
 @attention_forward.register_fake
@@ -150,8 +151,11 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any)
     batch, heads, queries, _ = query.shape
     shape = (batch, heads, queries, key.shape[2])
 
-    def maps(is_given: bool, dtype: torch.dtype = query.dtype) -> torch.Tensor:
-        return query.new_empty(shape if is_given else (0,), dtype=dtype)
+    def maps(is_given: bool) -> torch.Tensor:
+        return query.new_empty(shape if is_given else (0,))
+
+    def flags(are_given: bool) -> torch.Tensor:
+        return query.new_empty((math.prod(shape) + 7) // 8 if are_given else 0, dtype=torch.uint8)
 
     has_convolution = kernel is not None
     return (
@@ -159,8 +163,8 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any)
         maps(True),
         maps(has_convolution and residual_gate is None),
         maps(not memory_efficient),
-        maps(has_convolution and not memory_efficient, torch.bool),
-        maps(dropout > 0, torch.bool),
+        flags(has_convolution and not memory_efficient),
+        flags(dropout > 0),
     )
 
 
