@@ -294,7 +294,7 @@ def render(lines: list[Line]) -> str:
         verdicts(results),
         "## Where the gain in translation comes from",
         *ablation_section(results, EVOLVING_TAKEN_APART),
-        "### Where that of multi-token attention comes from",
+        "### Multi-token attention, taken apart",
         *ablation_section(results, MULTI_TOKEN_TAKEN_APART),
         "### Three times as long",
         "Gains over vanilla trained for as many steps. A gain that shrinks was only faster early learning.",
