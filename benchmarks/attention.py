@@ -85,14 +85,17 @@ def make_inputs(batch: int, length: int, device: str, padding: bool) -> dict[str
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
+def forward_in_training(model: torch.nn.Module, inputs: dict[str, torch.Tensor], dtype: str) -> torch.Tensor:
+    with torch.autocast(next(iter(inputs.values())).device.type, DTYPES[dtype], enabled=dtype != "float32"):
+        return model(**inputs).last_hidden_state
+
+
 def step(model: torch.nn.Module, inputs: dict[str, torch.Tensor], mode: str, dtype: str) -> None:
     if mode == "inference":
         with torch.no_grad():
             model(**inputs)
     else:
-        with torch.autocast(next(iter(inputs.values())).device.type, DTYPES[dtype], enabled=dtype != "float32"):
-            output = model(**inputs).last_hidden_state
-        output.sum().backward()
+        forward_in_training(model, inputs, dtype).sum().backward()
         model.zero_grad()
 
 
@@ -152,7 +155,7 @@ def summarize(times: dict[str, list[float]], base: dict[str, list[float]] | None
     return row
 
 
-def saved_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> int:
+def saved_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor], dtype: str) -> int:
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
 
@@ -163,7 +166,7 @@ def saved_bytes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(**inputs).last_hidden_state.sum()
+        forward_in_training(model, inputs, dtype)
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -220,7 +223,7 @@ def measure(args: argparse.Namespace, name: str, fields: dict, shape: str, mode:
             else:  # PyTorch's allocator counts itself
                 row["peak_bytes"] = peak_bytes(model, inputs, mode, args)
             if mode == "training":
-                row["saved_bytes"] = saved_bytes(model, inputs)
+                row["saved_bytes"] = saved_bytes(model, inputs, args.dtype)
         rows.append(row)
     base = next((row for row in rows if row["implementation"] == args.base), {})
     for row in rows:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attention_profile
-from attention import MODELS, format_table, parse_shape
+from attention import DTYPES, MODELS, format_table, parse_shape
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,23 +79,26 @@ def ranges(rows: list[dict[str, Any]]) -> str:
     """The least and the greatest ratio of evolving attention, by mode."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
-        if row["implementation"] != row["base"] and row["implementation"].startswith("evolving"):
+        if row["implementation"] in ("evolving", "evolving, compiled"):
             ratios.setdefault(row["mode"], []).append(row.get("cpu_seconds_to_base", row["seconds_to_base"]))
-    said = [f"{mode} {min(found):.2f} to {max(found):.2f}" for mode, found in ratios.items()]
+    said = [
+        f"{mode} {' to '.join(sorted({f'{value:.2f}' for value in (min(found), max(found))}))}"
+        for mode, found in ratios.items()
+    ]
     return f" **CPU time of evolving attention: {', '.join(said)} times that of {rows[0]['base']}.**" if said else ""
 
 
-def least_memory(rows: list[dict[str, Any]]) -> str:
-    """What inference needs because a layer's map has to be kept for the next one, in numbers of four bytes."""
+def peak_with_a_map(rows: list[dict[str, Any]], dtype: str) -> str:
+    """What keeping a map for the next layer adds to the peak of inference."""
     said = []
     for row in rows:
         if row["mode"] == "inference" and row["implementation"] == "sdpa" and "peak_bytes" in row:
             batch, length = parse_shape(row["shape"])
-            size = 4 * MODELS[row["model"]]["num_attention_heads"] * batch * length**2
+            size = DTYPES[dtype].itemsize * MODELS[row["model"]]["num_attention_heads"] * batch * length**2
             said.append(f"{row['model']} {row['shape']} {1 + size / row['peak_bytes']:.2f}")
     if not said:
         return ""
-    return f" In inference a map is kept from each layer to the next; with it, the peak is at least so many times sdpa's: {', '.join(said)}."
+    return f" In inference a map is kept from each layer to the next. With a map added to it, sdpa's own peak would be so many times as high: {', '.join(said)}."
 
 
 def section(name: str, results: dict[str, Any]) -> str:
@@ -107,7 +110,7 @@ def section(name: str, results: dict[str, Any]) -> str:
         title=title,
         text=text,
         base=rows[0]["base"],
-        ranges=ranges(rows) + least_memory(rows),
+        ranges=ranges(rows) + peak_with_a_map(rows, environment["dtype"]),
         rounds=min(row["rounds"] for row in rows),
         environment=describe(environment),
         table=format_table(rows, environment.get("kind of device", "cpu")),
