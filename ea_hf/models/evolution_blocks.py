@@ -166,7 +166,7 @@ def convolve(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, laye
 def image_gradient(grad: torch.Tensor, kernel: torch.Tensor, layer: Layer) -> torch.Tensor:
     """What a convolution's output passes on to its image: a convolution with the kernel turned around.
 
-    PyTorch has an operation for it, which takes up to four times as long on a CPU.
+    PyTorch has an operation for it, which takes longer on a CPU.
 
     Args:
         grad: of the output, (batch, heads, rows, key).
@@ -185,7 +185,7 @@ def kernel_gradient(grad: torch.Tensor, image: torch.Tensor, layer: Layer) -> to
 
     Where all heads are mixed, it is a sum of matrix products, a row of the maps each: those rows of all heads that a kernel
     covers lie one after the other once the heads stand within the rows, so one product is for all rows of a kernel's column.
-    PyTorch's operation takes about twice as long on a CPU.
+    PyTorch's operation takes longer on a CPU.
 
     Args:
         grad: of the convolution's output, (batch, heads, rows, key).
