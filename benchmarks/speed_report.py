@@ -37,7 +37,7 @@ SECTIONS = {
     ),
     "generation.json": (
         "Decoding",
-        "EA-T5 and an evolved Llama, batch 8. Prefill: a forward pass that fills the cache; step: one more token.",
+        "T5 of T5-small's shape (t5) and a Llama of its size (llama), those of them that were measured. Prefill: a forward pass that fills the cache; step: one more token.",
     ),
 }
 PROFILE = "attention_profile.json"
