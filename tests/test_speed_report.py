@@ -47,6 +47,7 @@ def test_page_on_speed_needs_figures(tmp_path):
 
 def test_the_peak_with_a_map_of_inference_is_that_of_a_map_beside_sdpa():
     row = {"model": "base", "shape": "2x512", "mode": "inference", "implementation": "sdpa", "peak_bytes": 12 * 2**21}
-    assert "base 2x512 2.00." in speed_report.peak_with_a_map([row], "float32")  # 2 x 12 x 512 x 512 numbers of 4 bytes
+    # A map has 2 x 12 x 512 x 512 numbers, in float32 of 4 bytes.
+    assert "base 2x512 2.00." in speed_report.peak_with_a_map([row], "float32")
     assert "base 2x512 1.50." in speed_report.peak_with_a_map([row], "bfloat16")
     assert speed_report.peak_with_a_map([row | {"mode": "training"}], "float32") == ""

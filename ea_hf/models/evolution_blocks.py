@@ -259,12 +259,6 @@ class Step(NamedTuple):
         return mix(query, key, previous, position_bias, self.layer, self.residual_gate, in_place, out)
 
 
-def contiguous(tensors: Tensors) -> Tensors:
-    """With queries, keys and values of which each sequence and head is read several times."""
-    query, key, value, *others = tensors
-    return Tensors(query.contiguous(), key.contiguous(), value.contiguous(), *others)
-
-
 def prepare(
     tensors: Tensors,
     kernel: torch.Tensor | None,
@@ -272,8 +266,12 @@ def prepare(
     residual_gate: torch.Tensor | None,
     conv_gate: torch.Tensor | None,
     layer: Layer,
+    contiguous: bool = True,
 ) -> Step:
+    """With queries, keys and values in memory as their shapes are, if `contiguous`: each sequence and head is then read several times."""
     query, key, value, previous, position_bias, attention_mask, blocked = tensors
+    if contiguous:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     if kernel is not None:
         kernel, bias = fold(kernel, layer, query.dtype), fold(bias, layer, query.dtype)
     hidden = None if attention_mask is None else ~attention_mask

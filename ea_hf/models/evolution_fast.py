@@ -22,7 +22,6 @@ from .evolution_blocks import (
     add_convolved,
     block_cells,
     blocks,
-    contiguous,
     convolve,
     drop,
     image,
@@ -54,9 +53,10 @@ def infer(
     Returns:
         The output, (batch, query, heads, head_dim), and A_l, (batch, heads, query, key), both of the query's dtype.
     """
-    step, previous = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer), tensors.previous
-    evolved = step.query.new_empty(step.shape) if previous is None else previous.contiguous()
-    step = step._replace(previous=None if previous is None else evolved)
+    step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer, contiguous=False)
+    if step.previous is not None:
+        step = step._replace(previous=step.previous.contiguous())
+    evolved = step.query.new_empty(step.shape) if step.previous is None else step.previous
     output = new_output(step)
     above = None
     for block in blocks(step.shape, step.query, layer):
@@ -418,7 +418,7 @@ class EvolvingAttention(torch.autograd.Function):
         memory_efficient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
-        step = prepare(contiguous(tensors), kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         output, mixed, evolved, *kept = attend(step, dropout, not memory_efficient)
         ctx.set_materialize_grads(False)
         ctx.layer, ctx.dropout = layer, dropout

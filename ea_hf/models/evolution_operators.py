@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .evolution_blocks import Layer, Tensors, contiguous, prepare
+from .evolution_blocks import Layer, Tensors, prepare
 from .evolution_fast import Backward, infer, saved_maps
 from .evolution_fast import attend as attend_by_blocks
 
@@ -137,7 +137,7 @@ def attention_forward(
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.autocast(query.device.type, enabled=False):
-        step = prepare(contiguous(without_idle_masks(tensors)), kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(without_idle_masks(tensors), kernel, bias, residual_gate, conv_gate, layer)
         output, mixed, evolved, weights, positive, kept = attend_by_blocks(step, dropout, not memory_efficient)
     # Without a convolution M_l is A_l, and no operator may give a tensor twice.
     mixed = None if kernel is None or residual_gate is not None else mixed
@@ -208,7 +208,7 @@ def attention_backward(
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.autocast(query.device.type, enabled=False):
-        step = prepare(contiguous(without_idle_masks(tensors)), kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(without_idle_masks(tensors), kernel, bias, residual_gate, conv_gate, layer)
         backward = Backward(step, had_previous, torch.Size(bias_shape) if bias_shape else None, tuple(needed), dropout)
         grads = backward(grad_output, grad_evolved, mixed, *map(found, (weights, positive, kept)))
     return given_gradients(grads, needed, query, kernel, bias, residual_gate, conv_gate)

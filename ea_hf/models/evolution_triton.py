@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .evolution_blocks import Block, Layer, Step, Tensors, contiguous, new_output, prepare
+from .evolution_blocks import Block, Layer, Step, Tensors, new_output, prepare
 from .evolution_fast import Backward, refuse_second_derivatives, saved_maps
 from .evolution_operators import fake_gradients, found, given, given_gradients, namespace
 from .triton_kernels import (
@@ -345,7 +345,7 @@ def attention_(
     tensors = Tensors(query, key, value, own, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.cuda.device_of(query), torch.autocast(query.device.type, enabled=False):
-        step = prepare(contiguous(tensors), kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         evolved = step.mix(Block(slice(None), 0, step.shape[2]), in_place=kernel is None)
         if kernel is not None:
             evolved = convolve_maps(step, evolved, evolved, step.kernel, EVOLVE, out=own)
@@ -396,7 +396,7 @@ def attention(
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.cuda.device_of(query), torch.autocast(query.device.type, enabled=False):
-        step = prepare(contiguous(tensors), kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         mixed = step.mix(Block(slice(None), 0, step.shape[2]))
         evolved = mixed if kernel is None else convolve_maps(step, mixed, mixed, step.kernel, EVOLVE)
         seed = None
@@ -463,7 +463,7 @@ def attention_backward(
     tensors = Tensors(query, key, value, previous, position_bias, attention_mask, blocked)
     layer = Layer(scaling, residual_weight, conv_weight, kernel_rows, kernel_columns, is_causal, mixing, groups)
     with torch.cuda.device_of(query), torch.autocast(query.device.type, enabled=False):
-        step = prepare(contiguous(tensors), kernel, bias, residual_gate, conv_gate, layer)
+        step = prepare(tensors, kernel, bias, residual_gate, conv_gate, layer)
         shape = torch.Size(bias_shape) if bias_shape else None
         backward = TritonBackward(step, had_previous, shape, tuple(needed), dropout)
         grads = backward(grad_output, grad_evolved, mixed, evolved, statistics, found(seed), output)
