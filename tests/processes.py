@@ -18,6 +18,9 @@ import torch.distributed as dist
 class Processes:
     """A group of processes; a context manager.
 
+    The group lives as long as its processes: one destroyed before a `DistributedDataParallel` that a test has left hangs,
+    which `ea_hf.training.loop.end_training` explains.
+
     Args:
         count: how many.
     """

@@ -16,6 +16,7 @@ from dc_transformer_reference import (
     transcribe,
 )
 from models import TINY_DC_TRANSFORMER
+from processes import Processes
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -277,27 +278,21 @@ def train(model: torch.nn.Module, rows: slice) -> None:
         optimizer.step()
 
 
-def train_in_parallel(rank: int, folder: str) -> None:
-    """Trains on one half of each batch, with statistics of both halves and of one; leaves the models' states in files."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for is_synchronized in (True, False):
-        model = DistributedDataParallel(tiny_model(sync_batch_norm=is_synchronized).double().train())
-        train(model, slice(2 * rank, 2 * rank + 2))
-        torch.save(model.module.state_dict(), f"{folder}/{is_synchronized}-{rank}.pt")
-    distributed.destroy_process_group()
+def train_in_parallel(is_synchronized: bool) -> dict[str, torch.Tensor]:
+    """The model's state after training on this process's half of each batch."""
+    model = DistributedDataParallel(tiny_model(sync_batch_norm=is_synchronized).double().train())
+    first = 2 * distributed.get_rank()
+    train(model, slice(first, first + 2))
+    return model.module.state_dict()
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one():
     """Though one has more padding. Without synchronization the statistics of each are its own, as in PyTorch."""
-    torch.multiprocessing.spawn(train_in_parallel, (str(tmp_path),), nprocs=2)
+    with Processes(2) as processes:
+        together, alone = (processes.run(train_in_parallel, is_synchronized) for is_synchronized in (True, False))
     model = tiny_model().double().train()
     train(model, slice(0, 4))
-    together, alone = (
-        [torch.load(tmp_path / f"{is_synchronized}-{rank}.pt") for rank in range(2)]
-        for is_synchronized in (True, False)
-    )
     for name, expected in model.state_dict().items():
         for state in together:
             assert_close(state[name], expected, atol=1e-10, rtol=0, msg=f"{name}: ".__add__)
