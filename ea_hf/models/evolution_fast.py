@@ -119,9 +119,9 @@ def convolve_row(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, 
     for column in range(columns):
         shift = column - middle
         if shift < 0:
-            convolved[:, :, -shift:] += parts[:, column, :, :shift]
+            convolved[:, :, -shift:].add_(parts[:, column, :, :shift])
         elif shift > 0:
-            convolved[:, :, :-shift] += parts[:, column, :, shift:]
+            convolved[:, :, :-shift].add_(parts[:, column, :, shift:])
     return convolved.relu_().unsqueeze(2)
 
 
