@@ -5,21 +5,10 @@
 import dataclasses
 import statistics
 
-from variant_definitions import (
-    ABLATION,
-    EVOLVING,
-    LONG,
-    LONGER,
-    MULTI_TOKEN,
-    MULTI_TOKEN_PARTS,
-    REALFORMER,
-    REALFORMER_PARTS,
-    SEARCH,
-    VANILLA,
-)
+from variant_definitions import ABLATION, EVOLVING, LONG, LONGER, MULTI_TOKEN, PARTS, SEARCH, VANILLA
 from variant_results import ABOUT, Results, cell, gain, table, unit
 from variant_statistics import SeedsAndVariants
-from variant_tasks import EXPLAINED, LETTERS, TAKEN_APART, TASKS, TRANSLATION
+from variant_tasks import EXPLAINED, TAKEN_APART, TASKS
 
 from ea_hf.paired_statistics import Difference, holm, paired
 
@@ -78,7 +67,7 @@ EVOLVING_TAKEN_APART = Study(
 MULTI_TOKEN_TAKEN_APART = Study(
     TAKEN_APART,
     MULTI_TOKEN,
-    ("talking_heads", EVOLVING, LONGER, *MULTI_TOKEN_PARTS),
+    ("talking_heads", EVOLVING, LONGER, *PARTS),
     {
         "The convolution, or the mixing of heads?": ("multi_token_convolution_alone", "multi_token_heads_alone"),
         "Neighbouring queries (rows of the map) or neighbouring keys (columns)?": (
@@ -96,20 +85,6 @@ MULTI_TOKEN_TAKEN_APART = Study(
         "Another mechanism?": ("talking_heads", EVOLVING),
     },
     note="The model has three layers in its encoder and in its decoder; by the preset the last one of each has the convolution.",
-)
-_RATES = tuple(choice for name in (VANILLA, REALFORMER) for choice in SEARCH[name] if choice != name)
-REALFORMER_TAKEN_APART = Study(
-    LETTERS,
-    REALFORMER,
-    (EVOLVING, "learned", "learned_started", "evolving_half", LONGER, MULTI_TOKEN, *REALFORMER_PARTS, *_RATES),
-    {
-        "Is it the strength of the residual, or its form?": ("realformer_half", "residual_half"),
-        "Does a convolution add to it?": ("realformer_convolution",),
-        "Do gates that learn find it?": ("learned", "learned_started", "realformer_learned"),
-        "Is it the learning rate, or more training?": (*_RATES, LONGER),
-        "Another mechanism?": (EVOLVING, "evolving_half", MULTI_TOKEN),
-    },
-    note="The model, a GPT-2 of four layers, writes down which of several blocks of letters holds the three that are asked for.",
 )
 VERDICTS = {
     "more": "more than the whole gain",
@@ -158,14 +133,12 @@ def verdict(
 
 
 def ablation(results: Results, study: Study) -> dict[str, Ablated]:
-    """The variants that are begun, beside vanilla and the whole; gains are over vanilla's mean."""
-    values = {name: results.values(study.task, name) for name in (VANILLA, *study.variants)}
-    if len(values[VANILLA]) < 2:
+    """The variants that are begun, beside vanilla and the whole; gains are in per cent of vanilla's mean loss."""
+    losses = {name: results.values(study.task, name) for name in (VANILLA, *study.variants)}
+    if len(losses[VANILLA]) < 2:
         return {}
-    level = statistics.fmean(values[VANILLA].values())
-    gains = {
-        name: {seed: gain(study.task, value, level) for seed, value in own.items()} for name, own in values.items()
-    }
+    level = statistics.fmean(losses[VANILLA].values())
+    gains = {name: {seed: 100 * (1 - loss / level) for seed, loss in own.items()} for name, own in losses.items()}
     common = SeedsAndVariants({name: own for name, own in gains.items() if name not in APART})
     alone = {
         name: SeedsAndVariants({other: gains[other] for other in (VANILLA, study.whole, name)})
@@ -212,7 +185,7 @@ def share(own: Difference, whole: float) -> str:
 
 
 def ablation_table(results: Results, study: Study, found: dict[str, Ablated]) -> str:
-    whole, is_translation = found[study.whole].gain.mean, TASKS[study.task].kind == TRANSLATION
+    whole = found[study.whole].gain.mean
     rows = [
         [
             f"`{name}`",
@@ -220,14 +193,13 @@ def ablation_table(results: Results, study: Study, found: dict[str, Ablated]) ->
             cell(own.gain),
             share(own.gain, whole),
             VERDICTS[own.verdict] if name != study.whole else "-",
-            *([bleu_gain(results, study.task, name)] if is_translation else []),
+            bleu_gain(results, study.task, name),
             f"{results.cost(study.task, name):.2f}",
             str(len(results.seeds(study.task, name))),
         ]
         for name, own in sorted(found.items(), key=lambda item: -item[1].gain.mean)
     ]
-    headers = ["variant", "what", f"gain, {unit(TASKS[study.task].kind)}", "of the gain", "verdict"]
-    headers += ["gain in BLEU"] if is_translation else []
+    headers = ["variant", "what", f"gain, {unit(TASKS[study.task].kind)}", "of the gain", "verdict", "gain in BLEU"]
     return table([*headers, "CPU time of a step", "seeds"], rows)
 
 
@@ -290,37 +262,37 @@ def ablation_section(results: Results, study: Study) -> list[str]:
 def longer_section(results: Results) -> str:
     """Whether gains are there still after three times the steps, where vanilla had as many."""
     differences = {}
-    for name, long in LONG.items():
-        seeds = [seed for seed in results.seeds(EXPLAINED, LONG[VANILLA], long) if name != VANILLA]
-        values = [results.value(EXPLAINED, long, seed) for seed in seeds]
-        references = [results.value(EXPLAINED, LONG[VANILLA], seed) for seed in seeds]
-        difference = paired([gain(EXPLAINED, *pair) for pair in zip(values, references, strict=True)])
+    compared = [(task, name) for task in TASKS for name in TASKS[task].long if name != VANILLA]
+    for task, name in compared:
+        seeds = results.seeds(task, LONG[VANILLA], LONG[name])
+        pairs = [[results.value(task, LONG[variant], seed) for variant in (name, VANILLA)] for seed in seeds]
+        difference = paired([gain(task, *pair) for pair in pairs])
         if difference:
-            differences[name] = difference
+            differences[task, name] = difference
     if not differences:
         return "Not finished: fewer than two seeds were trained three times as long."
-    p = holm({name: difference.p for name, difference in differences.items()})
+    p = holm({key: difference.p for key, difference in differences.items()})
     rows = [
         [
+            f"{task}, {unit(TASKS[task].kind)}",
             f"`{name}`",
-            cell(paired(list(results.gains(EXPLAINED, name).values()))),
-            cell(difference, p[name]),
+            f"{cell(paired(list(results.gains(task, name).values())))} ({TASKS[task].steps})",
+            f"{cell(difference, p[task, name])} ({3 * TASKS[task].steps})",
             str(difference.seeds),
         ]
-        for name, difference in differences.items()
+        for (task, name), difference in differences.items()
     ]
-    steps = TASKS[EXPLAINED].steps
-    what = unit(TASKS[EXPLAINED].kind)
-    return table(["variant", f"gain after {steps} steps, {what}", f"after {3 * steps} steps, {what}", "seeds"], rows)
+    return table(["task", "variant", "gain (after steps)", "three times as long", "seeds"], rows)
 
 
 def search_section(results: Results) -> str:
     """Each of a few variants with the best of three learning rates, which vanilla may choose as well."""
     rows, differences = [], {}
     for task in TASKS:
+        if not TASKS[task].search:
+            continue
         best = {}
-        for name in TASKS[task].search:
-            choices = SEARCH[name]
+        for name, choices in SEARCH.items():
             seeds = results.seeds(task, *choices)
             if len(seeds) > 1:
                 means = {c: statistics.fmean(results.value(task, c, seed) for seed in seeds) for c in choices}

@@ -40,12 +40,11 @@ def weights(residual: float, conv: float, **fields: Any) -> dict[str, Any]:
 
 
 VANILLA, EVOLVING, MULTI_TOKEN, LONGER = "vanilla", "evolving", "multi_token", "vanilla_longer"
-REALFORMER = "realformer"
 VARIANTS = {
     VANILLA: Variant("plain attention"),
     EVOLVING: Variant("the papers' form, weights (0.1, 0.1)", weights(0.1, 0.1)),
     "learned": Variant("learned gates that start at 0", weights(0.0, 0.0, mixing="learned")),
-    REALFORMER: Variant("additive (1, 0), which is RealFormer", weights(1.0, 0.0, mixing="additive")),
+    "realformer": Variant("additive (1, 0), which is RealFormer", weights(1.0, 0.0, mixing="additive")),
     LONGER: Variant("plain attention, twice as many steps", length=2),
     "evolving_half": Variant("the papers' form, weights (0.5, 0.5)", weights(0.5, 0.5)),
     "zero_weights": Variant("the papers' form with both weights 0", weights(0.0, 0.0)),
@@ -81,7 +80,7 @@ VARIANTS = {
 }
 # What every task compares; the others are the ablation of a few tasks.
 HEAD_TO_HEAD = (
-    *(VANILLA, EVOLVING, "evolving_half", "learned", REALFORMER),
+    *(VANILLA, EVOLVING, "evolving_half", "learned", "realformer"),
     *("talking_heads", MULTI_TOKEN, "separate_heads_linear", LONGER),
 )
 TRANSLATION_ONLY = ("encoder_chain", "decoder_chain", "cross_chain", "multi_token_cross")
@@ -93,7 +92,7 @@ def multi_token(**fields: Any) -> dict[str, Any]:
 
 
 # Multi-token attention with one part less, or another one.
-MULTI_TOKEN_PARTS = {
+PARTS = {
     "multi_token_convolution_alone": Variant(
         "multi-token attention without the mixing of heads", multi_token(post_mixing="none")
     ),
@@ -124,31 +123,19 @@ MULTI_TOKEN_PARTS = {
 }
 # What most tasks lack; `multi_token_cross` is tried on a second task, as it keeps the whole gain of the first.
 ABLATION = (*(name for name in VARIANTS if name != VANILLA), "multi_token_cross")
-# RealFormer's residual weaker, in the papers' form, with a convolution, and with gates that learn.
-REALFORMER_PARTS = {
-    "realformer_half": Variant("additive (0.5, 0)", weights(0.5, 0.0, mixing="additive")),
-    "residual_half": Variant("the papers' residual alone, (0.5, 0)", weights(0.5, 0.0)),
-    "realformer_convolution": Variant(
-        "additive (1, 0.1): RealFormer with a convolution", weights(1.0, 0.1, mixing="additive")
-    ),
-    "realformer_learned": Variant("learned gates that start at (1, 0)", weights(1.0, 0.0, mixing="learned")),
-}
-VARIANTS |= MULTI_TOKEN_PARTS | REALFORMER_PARTS
+VARIANTS |= PARTS
 
-# The most telling ones of the ablation again, three times as long.
+# The most telling ones again, three times as long.
 LONG = {
     name: f"{name}_long"
-    for name in (VANILLA, EVOLVING, "evolving_half", "learned_started", MULTI_TOKEN, "multi_token_cross")
+    for name in (VANILLA, EVOLVING, "evolving_half", "learned_started", MULTI_TOKEN, "multi_token_cross", "realformer")
 }
 VARIANTS |= {
     long: dataclasses.replace(VARIANTS[name], about=f"{VARIANTS[name].about}; three times as many steps", length=3)
     for name, long in LONG.items()
 }
-# Vanilla, the papers' form and what gains most, with half and twice the learning rate; with the one that all have, they
-# choose the best of three.
-SEARCH = {
-    name: (f"{name}_half_rate", name, f"{name}_double_rate") for name in (VANILLA, EVOLVING, MULTI_TOKEN, REALFORMER)
-}
+# Vanilla, the papers' form and what gains most, with half and twice the learning rate; with the one that all have, they choose the best of three.
+SEARCH = {name: (f"{name}_half_rate", name, f"{name}_double_rate") for name in (VANILLA, EVOLVING, MULTI_TOKEN)}
 VARIANTS |= {
     searched: dataclasses.replace(VARIANTS[name], about=f"{VARIANTS[name].about}; {word} the learning rate", rate=rate)
     for name, (half, _, double) in SEARCH.items()

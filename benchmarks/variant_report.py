@@ -10,12 +10,11 @@ import numpy as np
 from variant_ablation import (
     EVOLVING_TAKEN_APART,
     MULTI_TOKEN_TAKEN_APART,
-    REALFORMER_TAKEN_APART,
     ablation_section,
     longer_section,
     search_section,
 )
-from variant_definitions import ABLATION, HEAD_TO_HEAD, LONGER, VANILLA, VARIANTS
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONGER, PARTS, VANILLA, VARIANTS
 from variant_results import ABOUT, Line, Results, cell, gain, kinds, table, unit
 from variant_statistics import mean_of_tasks, mean_ranks
 from variant_tasks import TASKS, runs
@@ -180,11 +179,8 @@ def rank_table(results: Results) -> str:
 
 
 def task_table(results: Results, task: str) -> str:
-    variants = [
-        name
-        for name in dict.fromkeys((*HEAD_TO_HEAD, *ABLATION, *TASKS[task].parts))
-        if name != VANILLA and results.seeds(task, name)
-    ]
+    variants = [name for name in (*HEAD_TO_HEAD, *ABLATION, *PARTS) if name != VANILLA and results.seeds(task, name)]
+    variants = list(dict.fromkeys(variants))
     differences = {name: paired(list(results.gains(task, name).values())) for name in variants}
     matched = {name: paired(list(results.gains(task, name, True).values())) for name in variants if name != LONGER}
     corrected = holm({name: found.p for name, found in differences.items() if found})
@@ -300,11 +296,9 @@ def render(lines: list[Line]) -> str:
         *ablation_section(results, EVOLVING_TAKEN_APART),
         "### Multi-token attention, taken apart",
         *ablation_section(results, MULTI_TOKEN_TAKEN_APART),
-        "### Three times as long",
+        "## Three times as long",
         "Gains over vanilla trained for as many steps. A gain that shrinks was only faster early learning.",
         longer_section(results),
-        "## Where RealFormer's gain comes from",
-        *ablation_section(results, REALFORMER_TAKEN_APART),
         "## With the same time instead of the same steps",
         "A step of most variants takes longer than vanilla's. Here vanilla takes as many steps as fit into the variant's training time. "
         "Its value there is interpolated between vanilla and `vanilla_longer`, linearly in the logarithm of the steps; a variant whose "

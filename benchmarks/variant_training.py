@@ -47,8 +47,9 @@ class Task:
         load: reads the data.
         seeds: how many are planned.
         ablation: whether all variants are compared, not the head-to-head alone.
-        parts: further variants, which take one of the head-to-head apart.
-        search: the variants for which learning rates are searched.
+        parts: whether the parts of multi-token attention are.
+        search: whether learning rates are searched for some variants.
+        long: the variants that are trained three times as long too.
     """
 
     kind: str
@@ -61,8 +62,9 @@ class Task:
     optimizer: str = "adamw"
     seeds: int = 5
     ablation: bool = False
-    parts: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
+    parts: bool = False
+    search: bool = False
+    long: tuple[str, ...] = ()
 
 
 def epochs(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:

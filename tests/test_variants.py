@@ -23,8 +23,8 @@ import variant_statistics
 import variant_tasks
 import variant_text_tasks
 import variants
-from variant_ablation import EVOLVING_TAKEN_APART, MULTI_TOKEN_TAKEN_APART, REALFORMER_TAKEN_APART
-from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, SEARCH, VARIANTS, make_model, parameters
+from variant_ablation import EVOLVING_TAKEN_APART, MULTI_TOKEN_TAKEN_APART
+from variant_definitions import ABLATION, HEAD_TO_HEAD, LONG, PARTS, SEARCH, VARIANTS, make_model, parameters
 from variant_training import evaluated, rate, train
 
 from ea_hf import paired_statistics
@@ -198,24 +198,8 @@ def test_multi_token_attention_is_taken_apart_beside_its_own_gain():
     found = variant_ablation.ablation(variant_results.Results.of(lines), MULTI_TOKEN_TAKEN_APART)
     assert found["multi_token_rows"].verdict == "keeps" and found["multi_token_heads_alone"].verdict == "none"
     assert found["evolving"].verdict == "part"
-
-
-def test_a_score_is_taken_apart_in_points():
-    effects = {"vanilla": 0, "realformer": 0.5, "realformer_half": 0.5, "realformer_learned": 0.1, "vanilla_longer": 0}
-    lines = made_up_ablation(effects, variant_tasks.LETTERS)
-    lines = [line | {"metric": "accuracy", "value": 0.2 + (3 - line["value"]) / 3} for line in lines]
-    results = variant_results.Results.of(lines)
-    found = variant_ablation.ablation(results, REALFORMER_TAKEN_APART)
-    assert found["realformer"].gain.mean == pytest.approx(50, abs=0.5)
-    verdicts = {name: found[name].verdict for name in effects if name not in ("vanilla", "realformer")}
-    assert verdicts == {"realformer_half": "keeps", "realformer_learned": "part", "vanilla_longer": "none"}
-    assert "BLEU" not in variant_ablation.ablation_table(results, REALFORMER_TAKEN_APART, found)
-
-
-@pytest.mark.parametrize("study", [MULTI_TOKEN_TAKEN_APART, REALFORMER_TAKEN_APART], ids=lambda study: study.whole)
-def test_every_variant_of_a_study_is_planned_and_answers_a_question(study):
-    named = {name for names in study.questions.values() for name in names}
-    assert named == set(study.others) and named <= set(variant_tasks.variants_of(study.task))
+    named = {name for names in MULTI_TOKEN_TAKEN_APART.questions.values() for name in names}
+    assert named == set(MULTI_TOKEN_TAKEN_APART.others)
 
 
 def test_what_few_seeds_cannot_tell_is_not_told():
@@ -248,7 +232,7 @@ def test_no_cause_is_named_of_a_gain_that_is_not_there():
 def test_longer_runs_are_compared_with_a_vanilla_that_ran_as_long():
     effects = {"vanilla": 0, "evolving": 0.05, "vanilla_long": 0.3, "evolving_long": 0.31}
     text = variant_ablation.longer_section(variant_results.Results.of(made_up_ablation(effects)))
-    after, longer = (float(part.strip().strip("*").split()[0]) for part in text.splitlines()[-1].split("|")[2:4])
+    after, longer = (float(part.strip().strip("*").split()[0]) for part in text.splitlines()[-1].split("|")[3:5])
     assert after == pytest.approx(5, abs=0.5) and longer == pytest.approx(100 / 70, abs=0.5)
     assert "Not finished" in variant_ablation.longer_section(variant_results.Results.of([]))
 
@@ -377,8 +361,7 @@ def test_a_seed_of_all_variants_comes_before_the_next():
     assert runs == explained + head_to_head + others and others
     for part in (explained, head_to_head, others):
         assert [seed for *_, seed in part] == sorted(seed for *_, seed in part)
-    parts = {name for task in variant_tasks.TASKS.values() for name in task.parts}
-    assert {name for _, name, _ in others} >= {*LONG.values(), *parts, *sum(SEARCH.values(), ())} - set(HEAD_TO_HEAD)
+    assert {name for _, name, _ in others} >= {*LONG.values(), *PARTS, *sum(SEARCH.values(), ())} - set(HEAD_TO_HEAD)
     assert {name for _, name, _ in runs} == VARIANTS.keys()
 
 
