@@ -39,6 +39,7 @@ SECTIONS = {
         "Decoding",
         "T5 of T5-small's shape (t5) and a Llama of its size (llama), those of them that were measured. Prefill: a forward pass that fills the cache; step: one more token.",
     ),
+    "generation_long.json": ("Decoding after 2,048 tokens", "As above, after a longer text."),
 }
 PROFILE = "attention_profile.json"
 HEAD = """# What it costs
