@@ -259,14 +259,18 @@ def ablation_section(results: Results, study: Study) -> list[str]:
     ]
 
 
+def gain_over(results: Results, task: str, variant: str, reference: str) -> Difference | None:
+    """The gain of a variant over another one, on the seeds that both have."""
+    seeds = results.seeds(task, variant, reference)
+    return paired([gain(task, *(results.value(task, name, seed) for name in (variant, reference))) for seed in seeds])
+
+
 def longer_section(results: Results) -> str:
     """Whether gains are there still after three times the steps, where vanilla had as many."""
     differences = {}
     compared = [(task, name) for task in TASKS for name in TASKS[task].long if name != VANILLA]
     for task, name in compared:
-        seeds = results.seeds(task, LONG[VANILLA], LONG[name])
-        pairs = [[results.value(task, LONG[variant], seed) for variant in (name, VANILLA)] for seed in seeds]
-        difference = paired([gain(task, *pair) for pair in pairs])
+        difference = gain_over(results, task, LONG[name], LONG[VANILLA])
         if difference:
             differences[task, name] = difference
     if not differences:
@@ -301,9 +305,7 @@ def search_section(results: Results) -> str:
         for name in best:
             if name == VANILLA or VANILLA not in best:
                 continue
-            seeds = results.seeds(task, best[name], best[VANILLA])
-            values = [[results.value(task, choice, seed) for choice in (best[name], best[VANILLA])] for seed in seeds]
-            differences[task, name] = paired([gain(task, *pair) for pair in values])
+            differences[task, name] = gain_over(results, task, best[name], best[VANILLA])
             rows.append([task, f"`{name}`", f"`{best[VANILLA]}`", f"`{best[name]}`"])
     if not rows:
         return "Not finished: fewer than two seeds were trained with each learning rate."
