@@ -6,7 +6,7 @@
     python benchmarks/attention.py --base eager       # the table of docs/speed_beside_eager.md, on one thread
     python benchmarks/attention.py --implementations "sdpa, compiled" "evolving, compiled" --base "sdpa, compiled"
     python benchmarks/attention.py --implementations evolving "evolving, learned" --base evolving
-    python benchmarks/attention.py --device cuda --dtype bfloat16 --seconds 2
+    python benchmarks/attention.py --device cuda --dtype bfloat16 --seconds 2 --cuda_graphs
     python benchmarks/attention.py --scaling          # how time and memory grow with length, heads and layers
     python benchmarks/speed_report.py                 # docs/speed.md, from the figures of the first
 
@@ -17,6 +17,7 @@ Saved bytes: distinct storages that autograd keeps for the backward pass, withou
 """
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -114,6 +115,20 @@ def time_step(run: Callable[[], None], device: str) -> float:
     return start.elapsed_time(end) / 1000
 
 
+def captured(run: Callable[[], None]) -> Callable[[], None]:
+    """The kernels of a step in one launch, which takes none of the time that Python needs to launch them."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
 def compare_times(
     models: dict[str, torch.nn.Module], inputs: dict, mode: str, args: argparse.Namespace
 ) -> dict[str, dict[str, list[float]]]:
@@ -122,11 +137,14 @@ def compare_times(
     Short steps are repeated for `--seconds`, as they vary most.
     """
     times: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu_seconds": []} for name in models}
+    runs = {name: functools.partial(step, model, inputs, mode, args.dtype) for name, model in models.items()}
+    if args.cuda_graphs:
+        runs = {name: captured(run) for name, run in runs.items()}
     measured, rounds = 0.0, 0
     while rounds <= args.repeats or measured < args.seconds:
-        for name, model in models.items():
+        for name, run in runs.items():
             cpu_start = time.process_time()
-            seconds = time_step(lambda model=model: step(model, inputs, mode, args.dtype), args.device)
+            seconds = time_step(run, args.device)
             if rounds > 0:  # the first round warms up
                 times[name]["seconds"].append(seconds)
                 times[name]["cpu_seconds"].append(time.process_time() - cpu_start)
@@ -210,6 +228,8 @@ def measure(args: argparse.Namespace, name: str, fields: dict, shape: str, mode:
     """A row per implementation."""
     batch, length = parse_shape(shape)
     inputs = make_inputs(batch, length, args.device, args.padding)
+    if args.cuda_graphs:
+        del inputs["attention_mask"]  # Transformers and `ea_hf` look into it, which no graph can
     names = [n for n in args.implementations if mode == "training" or n != "evolving, memory-saving"]
     models = {n: build(n, fields, mode, args) for n in names}
     times = compare_times(models, inputs, mode, args)
@@ -422,12 +442,15 @@ def main() -> None:
     parser.add_argument("--padding", action="store_true", help="Half of the first sequence is padding.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--cuda_graphs", action="store_true", help="Time replays of captured steps, without masks.")
     parser.add_argument("--scaling", action="store_true", help="Sweep length, heads and layers, and draw a picture.")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark/attention.json"))
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.device == "cpu" and any("Triton" in name for name in args.implementations):
         parser.error("Triton's kernels run on GPUs; choose `--device cuda` or other `--implementations`.")
+    if args.cuda_graphs and (args.device == "cpu" or args.padding):
+        parser.error("`--cuda_graphs` is for `--device cuda`, and without `--padding`.")
     torch.set_num_threads(args.threads)
     if args.peak_of:
         request = json.loads(args.peak_of)

@@ -24,7 +24,7 @@ from ea_hf.models import evolution_triton
 from ea_hf.models.evolution_blocks import Layer
 
 
-KERNELS = ("convolve", "sum_kernel_gradient", "attend", "attend_backward", "sum_value_gradient")
+KERNELS = ("mix", "convolve", "sum_kernel_gradient", "attend", "attend_backward", "sum_value_gradient")
 # A100 and H100, with the shared memory that a program may have there, in bytes.
 GPUS = {80: 163 * 1024, 90: 227 * 1024}
 MOST_SPILLED_BYTES = 256
@@ -123,7 +123,8 @@ def main() -> None:
                 run_a_layer(dtype, heads, head_dim)
         run_a_layer(torch.bfloat16, 12, 64, is_masked=False, dropout=0.0)
         run_a_layer(torch.bfloat16, 1, 8, length=1)
-        run_a_layer(torch.bfloat16, 128, 64)
+        run_a_layer(torch.bfloat16, 64, 64)
+        run_a_layer(torch.bfloat16, 12, 64, length=1024)
         run_a_layer(torch.bfloat16, 12, 64, (5, 11), "learned")
         run_a_layer(torch.bfloat16, 12, 64, mixing="additive", groups=12)
         torch.backends.cuda.matmul.fp32_precision = "tf32"
@@ -140,7 +141,9 @@ def main() -> None:
                 "HEAD_DIM",
                 "ROWS",
                 "COLUMNS",
-                "CELLS",
+                "ROWS_AT_ONCE",
+                "COLUMNS_AT_ONCE",
+                "KEEPS_WEIGHTS",
                 "PRECISION",
                 "num_warps",
             )

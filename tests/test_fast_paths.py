@@ -124,9 +124,8 @@ class Chain:
 
     def gradients(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         output = self()
-        weights = torch.randn(
-            output.shape, dtype=output.dtype, generator=torch.Generator(torch.get_default_device()).manual_seed(2)
-        )
+        generator = torch.Generator(torch.get_default_device()).manual_seed(2)
+        weights = torch.randn(output.shape, generator=generator).to(output.dtype)  # the same in each type
         return output, torch.autograd.grad((output * weights).sum(), self.differentiable)
 
 

@@ -61,6 +61,22 @@ class TritonChain(Chain):
             module.evolution.kernels = "triton"
 
 
+def assert_as_exact_as_reference(chain, force_reference):
+    """In float32, whose rounding adds up in sums that cancel: with at most 4 times the error of the reference path."""
+    actual = chain.gradients()
+    force_reference()
+    reference, exact_chain = chain.gradients(), Chain(chain.case, torch.float64)
+    with torch.no_grad():
+        for ours, theirs in zip(exact_chain.differentiable, chain.differentiable, strict=True):
+            ours.copy_(theirs)
+    exact = exact_chain.gradients()
+    for ours, theirs, expected in zip(
+        *((output, *grads) for output, grads in (actual, reference, exact)), strict=True
+    ):
+        limit = max(1e-5 * max(1.0, expected.abs().max().item()), 4 * (theirs - expected).abs().max().item())
+        torch.testing.assert_close(ours.double(), expected, rtol=0, atol=limit)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Which kernels have run; nothing else may compute a layer but the reference path."""
@@ -89,7 +105,8 @@ def test_kernels_equal_reference(case, memory_efficient, force_reference, calls)
         inferred = chain(training=False)
     assert calls.count("attend_to_maps") == layers
     if case.dropout in (0.0, 1.0):
-        assert_trains_as_reference(chain, force_reference)
+        check = assert_trains_as_reference if dtype == torch.float64 else assert_as_exact_as_reference
+        check(chain, force_reference)
         assert calls.count("attend_to_maps") == 2 * layers
     force_reference()
     with torch.no_grad():
@@ -99,7 +116,7 @@ def test_kernels_equal_reference(case, memory_efficient, force_reference, calls)
 @needs_triton
 @pytest.mark.parametrize("case", [case for case in SOME_CASES if case.dropout == 0], ids=str)
 def test_kernels_equal_reference_in_float32(case, force_reference):
-    assert_trains_as_reference(TritonChain(case, torch.float32), force_reference)
+    assert_as_exact_as_reference(TritonChain(case, torch.float32), force_reference)
 
 
 @needs_triton
@@ -170,7 +187,7 @@ def test_dropout_drops_the_same_weights_in_the_backward_pass(dtype):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="There are no two GPUs.")
 def test_kernels_run_where_the_tensors_are(force_reference):
     with torch.device("cuda:1"):
-        assert_trains_as_reference(TritonChain(Case(), torch.float32), force_reference)
+        assert_as_exact_as_reference(TritonChain(Case(), torch.float32), force_reference)
 
 
 @needs_triton
@@ -320,7 +337,7 @@ def obstacle_of(*shape, blocked=None):
 @needs_triton
 def test_obstacles_are_named():
     assert obstacle_of(1, 2, 3, 4) is None
-    assert obstacle_of(1, 65, 3, 4) == "65 heads are more than 64, which torch.float32 allows"
+    assert obstacle_of(1, 65, 3, 4) == "65 heads are more than 64"
     assert obstacle_of(1, 2, 3, 300) == "heads of 300 features are larger than 256"
     assert obstacle_of(8192, 8, 3, 4).startswith("8192 x 8 heads or 3 queries are more than 65535")
     assert obstacle_of(1, 2, 50_000, 4).startswith("maps of 50000 x 50000 cells are larger than")

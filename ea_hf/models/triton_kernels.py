@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels of `evolution_triton.py`, in Triton. Maps are (batch, heads, query, key), contiguous; masks are bytes.
 
-Names in capitals are constants of a compiled kernel: HEADS and HEAD_DIM are padded to powers of 2; ABOVE is how many rows above
-a query's the convolution sees; SHARE and SIGN are `Layer.map_share` and `Layer.sign`; ACCUMULATOR is the type that sums are in,
-and PRECISION says how float32 is multiplied.
+Names in capitals are constants of a compiled kernel: HEADS and HEAD_DIM are padded to powers of 2; IS_LARGE says that
+the cells of all heads are too many for 32 bits; ABOVE is how many rows above a query's the convolution sees; ACCUMULATOR is the type that sums are in, and PRECISION says how float32 is multiplied.
 """
 
 from typing import Any
@@ -39,6 +38,101 @@ _EVOLVE, _PASS, _RETURN = (constant(purpose) for purpose in (EVOLVE, PASS, RETUR
 
 
 @jit
+def mix(
+    query,
+    key,
+    previous,
+    position_bias,
+    gate,
+    out,
+    heads,
+    queries,
+    keys,
+    head_dim,
+    query_batch,
+    query_head,
+    query_row,
+    key_batch,
+    key_head,
+    key_row,
+    bias_batch,
+    bias_head,
+    bias_row,
+    bias_column,
+    SCALING: constexpr,
+    SHARE: constexpr,
+    RESIDUAL: constexpr,
+    ROWS: constexpr,
+    COLUMNS: constexpr,
+    FEATURES: constexpr,
+    ACCUMULATOR: constexpr,
+    PRECISION: constexpr,
+):
+    """A tile of M_l, equation (1): SHARE * (scores + position bias) + RESIDUAL (or gate) * A_{l-1}."""
+    index = tl.program_id(2).to(tl.int64)
+    batch, head = index // heads, index % heads
+    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    own_query = query + batch * query_batch + head * query_head + rows.to(tl.int64)[:, None] * query_row
+    own_key = key + batch * key_batch + head * key_head + columns.to(tl.int64)[:, None] * key_row
+    result = tl.zeros([ROWS, COLUMNS], ACCUMULATOR)
+    for start in range(0, head_dim, FEATURES):
+        feature = start + tl.arange(0, FEATURES)
+        is_feature = (feature < head_dim)[None, :]
+        left = tl.load(own_query + feature[None, :], mask=(rows < queries)[:, None] & is_feature, other=0.0)
+        right = tl.load(own_key + feature[None, :], mask=(columns < keys)[:, None] & is_feature, other=0.0)
+        result = tl.dot(left, tl.trans(right), result, input_precision=PRECISION, out_dtype=ACCUMULATOR)
+    result = result * SCALING
+    is_inside = (rows < queries)[:, None] & (columns < keys)[None, :]
+    if position_bias is not None:
+        where = rows.to(tl.int64)[:, None] * bias_row + columns.to(tl.int64)[None, :] * bias_column
+        where += batch * bias_batch + head * bias_head
+        result += tl.load(position_bias + where, mask=is_inside, other=0.0).to(ACCUMULATOR)
+    where = index * queries * keys + rows[:, None] * keys + columns[None, :]
+    if previous is not None:
+        carried = tl.load(previous + where, mask=is_inside, other=0.0).to(ACCUMULATOR)
+        carried = carried * tl.load(gate + head).to(ACCUMULATOR) if gate is not None else carried * RESIDUAL
+        result = result * SHARE + carried
+    tl.store(out + where, result.to(out.dtype.element_ty), mask=is_inside)
+
+
+@jit
+def _weight(
+    kernel,
+    gate,
+    place,
+    column_shift,
+    heads,
+    dtype: constexpr,
+    FOLDED: constexpr,
+    PURPOSE: constexpr,
+    KERNEL_ROWS: constexpr,
+    KERNEL_COLUMNS: constexpr,
+    IS_GROUPED: constexpr,
+    HEADS: constexpr,
+):
+    """One cell of the convolution's kernel, with its share in it: (HEADS, HEADS), or (HEADS, 1) where each has its own.
+
+    Its rows are heads of what the convolution gives, where it looks the other way (RETURN) of what it sees. It takes a row of
+    the image to the one that is `place` rows below the first that sees it.
+    """
+    SHIFTS: constexpr = KERNEL_ROWS * KERNEL_COLUMNS
+    head = tl.arange(0, HEADS)
+    is_head = head < heads
+    shift = (place if PURPOSE == _RETURN else KERNEL_ROWS - 1 - place) * KERNEL_COLUMNS + column_shift
+    if IS_GROUPED:
+        weight = tl.load(kernel + head * SHIFTS + shift, mask=is_head, other=0.0)[:, None]
+    else:
+        cells = head[None, :] * heads + head[:, None] if PURPOSE == _RETURN else head[:, None] * heads + head[None, :]
+        weight = tl.load(kernel + cells * SHIFTS + shift, mask=is_head[:, None] & is_head[None, :], other=0.0)
+    weight = (weight * FOLDED).to(dtype)
+    if gate is not None and PURPOSE == _RETURN:
+        share = tl.load(gate + head, mask=is_head, other=0.0)
+        weight = weight * (share[:, None] if IS_GROUPED else share[None, :])
+    return weight
+
+
+@jit
 def convolve(
     image,
     base,
@@ -54,6 +148,7 @@ def convolve(
     blocked_batch,
     blocked_row,
     blocked_column,
+    FOLDED: constexpr,
     SHARE: constexpr,
     SIGN: constexpr,
     PURPOSE: constexpr,
@@ -61,65 +156,120 @@ def convolve(
     KERNEL_COLUMNS: constexpr,
     ABOVE: constexpr,
     IS_GROUPED: constexpr,
+    IS_LARGE: constexpr,
     HEADS: constexpr,
     ROWS: constexpr,
     COLUMNS: constexpr,
+    KEEPS_WEIGHTS: constexpr,
     ACCUMULATOR: constexpr,
     PRECISION: constexpr,
 ):
-    """All heads of a tile of ROWS x COLUMNS cells.
+    """All heads of a tile of ROWS x COLUMNS cells, row by row.
 
     EVOLVE: A_l = SHARE * base + SIGN (or gate) * relu(C + bias); PASS: base * SIGN where C + bias > 0, else 0;
     RETURN, in which C looks the other way: SHARE * base + C, C = 0 where blocked. In the others `image` is 0 where blocked.
+
+    Each row of the image is read once for each column of the kernel, and goes into all rows that see it: `sums` has those
+    that are not yet whole, from the top.
     """
+    dtype: constexpr = image.dtype.element_ty
+    FIRST: constexpr = KERNEL_ROWS - 1 - ABOVE if PURPOSE == _RETURN else ABOVE
     batch = tl.program_id(2).to(tl.int64)
-    cell = tl.arange(0, ROWS * COLUMNS)
-    rows = tl.program_id(1) * ROWS + cell // COLUMNS
-    columns = tl.program_id(0) * COLUMNS + cell % COLUMNS
+    first = tl.program_id(1) * ROWS
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     head = tl.arange(0, HEADS)
     is_head = head < heads
-    maps = batch * heads * cells_of_map + head.to(tl.int64)[:, None] * cells_of_map
-    total = tl.zeros([HEADS, ROWS * COLUMNS], ACCUMULATOR)
-    for shift in range(KERNEL_ROWS * KERNEL_COLUMNS):
-        if PURPOSE != _RETURN:
-            row = rows + shift // KERNEL_COLUMNS - ABOVE
-            column = columns + shift % KERNEL_COLUMNS - KERNEL_COLUMNS // 2
-        else:
-            row = rows - shift // KERNEL_COLUMNS + ABOVE
-            column = columns - shift % KERNEL_COLUMNS + KERNEL_COLUMNS // 2
-        is_seen = (row >= 0) & (row < queries) & (column >= 0) & (column < keys)
-        if blocked is not None and PURPOSE != _RETURN:
-            where = batch * blocked_batch + row.to(tl.int64) * blocked_row + column * blocked_column
-            is_seen = is_seen & (tl.load(blocked + where, mask=is_seen, other=1) == 0)
-        seen = tl.load(
-            image + maps + (row * keys + column)[None, :], mask=is_head[:, None] & is_seen[None, :], other=0.0
-        )
-        if IS_GROUPED:
-            total += tl.load(kernel + shift * HEADS + head)[:, None].to(ACCUMULATOR) * seen.to(ACCUMULATOR)
-        else:
-            weight = tl.load(kernel + (shift * HEADS + head[:, None]) * HEADS + head[None, :])
-            total = tl.dot(weight, seen, total, input_precision=PRECISION, out_dtype=ACCUMULATOR)
-    is_inside = (rows < queries) & (columns < keys)
-    where = maps + (rows * keys + columns)[None, :]
-    is_valid = is_head[:, None] & is_inside[None, :]
-    own = tl.load(base + where, mask=is_valid, other=0.0).to(ACCUMULATOR)
+    # Of all heads of a cell from the first one on, counted in 32 bits where they suffice.
+    maps = (head.to(tl.int64) if IS_LARGE else head)[:, None] * cells_of_map + columns[None, :]
+    first_map = batch * heads * cells_of_map
+    is_column = columns < keys
+    weights = ()
+    if KEEPS_WEIGHTS:
+        for place in tl.static_range(KERNEL_ROWS):
+            for column_shift in tl.static_range(KERNEL_COLUMNS):
+                weight = _weight(
+                    kernel,
+                    gate,
+                    place,
+                    column_shift,
+                    heads,
+                    dtype,
+                    FOLDED,
+                    PURPOSE,
+                    KERNEL_ROWS,
+                    KERNEL_COLUMNS,
+                    IS_GROUPED,
+                    HEADS,
+                )
+                weights = weights + (weight,)
+    zeros = tl.zeros([HEADS, COLUMNS], ACCUMULATOR)
+    sums = ()
+    for _ in tl.static_range(KERNEL_ROWS - 1):
+        sums = sums + (zeros,)
+    own_bias = zeros
     if PURPOSE != _RETURN:
-        total += tl.load(bias + head)[:, None].to(ACCUMULATOR)
-    if PURPOSE == _EVOLVE:
-        total = tl.where(total < 0, 0.0, total)  # NaN remains NaN
-        total = total * SIGN
-        if gate is not None:
-            total = total * tl.load(gate + head)[:, None].to(ACCUMULATOR)
-        result = own * SHARE + total
-    elif PURPOSE == _PASS:
-        result = tl.where(total > 0, own * SIGN, 0.0)
-    else:
-        if blocked is not None:
-            blocks = batch * blocked_batch + rows.to(tl.int64) * blocked_row + columns * blocked_column
-            is_blocked = tl.load(blocked + blocks, mask=is_inside, other=1) != 0
-            total = tl.where(is_blocked[None, :], 0.0, total)
-        result = own * SHARE + total
-    tl.store(out + where, result.to(out.dtype.element_ty), mask=is_valid)
+        own_bias = tl.load(bias + head, mask=is_head, other=0.0)[:, None] * FOLDED
+        own_bias = own_bias.to(dtype).to(ACCUMULATOR)
+    for step in range(ROWS + KERNEL_ROWS - 1):
+        row = first + step - FIRST
+        is_row = (row >= 0) & (row < queries)
+        totals = sums + (zeros,)
+        for column_shift in tl.static_range(KERNEL_COLUMNS):
+            offset = KERNEL_COLUMNS // 2 - column_shift if PURPOSE == _RETURN else column_shift - KERNEL_COLUMNS // 2
+            is_seen = is_row & (columns + offset >= 0) & (columns + offset < keys)
+            if blocked is not None and PURPOSE != _RETURN:
+                where = batch * blocked_batch + row.to(tl.int64) * blocked_row + (columns + offset) * blocked_column
+                is_seen = is_seen & (tl.load(blocked + where, mask=is_seen, other=1) == 0)
+            is_seen = is_head[:, None] & is_seen[None, :]
+            seen = tl.load(image + (first_map + row * keys + offset) + maps, mask=is_seen, other=0.0)
+            new = ()
+            for place in tl.static_range(KERNEL_ROWS):
+                if KEEPS_WEIGHTS:
+                    weight = weights[place * KERNEL_COLUMNS + column_shift]
+                else:
+                    weight = _weight(
+                        kernel,
+                        gate,
+                        place,
+                        column_shift,
+                        heads,
+                        dtype,
+                        FOLDED,
+                        PURPOSE,
+                        KERNEL_ROWS,
+                        KERNEL_COLUMNS,
+                        IS_GROUPED,
+                        HEADS,
+                    )
+                if IS_GROUPED:
+                    total = totals[place] + weight.to(ACCUMULATOR) * seen.to(ACCUMULATOR)
+                else:
+                    total = tl.dot(weight, seen, totals[place], input_precision=PRECISION, out_dtype=ACCUMULATOR)
+                new = new + (total,)
+            totals = new
+        total = totals[0]
+        sums = ()
+        for place in tl.static_range(1, KERNEL_ROWS):
+            sums = sums + (totals[place],)
+        row = first + step - (KERNEL_ROWS - 1)
+        is_valid = is_head[:, None] & is_column[None, :] & (row >= first) & (row < queries)
+        own = tl.load(base + (first_map + row * keys) + maps, mask=is_valid, other=0.0).to(ACCUMULATOR)
+        if PURPOSE == _EVOLVE:
+            total += own_bias
+            total = tl.where(total < 0, 0.0, total) * SIGN  # NaN remains NaN
+            if gate is not None:
+                total = total * tl.load(gate + head, mask=is_head, other=0.0)[:, None].to(ACCUMULATOR)
+            result = own * SHARE + total
+        elif PURPOSE == _PASS:
+            result = tl.where(total + own_bias > 0, own * SIGN, 0.0)
+        else:
+            if blocked is not None:
+                cells = batch * blocked_batch + row.to(tl.int64) * blocked_row + columns * blocked_column
+                is_cell = is_column & (row >= first) & (row < queries)
+                is_blocked = tl.load(blocked + cells, mask=is_cell, other=1) != 0
+                total = tl.where(is_blocked[None, :], 0.0, total)
+            result = own * SHARE + total
+        tl.store(out + (first_map + row * keys) + maps, result.to(out.dtype.element_ty), mask=is_valid)
 
 
 @jit
@@ -132,9 +282,9 @@ def sum_kernel_gradient(
     queries,
     keys,
     cells_of_map,
-    tiles_of_map,
-    tiles,
-    tiles_of_sum,
+    tiles_of_row,
+    parts_of_map,
+    rows_of_part,
     blocked_batch,
     blocked_row,
     blocked_column,
@@ -142,40 +292,82 @@ def sum_kernel_gradient(
     KERNEL_COLUMNS: constexpr,
     ABOVE: constexpr,
     IS_GROUPED: constexpr,
+    IS_LARGE: constexpr,
     HEADS: constexpr,
-    CELLS: constexpr,
+    COLUMNS: constexpr,
+    ROWS_AT_ONCE: constexpr,
+    COLUMNS_AT_ONCE: constexpr,
     ACCUMULATOR: constexpr,
     PRECISION: constexpr,
 ):
-    """The gradient of one cell of the convolution's kernel, for all heads, from some tiles of the maps."""
-    shift = tl.program_id(1)
+    """The gradients of ROWS_AT_ONCE x COLUMNS_AT_ONCE cells of the convolution's kernel, and of the bias, from a part of the maps.
+
+    `partial_sums` has them, part by part, (KERNEL_ROWS * KERNEL_COLUMNS, HEADS, HEADS), or without the last where each head
+    has its own, and then (HEADS) for the bias. `above` has the gradients of the rows above, from the nearest.
+    """
+    part = tl.program_id(0)
+    first_shift_row = tl.program_id(1) * ROWS_AT_ONCE
+    first_shift_column = tl.program_id(2) * COLUMNS_AT_ONCE
+    batch = (part // parts_of_map).to(tl.int64)
+    first = part % parts_of_map // tiles_of_row * rows_of_part
+    last = tl.minimum(first + rows_of_part, queries)
+    columns = part % tiles_of_row * COLUMNS + tl.arange(0, COLUMNS)
     head = tl.arange(0, HEADS)
     is_head = (head < heads)[:, None]
-    first = tl.program_id(0) * tiles_of_sum
-    total = tl.zeros([HEADS] if IS_GROUPED else [HEADS, HEADS], ACCUMULATOR)
-    for tile in range(first, tl.minimum(first + tiles_of_sum, tiles)):
-        batch = (tile // tiles_of_map).to(tl.int64)
-        cell = tile % tiles_of_map * CELLS + tl.arange(0, CELLS)
-        rows, columns = cell // keys, cell % keys
-        maps = batch * heads * cells_of_map + head.to(tl.int64)[:, None] * cells_of_map
-        is_inside = rows < queries
-        gradient = tl.load(passed + maps + cell[None, :], mask=is_head & is_inside[None, :], other=0.0)
-        row = rows + shift // KERNEL_COLUMNS - ABOVE
-        column = columns + shift % KERNEL_COLUMNS - KERNEL_COLUMNS // 2
-        is_seen = is_inside & (row >= 0) & (row < queries) & (column >= 0) & (column < keys)
-        if blocked is not None:
-            where = batch * blocked_batch + row.to(tl.int64) * blocked_row + column * blocked_column
-            is_seen = is_seen & (tl.load(blocked + where, mask=is_seen, other=1) == 0)
-        seen = tl.load(image + maps + (row * keys + column)[None, :], mask=is_head & is_seen[None, :], other=0.0)
-        if IS_GROUPED:
-            total += tl.sum(gradient.to(ACCUMULATOR) * seen.to(ACCUMULATOR), axis=1)
-        else:
-            total = tl.dot(gradient, tl.trans(seen), total, input_precision=PRECISION, out_dtype=ACCUMULATOR)
-    result = tl.program_id(0) * KERNEL_ROWS * KERNEL_COLUMNS + shift
-    if IS_GROUPED:
-        tl.store(partial_sums + result * HEADS + head, total)
-    else:
-        tl.store(partial_sums + (result * HEADS + head[:, None]) * HEADS + head[None, :], total)
+    is_column = columns < keys
+    maps = (head.to(tl.int64) if IS_LARGE else head)[:, None] * cells_of_map + columns[None, :]
+    first_map = batch * heads * cells_of_map
+    bias_total = tl.zeros([HEADS, COLUMNS], ACCUMULATOR)
+    nothing = tl.zeros([HEADS, COLUMNS if IS_GROUPED else HEADS], ACCUMULATOR)
+    sums = ()
+    for _ in tl.static_range(ROWS_AT_ONCE * COLUMNS_AT_ONCE):
+        sums = sums + (nothing,)
+    no_rows = tl.zeros([HEADS, COLUMNS], passed.dtype.element_ty)
+    above = ()
+    for _ in tl.static_range(ROWS_AT_ONCE - 1):
+        above = above + (no_rows,)
+    for step in range(last - first + ROWS_AT_ONCE - 1):
+        row = first + step
+        is_own = is_head & is_column[None, :] & (row < last)
+        gradient = tl.load(passed + (first_map + row * keys) + maps, mask=is_own, other=0.0)
+        bias_total += gradient.to(ACCUMULATOR)
+        gradients = (gradient,) + above
+        row = row + first_shift_row - ABOVE
+        is_row = (row >= 0) & (row < queries)
+        new = ()
+        for column_shift in tl.static_range(COLUMNS_AT_ONCE):
+            offset = first_shift_column + column_shift - KERNEL_COLUMNS // 2
+            is_seen = is_row & (columns + offset >= 0) & (columns + offset < keys)
+            if blocked is not None:
+                where = batch * blocked_batch + row.to(tl.int64) * blocked_row + (columns + offset) * blocked_column
+                is_seen = is_seen & (tl.load(blocked + where, mask=is_seen, other=1) == 0)
+            is_seen = is_head & is_seen[None, :]
+            seen = tl.load(image + (first_map + row * keys + offset) + maps, mask=is_seen, other=0.0)
+            for row_shift in tl.static_range(ROWS_AT_ONCE):
+                total = sums[column_shift * ROWS_AT_ONCE + row_shift]
+                if IS_GROUPED:
+                    total += gradients[row_shift].to(ACCUMULATOR) * seen.to(ACCUMULATOR)
+                else:
+                    total = tl.dot(
+                        gradients[row_shift], tl.trans(seen), total, input_precision=PRECISION, out_dtype=ACCUMULATOR
+                    )
+                new = new + (total,)
+        sums = new
+        above = ()
+        for place in tl.static_range(ROWS_AT_ONCE - 1):
+            above = above + (gradients[place],)
+    CELLS: constexpr = HEADS if IS_GROUPED else HEADS * HEADS
+    own = partial_sums + part.to(tl.int64) * (KERNEL_ROWS * KERNEL_COLUMNS * CELLS + HEADS)
+    for column_shift in tl.static_range(COLUMNS_AT_ONCE):
+        for row_shift in tl.static_range(ROWS_AT_ONCE):
+            shift = (first_shift_row + row_shift) * KERNEL_COLUMNS + first_shift_column + column_shift
+            total = sums[column_shift * ROWS_AT_ONCE + row_shift]
+            if IS_GROUPED:
+                tl.store(own + shift * CELLS + head, tl.sum(total, axis=1))
+            else:
+                tl.store(own + shift * CELLS + head[:, None] * HEADS + head[None, :], total)
+    if (first_shift_row == 0) & (first_shift_column == 0):
+        tl.store(own + KERNEL_ROWS * KERNEL_COLUMNS * CELLS + head, tl.sum(bias_total, axis=1))
 
 
 @jit
@@ -202,9 +394,16 @@ def _logits(
 
 
 @jit
-def _is_kept(seed, index, rows, columns, keys, DROPOUT: constexpr):
-    """Which weights dropout keeps: a function of the seed, the map and the cell, so that every pass finds the same."""
-    return tl.rand(tl.load(seed) + index, rows[:, None] * keys + columns[None, :]) >= DROPOUT
+def _is_kept(seed, index, rows, first_column, keys, COLUMNS: constexpr, DROPOUT: constexpr):
+    """Which weights dropout keeps: a function of the seed, the map and the cell, so that every pass finds the same.
+
+    Four cells of a row in turn share one draw of Philox, of 7 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+    3", 2011, section 4.3 and table 2).
+    """
+    fours = first_column // 4 + tl.arange(0, COLUMNS // 4)
+    draws = tl.rand4x(tl.load(seed) + index, rows[:, None] * tl.cdiv(keys, 4) + fours[None, :], 7)
+    pairs = tl.join(tl.join(draws[0], draws[2]), tl.join(draws[1], draws[3]))
+    return tl.reshape(pairs, [rows.shape[0], COLUMNS]) >= DROPOUT
 
 
 @jit
@@ -225,6 +424,9 @@ def attend(
     hidden_head,
     hidden_row,
     hidden_column,
+    value_batch,
+    value_head,
+    value_row,
     DROPOUT: constexpr,
     SCALE: constexpr,
     ROWS: constexpr,
@@ -241,6 +443,7 @@ def attend(
     own_hidden = hidden
     if hidden is not None:
         own_hidden = hidden + batch * hidden_batch + head * hidden_head
+    own_value = value + batch * value_batch + head * value_head
     top = tl.full([ROWS], _LOWEST, ACCUMULATOR)  # finite, for tiles of -inf alone
     total = tl.zeros([ROWS], ACCUMULATOR)
     result = tl.zeros([ROWS, HEAD_DIM], ACCUMULATOR)
@@ -262,10 +465,10 @@ def attend(
         weights = tl.exp(logits - new_top[:, None])
         total = total * rescaled + tl.sum(weights, axis=1)
         if DROPOUT > 0:
-            weights = tl.where(_is_kept(seed, index, rows, columns, keys, DROPOUT), weights, 0.0)
-        where = index * keys * head_dim + columns[:, None] * head_dim + feature[None, :]
+            weights = tl.where(_is_kept(seed, index, rows, start, keys, COLUMNS, DROPOUT), weights, 0.0)
+        where = columns.to(tl.int64)[:, None] * value_row + feature[None, :]
         is_value = (columns < keys)[:, None] & (feature < head_dim)[None, :]
-        values = tl.load(value + where, mask=is_value, other=0.0)
+        values = tl.load(own_value + where, mask=is_value, other=0.0)
         result = result * rescaled[:, None]
         result = tl.dot(weights.to(values.dtype), values, result, input_precision=PRECISION, out_dtype=ACCUMULATOR)
         top = new_top
@@ -285,9 +488,9 @@ def attend_backward(
     value,
     hidden,
     seed,
+    output,
     largest,
     sums,
-    dots,
     grad_output,
     grad_evolved,
     out,
@@ -300,6 +503,9 @@ def attend_backward(
     hidden_head,
     hidden_row,
     hidden_column,
+    value_batch,
+    value_head,
+    value_row,
     DROPOUT: constexpr,
     SCALE: constexpr,
     ROWS: constexpr,
@@ -308,37 +514,49 @@ def attend_backward(
     ACCUMULATOR: constexpr,
     PRECISION: constexpr,
 ):
-    """The gradient of A_l in a tile."""
-    index = tl.program_id(2).to(tl.int64)
+    """The gradient of A_l for ROWS queries of a head."""
+    index = tl.program_id(1).to(tl.int64)
     batch, head = index // heads, index % heads
-    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     feature = tl.arange(0, HEAD_DIM)
     own_hidden = hidden
     if hidden is not None:
         own_hidden = hidden + batch * hidden_batch + head * hidden_head
+    own_value = value + batch * value_batch + head * value_head
     is_row, is_feature = rows < queries, (feature < head_dim)[None, :]
-    where = index * queries * head_dim + rows[:, None] * head_dim + feature[None, :]
-    gradient = tl.load(grad_output + where, mask=is_row[:, None] & is_feature, other=0.0)
-    where = index * keys * head_dim + columns[:, None] * head_dim + feature[None, :]
-    values = tl.load(value + where, mask=(columns < keys)[:, None] & is_feature, other=0.0)
-    logits, is_open = _logits(
-        maps + index * cells_of_map, own_hidden, rows, columns, queries, keys, hidden_row, hidden_column, ACCUMULATOR
-    )
+    states = ((batch * queries + rows[:, None]) * heads + head) * head_dim + feature[None, :]
+    gradient = tl.load(grad_output + states, mask=is_row[:, None] & is_feature, other=0.0)
+    own_output = tl.load(output + states, mask=is_row[:, None] & is_feature, other=0.0)
+    # The sum over keys of the weights times their gradients.
+    dot = tl.sum(gradient.to(ACCUMULATOR) * own_output.to(ACCUMULATOR), axis=1)
     top = tl.load(largest + index * queries + rows, mask=is_row, other=0.0)
     total = tl.load(sums + index * queries + rows, mask=is_row, other=1.0)
-    dot = tl.load(dots + index * queries + rows, mask=is_row, other=0.0)
-    weights = tl.exp(logits - top[:, None]) / total[:, None]
-    grad_weights = tl.dot(gradient, tl.trans(values), input_precision=PRECISION, out_dtype=ACCUMULATOR)
-    if DROPOUT > 0:
-        is_kept = _is_kept(seed, index, rows, columns, keys, DROPOUT)
-        grad_weights = tl.where(is_kept, grad_weights * SCALE, 0.0)
-    result = tl.where(is_open, weights * (grad_weights - dot[:, None]), 0.0)
-    where = index * cells_of_map + rows[:, None] * keys + columns[None, :]
-    is_inside = is_row[:, None] & (columns < keys)[None, :]
-    if grad_evolved is not None:
-        result += tl.load(grad_evolved + where, mask=is_inside, other=0.0).to(ACCUMULATOR)
-    tl.store(out + where, result.to(out.dtype.element_ty), mask=is_inside)
+    for start in range(0, keys, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        states_of_keys = columns.to(tl.int64)[:, None] * value_row + feature[None, :]
+        values = tl.load(own_value + states_of_keys, mask=(columns < keys)[:, None] & is_feature, other=0.0)
+        logits, is_open = _logits(
+            maps + index * cells_of_map,
+            own_hidden,
+            rows,
+            columns,
+            queries,
+            keys,
+            hidden_row,
+            hidden_column,
+            ACCUMULATOR,
+        )
+        weights = tl.exp(logits - top[:, None]) / total[:, None]
+        grad_weights = tl.dot(gradient, tl.trans(values), input_precision=PRECISION, out_dtype=ACCUMULATOR)
+        if DROPOUT > 0:
+            is_kept = _is_kept(seed, index, rows, start, keys, COLUMNS, DROPOUT)
+            grad_weights = tl.where(is_kept, grad_weights * SCALE, 0.0)
+        result = tl.where(is_open, weights * (grad_weights - dot[:, None]), 0.0)
+        where = index * cells_of_map + rows[:, None] * keys + columns[None, :]
+        is_inside = is_row[:, None] & (columns < keys)[None, :]
+        if grad_evolved is not None:
+            result += tl.load(grad_evolved + where, mask=is_inside, other=0.0).to(ACCUMULATOR)
+        tl.store(out + where, result.to(out.dtype.element_ty), mask=is_inside)
 
 
 @jit
@@ -394,8 +612,9 @@ def sum_value_gradient(
         total = tl.load(sums + index * queries + rows, mask=is_row, other=1.0)
         weights = tl.exp(logits - top[:, None]) / total[:, None]
         if DROPOUT > 0:
-            weights = tl.where(_is_kept(seed, index, rows, columns, keys, DROPOUT), weights * SCALE, 0.0)
-        where = index * queries * head_dim + rows[:, None] * head_dim + feature[None, :]
+            is_kept = _is_kept(seed, index, rows, tl.program_id(0) * COLUMNS, keys, COLUMNS, DROPOUT)
+            weights = tl.where(is_kept, weights * SCALE, 0.0)
+        where = ((batch * queries + rows[:, None]) * heads + head) * head_dim + feature[None, :]
         is_gradient = is_row[:, None] & (feature < head_dim)[None, :]
         gradient = tl.load(grad_output + where, mask=is_gradient, other=0.0)
         weights = tl.trans(weights).to(gradient.dtype)
