@@ -135,11 +135,12 @@ def force_reference(monkeypatch):
     return lambda: monkeypatch.setattr(evolution, "_needs_reference", lambda *_: True)
 
 
-def assert_equal(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Within 1e-10 (float64) or 1e-5 (float32) of the largest element, or of 1 if that is smaller."""
+def assert_equal(actual: torch.Tensor, expected: torch.Tensor, precision: float | None = None) -> None:
+    """Within `precision`, 1e-10 (float64) or 1e-5 (float32), of the largest element, or of 1 if that is smaller."""
     scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
-    limit = (1e-10 if actual.dtype == torch.float64 else 1e-5) * scale
-    torch.testing.assert_close(actual, expected, rtol=0, atol=limit)
+    if precision is None:
+        precision = 1e-10 if actual.dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(actual, expected, rtol=0, atol=precision * scale)
 
 
 def assert_trains_as_reference(chain, force_reference):

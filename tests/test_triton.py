@@ -61,19 +61,25 @@ class TritonChain(Chain):
             module.evolution.kernels = "triton"
 
 
-def assert_as_exact_as_reference(chain, force_reference):
-    """In float32, whose rounding adds up in sums that cancel: with at most 4 times the error of the reference path."""
-    actual = chain.gradients()
+def assert_near_exact(chain, force_reference):
+    """In float32, within 1e-5 of the largest of all gradients, or 4 times the error of the reference path, beside float64.
+
+    Of the largest of all, because that of the logits is a difference, as in FlashAttention: the weights times (their gradients
+    minus a sum over features). Where one weight is nearly 1, what is left is the rounding of two large numbers, and goes on to
+    parameters whose own gradients are small.
+    """
+    output, gradients = chain.gradients()
     force_reference()
-    reference, exact_chain = chain.gradients(), Chain(chain.case, torch.float64)
+    _, reference = chain.gradients()
+    exact_chain = Chain(chain.case, torch.float64)
     with torch.no_grad():
         for ours, theirs in zip(exact_chain.differentiable, chain.differentiable, strict=True):
             ours.copy_(theirs)
-    exact = exact_chain.gradients()
-    for ours, theirs, expected in zip(
-        *((output, *grads) for output, grads in (actual, reference, exact)), strict=True
-    ):
-        limit = max(1e-5 * max(1.0, expected.abs().max().item()), 4 * (theirs - expected).abs().max().item())
+    exact_output, exact = exact_chain.gradients()
+    assert_equal(output.double(), exact_output, 1e-5)
+    largest = max(1.0, *(gradient.abs().max().item() for gradient in exact))
+    for ours, theirs, expected in zip(gradients, reference, exact, strict=True):
+        limit = max(1e-5 * largest, 4 * (theirs - expected).abs().max().item())
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=limit)
 
 
@@ -105,7 +111,7 @@ def test_kernels_equal_reference(case, memory_efficient, force_reference, calls)
         inferred = chain(training=False)
     assert calls.count("attend_to_maps") == layers
     if case.dropout in (0.0, 1.0):
-        check = assert_trains_as_reference if dtype == torch.float64 else assert_as_exact_as_reference
+        check = assert_trains_as_reference if dtype == torch.float64 else assert_near_exact
         check(chain, force_reference)
         assert calls.count("attend_to_maps") == 2 * layers
     force_reference()
@@ -116,7 +122,7 @@ def test_kernels_equal_reference(case, memory_efficient, force_reference, calls)
 @needs_triton
 @pytest.mark.parametrize("case", [case for case in SOME_CASES if case.dropout == 0], ids=str)
 def test_kernels_equal_reference_in_float32(case, force_reference):
-    assert_as_exact_as_reference(TritonChain(case, torch.float32), force_reference)
+    assert_near_exact(TritonChain(case, torch.float32), force_reference)
 
 
 @needs_triton
@@ -187,7 +193,7 @@ def test_dropout_drops_the_same_weights_in_the_backward_pass(dtype):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="There are no two GPUs.")
 def test_kernels_run_where_the_tensors_are(force_reference):
     with torch.device("cuda:1"):
-        assert_as_exact_as_reference(TritonChain(Case(), torch.float32), force_reference)
+        assert_near_exact(TritonChain(Case(), torch.float32), force_reference)
 
 
 @needs_triton
