@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from ea_hf.models import evolution_triton
+from ea_hf.models import evolution_triton, triton_launches
 from ea_hf.models.evolution_blocks import Layer
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     compiled: dict[str, tuple] = {}
     for name in KERNELS:
-        setattr(evolution_triton, name, Compiler(getattr(evolution_triton, name), compiled))
+        setattr(triton_launches, name, Compiler(getattr(triton_launches, name), compiled))
     shapes = [(12, 64), (32, 128)] + [(8, 32), (64, 64), (16, 256)] * args.all
     faults = 0
     print("sm  kernel                type      registers  spilled  shared  constants")

@@ -34,6 +34,7 @@ SHARED_FILES = {
     "evolution_fast.py",
     "evolution_operators.py",
     "evolution_triton.py",
+    "triton_launches.py",
     "triton_kernels.py",
     "modeling_evolving.py",
     "presets.py",

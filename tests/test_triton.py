@@ -27,7 +27,7 @@ from test_fast_paths import (
 )
 
 from ea_hf import EABertConfig, EABertModel
-from ea_hf.models import evolution, evolution_triton
+from ea_hf.models import evolution, evolution_triton, triton_launches
 from ea_hf.models.evolution_blocks import Layer
 
 
@@ -130,7 +130,7 @@ def test_kernels_equal_reference_in_float32(case, force_reference):
 @pytest.mark.parametrize("case", SOME_CASES, ids=str)
 def test_kernels_pass_gradcheck(case, monkeypatch, calls):
     """With dropout too, whose seed is the same in each call."""
-    monkeypatch.setattr(evolution_triton, "MOST_PARTIAL_SUMS", 1)
+    monkeypatch.setattr(triton_launches, "MOST_PARTIAL_SUMS", 1)
     chain = TritonChain(case, torch.float64)
     assert torch.autograd.gradcheck(chain, chain.differentiable, fast_mode=True)
     assert "kernel_gradient" in calls
@@ -139,7 +139,7 @@ def test_kernels_pass_gradcheck(case, monkeypatch, calls):
 @needs_triton
 @needs_double
 def test_kernel_gradient_adds_up_many_tiles(monkeypatch, force_reference, calls):
-    monkeypatch.setattr(evolution_triton, "MOST_PARTIAL_SUMS", 3)
+    monkeypatch.setattr(triton_launches, "MOST_PARTIAL_SUMS", 3)
     assert_trains_as_reference(TritonChain(Case(heads=2, queries=40), torch.float64), force_reference)
 
 
@@ -231,7 +231,7 @@ def test_float32_is_multiplied_as_pytorch_is_told():
     try:
         for precision, expected in (("ieee", "ieee"), ("tf32", "tf32")):
             torch.backends.cuda.matmul.fp32_precision = precision
-            assert evolution_triton._types(torch.zeros(1))["PRECISION"] == expected
+            assert triton_launches.number_types(torch.zeros(1))["PRECISION"] == expected
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
 

@@ -283,8 +283,10 @@ def sum_kernel_gradient(
     keys,
     cells_of_map,
     tiles_of_row,
-    parts_of_map,
-    rows_of_part,
+    rows_of_tile,
+    tiles_of_map,
+    tiles_of_part,
+    tiles,
     blocked_batch,
     blocked_row,
     blocked_column,
@@ -300,7 +302,7 @@ def sum_kernel_gradient(
     ACCUMULATOR: constexpr,
     PRECISION: constexpr,
 ):
-    """The gradients of ROWS_AT_ONCE x COLUMNS_AT_ONCE cells of the convolution's kernel, and of the bias, from a part of the maps.
+    """The gradients of ROWS_AT_ONCE x COLUMNS_AT_ONCE cells of the convolution's kernel, and of the bias, from some tiles of the maps.
 
     `partial_sums` has them, part by part, (KERNEL_ROWS * KERNEL_COLUMNS, HEADS, HEADS), or without the last where each head
     has its own, and then (HEADS) for the bias. `above` has the gradients of the rows above, from the nearest.
@@ -308,54 +310,59 @@ def sum_kernel_gradient(
     part = tl.program_id(0)
     first_shift_row = tl.program_id(1) * ROWS_AT_ONCE
     first_shift_column = tl.program_id(2) * COLUMNS_AT_ONCE
-    batch = (part // parts_of_map).to(tl.int64)
-    first = part % parts_of_map // tiles_of_row * rows_of_part
-    last = tl.minimum(first + rows_of_part, queries)
-    columns = part % tiles_of_row * COLUMNS + tl.arange(0, COLUMNS)
     head = tl.arange(0, HEADS)
     is_head = (head < heads)[:, None]
-    is_column = columns < keys
-    maps = (head.to(tl.int64) if IS_LARGE else head)[:, None] * cells_of_map + columns[None, :]
-    first_map = batch * heads * cells_of_map
     bias_total = tl.zeros([HEADS, COLUMNS], ACCUMULATOR)
     nothing = tl.zeros([HEADS, COLUMNS if IS_GROUPED else HEADS], ACCUMULATOR)
     sums = ()
     for _ in tl.static_range(ROWS_AT_ONCE * COLUMNS_AT_ONCE):
         sums = sums + (nothing,)
-    no_rows = tl.zeros([HEADS, COLUMNS], passed.dtype.element_ty)
-    above = ()
+    no_row = tl.zeros([HEADS, COLUMNS], passed.dtype.element_ty)
+    no_rows = ()
     for _ in tl.static_range(ROWS_AT_ONCE - 1):
-        above = above + (no_rows,)
-    for step in range(last - first + ROWS_AT_ONCE - 1):
-        row = first + step
-        is_own = is_head & is_column[None, :] & (row < last)
-        gradient = tl.load(passed + (first_map + row * keys) + maps, mask=is_own, other=0.0)
-        bias_total += gradient.to(ACCUMULATOR)
-        gradients = (gradient,) + above
-        row = row + first_shift_row - ABOVE
-        is_row = (row >= 0) & (row < queries)
-        new = ()
-        for column_shift in tl.static_range(COLUMNS_AT_ONCE):
-            offset = first_shift_column + column_shift - KERNEL_COLUMNS // 2
-            is_seen = is_row & (columns + offset >= 0) & (columns + offset < keys)
-            if blocked is not None:
-                where = batch * blocked_batch + row.to(tl.int64) * blocked_row + (columns + offset) * blocked_column
-                is_seen = is_seen & (tl.load(blocked + where, mask=is_seen, other=1) == 0)
-            is_seen = is_head & is_seen[None, :]
-            seen = tl.load(image + (first_map + row * keys + offset) + maps, mask=is_seen, other=0.0)
-            for row_shift in tl.static_range(ROWS_AT_ONCE):
-                total = sums[column_shift * ROWS_AT_ONCE + row_shift]
-                if IS_GROUPED:
-                    total += gradients[row_shift].to(ACCUMULATOR) * seen.to(ACCUMULATOR)
-                else:
-                    total = tl.dot(
-                        gradients[row_shift], tl.trans(seen), total, input_precision=PRECISION, out_dtype=ACCUMULATOR
-                    )
-                new = new + (total,)
-        sums = new
-        above = ()
-        for place in tl.static_range(ROWS_AT_ONCE - 1):
-            above = above + (gradients[place],)
+        no_rows = no_rows + (no_row,)
+    for tile in range(part * tiles_of_part, tl.minimum((part + 1) * tiles_of_part, tiles)):
+        first_map = (tile // tiles_of_map).to(tl.int64) * heads * cells_of_map
+        first_blocked = (tile // tiles_of_map).to(tl.int64) * blocked_batch
+        first = tile % tiles_of_map // tiles_of_row * rows_of_tile
+        last = tl.minimum(first + rows_of_tile, queries)
+        columns = tile % tiles_of_row * COLUMNS + tl.arange(0, COLUMNS)
+        maps = (head.to(tl.int64) if IS_LARGE else head)[:, None] * cells_of_map + columns[None, :]
+        above = no_rows
+        for step in range(last - first + ROWS_AT_ONCE - 1):
+            row = first + step
+            is_own = is_head & (columns < keys)[None, :] & (row < last)
+            gradient = tl.load(passed + (first_map + row * keys) + maps, mask=is_own, other=0.0)
+            bias_total += gradient.to(ACCUMULATOR)
+            gradients = (gradient,) + above
+            row = row + first_shift_row - ABOVE
+            is_row = (row >= 0) & (row < queries)
+            new = ()
+            for column_shift in tl.static_range(COLUMNS_AT_ONCE):
+                offset = first_shift_column + column_shift - KERNEL_COLUMNS // 2
+                is_seen = is_row & (columns + offset >= 0) & (columns + offset < keys)
+                if blocked is not None:
+                    where = first_blocked + row.to(tl.int64) * blocked_row + (columns + offset) * blocked_column
+                    is_seen = is_seen & (tl.load(blocked + where, mask=is_seen, other=1) == 0)
+                is_seen = is_head & is_seen[None, :]
+                seen = tl.load(image + (first_map + row * keys + offset) + maps, mask=is_seen, other=0.0)
+                for row_shift in tl.static_range(ROWS_AT_ONCE):
+                    total = sums[column_shift * ROWS_AT_ONCE + row_shift]
+                    if IS_GROUPED:
+                        total += gradients[row_shift].to(ACCUMULATOR) * seen.to(ACCUMULATOR)
+                    else:
+                        total = tl.dot(
+                            gradients[row_shift],
+                            tl.trans(seen),
+                            total,
+                            input_precision=PRECISION,
+                            out_dtype=ACCUMULATOR,
+                        )
+                    new = new + (total,)
+            sums = new
+            above = ()
+            for place in tl.static_range(ROWS_AT_ONCE - 1):
+                above = above + (gradients[place],)
     CELLS: constexpr = HEADS if IS_GROUPED else HEADS * HEADS
     own = partial_sums + part.to(tl.int64) * (KERNEL_ROWS * KERNEL_COLUMNS * CELLS + HEADS)
     for column_shift in tl.static_range(COLUMNS_AT_ONCE):
