@@ -144,6 +144,17 @@ def test_kernel_gradient_adds_up_many_tiles(monkeypatch, force_reference, calls)
 
 
 @needs_triton
+@needs_double
+@pytest.mark.parametrize("fewest_programs, rows", [(12, 16), (20, 8), (21, 4)])
+def test_tiles_of_any_height_equal_reference(fewest_programs, rows, monkeypatch, force_reference):
+    """How high they are depends on how many a GPU is given at once."""
+    monkeypatch.setattr(triton_launches, "FEWEST_PROGRAMS", fewest_programs)
+    case = Case(heads=2, queries=37, batch=2)
+    assert triton_launches._convolution_tile(16, 8, torch.Size((2, 2, 37, 37)))[0] == rows
+    assert_trains_as_reference(TritonChain(case, torch.float64), force_reference)
+
+
+@needs_triton
 def test_dropout_drops_its_share_and_keeps_the_mean():
     torch.manual_seed(0)
     query = torch.zeros(2, 3, 50, 16)
