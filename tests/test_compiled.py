@@ -20,6 +20,7 @@ from ea_hf.models.evolution_operators import (
     attend_with_gradients,
     attention_,
     attention_forward,
+    hold,
     namespace,
     without_idle_masks,
 )
@@ -210,6 +211,13 @@ def test_the_operator_does_what_compilers_rely_on_and_what_eager_inference_does(
             assert_close(actual, expected, rtol=0, atol=0)
 
 
+def test_a_held_mask_is_a_copy():
+    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool).expand(2, 1, 5, 5)
+    torch.library.opcheck(hold, (mask,))
+    held = hold(mask)
+    assert held.is_contiguous() and torch.equal(held, mask)
+
+
 def test_the_operators_leave_out_masks_that_hide_nothing():
     states, shown = [torch.randn(2, 2, 3, 4)] * 3, torch.ones(2, 1, 3, 3, dtype=torch.bool)
     assert without_idle_masks(Tensors(*states, None, None, shown, ~shown))[5:] == (None, None)
@@ -226,10 +234,9 @@ def test_the_operator_without_a_convolution():
         torch.library.opcheck(attention_, (query, key, value, previous, has_previous, *[None] * 7, *layer))
 
 
-@pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
-@MODELS
-def test_compiled_models_call_the_operators(make, training):
-    model, _, inputs = make(layers=2)
+def called_in_graph(make, layers: int, training: bool) -> list[str]:
+    """What the graph of a compiled model calls."""
+    model, _, inputs = make(layers=layers)
     model.eval()
     targets = []
 
@@ -239,9 +246,24 @@ def test_compiled_models_call_the_operators(make, training):
 
     with torch.set_grad_enabled(training):
         torch.compile(model, backend=record, fullgraph=True)(**inputs)
+    return targets
+
+
+@pytest.mark.parametrize("training", (False, True), ids=("inference", "training"))
+@MODELS
+def test_compiled_models_call_the_operators(make, training):
+    targets = called_in_graph(make, 2, training)
     operator = "ea_hf.attention_forward" if training else "ea_hf.attention_."
     assert any(operator in target for target in targets)
     assert not any("conv2d" in target for target in targets if "vit" not in make.__name__)
+
+
+@MODELS
+def test_compiled_models_compute_masks_once_for_all_layers(make):
+    held, more_held = (called_in_graph(make, layers, False).count("ea_hf.hold.default") for layers in (2, 3))
+    assert held == more_held
+    if make is bert:
+        assert held == 2  # of what may be attended to, and of what the convolution must not see
 
 
 def gradients(model: nn.Module, called: nn.Module, inputs: dict) -> dict[str, torch.Tensor]:

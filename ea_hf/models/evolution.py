@@ -148,6 +148,8 @@ def evolving_attention_forward(
         decodes = cache is not None and cache.holds_rows(queries)
         if cache is not None and not decodes:
             _fill_cache(evolution, cache, tensors, scaling)
+        if is_traced():
+            tensors = state.with_held_masks(evolution, tensors)
         output, evolved = _fast_attention(evolution, tensors, scaling, dropout, cache if decodes else None)
         weights = None
     state.store(evolution, evolved)

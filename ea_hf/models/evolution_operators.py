@@ -33,6 +33,17 @@ def without_idle_masks(tensors: Tensors) -> Tensors:
     return tensors._replace(attention_mask=mask, blocked=blocked)
 
 
+@torch.library.custom_op(f"{namespace(__name__)}::hold", mutates_args=())
+def hold(mask: torch.Tensor) -> torch.Tensor:
+    """A copy of a mask. Otherwise a compiler computes it again for each operator that takes it."""
+    return mask.clone(memory_format=torch.contiguous_format)
+
+
+@hold.register_fake
+def _(mask: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(mask, memory_format=torch.contiguous_format)
+
+
 @torch.library.custom_op(f"{namespace(__name__)}::attention_", mutates_args=("maps",))
 def attention_(
     query: torch.Tensor,

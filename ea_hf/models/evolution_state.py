@@ -18,7 +18,9 @@ import torch
 import transformers
 from transformers.cache_utils import Cache
 
+from .evolution_blocks import Tensors
 from .evolution_layer import AttentionEvolution
+from .evolution_operators import hold
 from .undocumented import assert_in_graph, has_numbers, is_in_backward, is_in_function_transform
 
 
@@ -112,6 +114,8 @@ class EvolutionState:
         self._kept: dict[str, tuple[torch.Tensor, ...]] = {}
         # The mask, and what follows from it.
         self._blocked: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        # Two masks, and what `hold` gives of them.
+        self._held: dict[str, tuple[torch.Tensor | None, ...]] = {}
         # The mask that was checked last.
         self._checked: dict[str, torch.Tensor] = {}
         self._padded_queries: torch.Tensor | None = None
@@ -244,6 +248,15 @@ class EvolutionState:
             blocked = None if not is_traced() and not blocked.any() else blocked
         self._blocked[evolution.chain] = (attention_mask, blocked)
         return blocked
+
+    def with_held_masks(self, evolution: AttentionEvolution, tensors: Tensors) -> Tensors:
+        """For operators in a compiled model: with masks that are computed once for all layers."""
+        masks = (tensors.attention_mask, tensors.blocked)
+        held = self._held.get(evolution.chain)
+        if held is None or held[0] is not masks[0] or held[1] is not masks[1]:
+            held = (*masks, *(None if mask is None else hold(mask) for mask in masks))
+            self._held[evolution.chain] = held
+        return tensors._replace(attention_mask=held[2], blocked=held[3])
 
 
 def _can_check(attention_mask: torch.Tensor) -> bool:
