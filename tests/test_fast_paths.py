@@ -11,7 +11,7 @@ from torch import nn
 from ea_hf import AttentionEvolution, EABertConfig, EABertModel
 from ea_hf.models import evolution, evolution_blocks
 from ea_hf.models.evolution import EvolutionState, evolving_attention_forward
-from ea_hf.models.evolution_blocks import Layer, image_gradient, kernel_gradient, pack, unpack
+from ea_hf.models.evolution_blocks import Layer, image_gradient, kernel_gradient
 
 
 @dataclasses.dataclass
@@ -422,15 +422,6 @@ def test_deterministic_algorithms_are_supported():
         model(torch.arange(1, 13).view(2, 6)).pooler_output.sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 4, 8), (0, 2, 3, 3)])
-def test_flags_are_packed_and_unpacked(shape):
-    flags = torch.rand(shape) > 0.5
-    packed = pack(flags)
-    assert packed.dtype == torch.uint8 and packed.numel() == (flags.numel() + 7) // 8
-    assert torch.equal(unpack(packed, flags.shape), flags)
-    assert pack(None) is None and unpack(None, flags.shape) is None
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

@@ -31,6 +31,7 @@ SHARED_FILES = {
     "evolution_state.py",
     "undocumented.py",
     "evolution_blocks.py",
+    "evolution_flags.py",
     "evolution_fast.py",
     "evolution_operators.py",
     "evolution_triton.py",

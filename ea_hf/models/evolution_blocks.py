@@ -290,35 +290,3 @@ def put_output(output: torch.Tensor, block: Block, weights: torch.Tensor, value:
     """Writes a block of the output, equation (3)."""
     product = torch.matmul(weights, value[block.sequences])
     output[block.sequences, block.start : block.stop] = product.transpose(1, 2)
-
-
-# Times eight bytes that are 0 or 1 each, it gathers them in the highest byte; times a byte, it spreads that over the highest bits of eight.
-_GATHER = 0x8040201008040201 - 2**64
-_LOWEST_BITS = 0x0101010101010101
-
-
-def pack(flags: torch.Tensor | None) -> torch.Tensor | None:
-    """Booleans as bits, eight in a byte."""
-    if flags is None:
-        return None
-    flags = flags.flatten()
-    missing = -len(flags) % 8
-    flags = nn.functional.pad(flags, (0, missing)) if missing else flags
-    return flags.view(torch.int64).mul(_GATHER).bitwise_right_shift_(56).to(torch.uint8)
-
-
-def unpack(packed: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """The booleans that were packed, in their shape."""
-    if packed is None:
-        return None
-    spread = packed.to(torch.int64).mul_(_GATHER).bitwise_right_shift_(7).bitwise_and_(_LOWEST_BITS)
-    return spread.view(torch.bool)[: shape.numel()].view(shape)
-
-
-def let_through(maps: torch.Tensor, flags: torch.Tensor) -> torch.Tensor:
-    """Maps, zero where flags are False. PyTorch multiplies by bytes many times as fast as by booleans."""
-    return maps * flags.view(torch.uint8)
-
-
-def drop(weights: torch.Tensor, kept: torch.Tensor | None, dropout: float) -> torch.Tensor:
-    return weights if kept is None else let_through(weights, kept).mul_(1 / (1 - dropout) if dropout < 1 else 0.0)

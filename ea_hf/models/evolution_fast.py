@@ -23,18 +23,15 @@ from .evolution_blocks import (
     block_cells,
     blocks,
     convolve,
-    drop,
     image,
     image_gradient,
     kernel_gradient,
-    let_through,
     mix,
     new_output,
-    pack,
     prepare,
     put_output,
-    unpack,
 )
+from .evolution_flags import draw_kept, let_through, pack, scale_of_kept, unpack
 from .undocumented import softmax_backward
 
 
@@ -114,14 +111,11 @@ def convolve_row(image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, 
         return convolve(image, kernel, bias, layer)
     heads, middle = kernel.shape[0], columns // 2
     parts = torch.matmul(kernel.permute(3, 0, 1, 2).reshape(columns * heads, -1), image.flatten(1, 2))
-    parts = parts.unflatten(1, (columns, heads))
-    convolved = parts[:, middle].add_(bias.view(-1, 1))
-    for column in range(columns):
-        shift = column - middle
-        if shift < 0:
-            convolved[:, :, -shift:].add_(parts[:, column, :, :shift])
-        elif shift > 0:
-            convolved[:, :, :-shift].add_(parts[:, column, :, shift:])
+    parts = parts.chunk(columns, dim=1)
+    convolved = parts[middle].add_(bias.view(-1, 1))
+    for shift in range(1, middle + 1):
+        convolved[..., shift:].add_(parts[middle - shift][..., :-shift])
+        convolved[..., :-shift].add_(parts[middle + shift][..., shift:])
     return convolved.relu_().unsqueeze(2)
 
 
@@ -164,7 +158,7 @@ def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None,
     evolved = torch.empty_like(mixed) if has_convolution else mixed
     weights = torch.empty_like(mixed) if keep else None
     positive = torch.empty_like(mixed, dtype=torch.bool) if keep and has_convolution else None
-    kept = torch.empty_like(mixed, dtype=torch.bool).bernoulli_(1 - dropout) if dropout > 0 else None
+    kept = draw_kept(step.shape, dropout, mixed.device) if dropout > 0 else None
     queries, mixed_rows = step.shape[2], 0
     for block in blocks(step.shape, step.query, step.layer):
         seen = block.with_halo(queries, step.layer) if has_convolution else block
@@ -177,7 +171,7 @@ def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None,
             seen_rows = image(seen.of(mixed), block, seen, step.blocked, step.layer)
             logits = convolve(seen_rows, step.kernel, step.bias, step.layer)
             if keep:
-                torch.gt(logits, 0, out=block.of(positive))
+                block.of(positive).copy_(logits)  # which has no negative cells; faster than a comparison
             logits = add_convolved(block.of(mixed), logits, step.conv_gate, step.layer)
             block.of(evolved).copy_(logits)
         if step.hidden is not None:
@@ -185,7 +179,9 @@ def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None,
         softmax = torch.softmax(logits, dim=-1)
         if keep:
             block.of(weights).copy_(softmax)
-        put_output(output, block, drop(softmax, block.of(kept), dropout), step.value)
+        put_output(output, block, let_through(softmax, block.of(kept)), step.value)
+    if kept is not None:
+        output.mul_(scale_of_kept(dropout))
     return output, mixed, evolved, weights, pack(positive), pack(kept)
 
 
@@ -203,7 +199,8 @@ class Backward:
         needs_input_grad: tuple[bool, ...],
         dropout: float,
     ):
-        self.step, self.dropout, self.needs = step, dropout, needs_input_grad
+        self.step, self.needs = step, needs_input_grad
+        self.scale_of_kept = scale_of_kept(dropout)
         query, kernel, dtype = step.query, step.kernel, torch.promote_types(step.query.dtype, torch.float32)
         self.share = step.layer.score_share if had_previous else 1.0
         # In a wider type where blocks are added up.
@@ -235,6 +232,7 @@ class Backward:
         positive, kept = unpack(positive, step.shape), unpack(kept, step.shape)
         queries = step.shape[2]
         grad_output = torch.zeros_like(new_output(step)) if grad_output is None else grad_output
+        grad_output = grad_output if kept is None else grad_output * self.scale_of_kept
         grad_output = grad_output.transpose(1, 2).contiguous()
         rows_above = 0 if step.kernel is None else layer.kernel_rows - 1 - layer.padding[0]
         finished, carried = 0, None
@@ -270,7 +268,7 @@ class Backward:
         logits = seen_mixed
         if seen_rows is not None:
             logits = convolve(seen_rows, step.kernel, step.bias, step.layer)
-            positive = logits > 0
+            positive = logits.to(torch.bool)
             first = block.start - seen.start
             own = seen_mixed[:, :, first : first + logits.shape[2]]
             logits = add_convolved(own, logits, step.conv_gate, step.layer)
@@ -287,10 +285,9 @@ class Backward:
         grad_evolved: torch.Tensor | None,
     ) -> torch.Tensor:
         """The gradient of A_l, equation (3)."""
-        add_product(self.grad_value[block.sequences], drop(weights, kept, self.dropout), grad_output)
+        add_product(self.grad_value[block.sequences], let_through(weights, kept), grad_output)
         grad = torch.matmul(grad_output, self.step.value[block.sequences].transpose(-2, -1))
-        grad = drop(grad, kept, self.dropout)
-        grad = softmax_backward(grad, weights)
+        grad = softmax_backward(let_through(grad, kept, in_place=True), weights)
         if self.step.hidden is not None:  # not zero by itself in a row that may attend nowhere
             grad.masked_fill_(block.of(self.step.hidden), 0.0)
         return grad if grad_evolved is None else grad.add_(grad_evolved)

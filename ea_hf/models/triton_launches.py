@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .evolution_blocks import Step, new_output
+from .evolution_flags import scale_of_kept
 from .triton_kernels import (
     attend,
     attend_backward,
@@ -201,7 +202,7 @@ def _attention_arguments(
     hidden, strides = _strides(step.hidden, step.shape)
     options = {
         "DROPOUT": dropout,
-        "SCALE": 1 / (1 - dropout) if dropout < 1 else 0.0,
+        "SCALE": scale_of_kept(dropout),
         "ROWS": tile[0],
         "COLUMNS": tile[1],
         "num_warps": tile[2],
