@@ -96,6 +96,15 @@ def test_function_transforms_are_noticed():
     assert seen == [True] and not undocumented.is_in_function_transform()
 
 
+def test_own_parameters_are_found():
+    """Else the fast paths would read weights that something else has put in the place of a module's."""
+    module = nn.Sequential(nn.Linear(2, 3))
+    module.register_parameter("given", nn.Parameter(torch.ones(1)))
+    module.register_parameter("absent", None)
+    assert list(undocumented.own_parameters(module)) == [module.given, None]
+    assert list(undocumented.own_parameters(module[0])) == list(module[0].parameters())
+
+
 def test_hooks_are_noticed():
     """Else the fast paths would read a weight past offloading, adapters and whatever else hooks in."""
     for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):

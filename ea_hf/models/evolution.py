@@ -44,7 +44,14 @@ from .evolution_fast import EvolvingAttention, decode, infer
 from .evolution_layer import AttentionEvolution, MapConvolution, has_convolution, per_head
 from .evolution_operators import attend, attend_with_gradients
 from .evolution_state import EvolutionState, is_traced, mask_checks_are_deferred, running_state
-from .undocumented import has_hooks, is_in_function_transform, is_plain_tensor, sdpa_mask, set_attention_function
+from .undocumented import (
+    has_hooks,
+    is_in_function_transform,
+    is_plain_tensor,
+    own_parameters,
+    sdpa_mask,
+    set_attention_function,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -234,8 +241,8 @@ def _is_plain(evolution: AttentionEvolution, device: torch.device) -> bool:
             continue
         if type(module) is not its_type or "forward" in vars(module) or has_hooks(module):
             return False
-        for parameter in module.parameters(recurse=False):
-            if not is_plain_tensor(parameter) or parameter.device != device:
+        for parameter in own_parameters(module):
+            if parameter is not None and (not is_plain_tensor(parameter) or parameter.device != device):
                 return False
     return not has_hooks(evolution.activation) and "forward" not in vars(evolution.activation)
 

@@ -113,7 +113,8 @@ class EvolvingDynamicLayer(EvolvingCacheLayer, DynamicLayer):
         seen = min(rows.shape[3], keys)
         whole = image.new_empty(batch, heads, rows_above + queries, keys)
         whole[:, :, :rows_above, :seen] = rows[:, :, rows.shape[2] - rows_above :, :seen]
-        whole[:, :, :rows_above, seen:] = 0.0  # no row sees keys that were added later
+        if seen < keys:
+            whole[:, :, :rows_above, seen:] = 0.0  # no row sees keys that were added later
         whole[:, :, rows_above:] = image
         self.map_rows = {**self.map_rows, chain: whole}
         self._rows_above = rows_above
