@@ -5,13 +5,14 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ea_hf.models import evolution_flags
 from ea_hf.models.evolution_flags import CELLS_AT_ONCE, draw_kept, pack, scale_of_kept, unpack
 
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 4, 8), (0, 2, 3, 3)]
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -23,7 +24,7 @@ def test_dropout_draws_what_pytorch_would(shape, dropout, dtype):
     expected = nn.functional.dropout(torch.ones(shape, dtype=dtype, device="cpu"), p=dropout)
     next_number = torch.rand(1, device="cpu")
     torch.manual_seed(0)
-    kept = draw_kept(torch.Size(shape), dropout, CPU)
+    kept = draw_kept(torch.empty(shape, dtype=dtype, device="cpu"), dropout)
     assert torch.equal(torch.rand(1, device="cpu"), next_number)
     assert torch.equal(kept, expected != 0)
     torch.testing.assert_close(kept.to(dtype) * scale_of_kept(dropout), expected)
@@ -39,7 +40,7 @@ def test_where_pytorch_draws_other_numbers_so_do_we(monkeypatch):
     evolution_flags._uniform_numbers_decide.cache_clear()
     try:
         torch.manual_seed(0)
-        kept = draw_kept(torch.Size((1, 2, 9, 9)), 0.1, CPU)
+        kept = draw_kept(torch.empty((1, 2, 9, 9), device="cpu"), 0.1)
     finally:
         evolution_flags._uniform_numbers_decide.cache_clear()
     torch.manual_seed(0)
@@ -53,6 +54,24 @@ def test_looking_at_how_pytorch_draws_takes_no_number():
     actual = torch.rand(1, device="cpu")
     torch.manual_seed(0)
     assert torch.equal(actual, torch.rand(1, device="cpu"))
+
+
+def test_fake_tensors_are_drawn_as_such():
+    with FakeTensorMode() as mode:
+        maps = torch.empty((1, 2, 9, 9), device="cpu")
+        within = draw_kept(maps, 0.1)
+    for kept in (within, draw_kept(maps, 0.1)):
+        assert kept.fake_mode is mode and kept.shape == maps.shape and kept.dtype == torch.bool
+
+
+@pytest.mark.parametrize("tracing_mode", ["real", "fake", "symbolic"])
+def test_recorded_draws_are_pytorchs_and_new_in_each_run(tracing_mode):
+    maps = torch.empty((1, 2, 9, 9), device="cpu")
+    recorded = make_fx(lambda maps: draw_kept(maps, 0.1), tracing_mode=tracing_mode)(maps)
+    torch.manual_seed(0)
+    first, second = recorded(maps), recorded(maps)
+    torch.manual_seed(0)
+    assert torch.equal(first, draw_kept(maps, 0.1)) and torch.equal(second, draw_kept(maps, 0.1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

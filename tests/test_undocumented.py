@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -94,6 +95,13 @@ def test_function_transforms_are_noticed():
     seen = []
     torch.func.vmap(lambda x: seen.append(undocumented.is_in_function_transform()) or x)(torch.ones(2))
     assert seen == [True] and not undocumented.is_in_function_transform()
+
+
+def test_recording_is_noticed():
+    """Else what is recorded would depend on numbers, which `make_fx` refuses."""
+    seen = []
+    make_fx(lambda x: seen.append(undocumented.is_recorded()) or x + 1)(torch.ones(2))
+    assert seen == [True] and not undocumented.is_recorded()
 
 
 def test_own_parameters_are_found():

@@ -160,7 +160,7 @@ def attend(step: Step, dropout: float, keep: bool) -> tuple[torch.Tensor | None,
     evolved = torch.empty_like(mixed) if has_convolution else mixed
     weights = torch.empty_like(mixed) if keep else None
     positive = torch.empty_like(mixed, dtype=torch.bool) if keep and has_convolution else None
-    kept = draw_kept(step.shape, dropout, mixed.device) if dropout > 0 else None
+    kept = draw_kept(mixed, dropout) if dropout > 0 else None
     queries, mixed_rows = step.shape[2], 0
     for block in blocks(step.shape, step.query, step.layer):
         seen = block.with_halo(queries, step.layer) if has_convolution else block

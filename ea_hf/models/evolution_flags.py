@@ -8,6 +8,8 @@ import math
 import torch
 from torch import nn
 
+from .undocumented import is_recorded
+
 
 # How many cells are drawn at once on a CPU: what stays in the processor's cache.
 CELLS_AT_ONCE = 2**15
@@ -17,14 +19,15 @@ _GATHER = 0x8040201008040201 - 2**64
 _LOWEST_BITS = 0x0101010101010101
 
 
-def draw_kept(shape: torch.Size, dropout: float, device: torch.device) -> torch.Tensor:
-    """Booleans, True where dropout lets through: those that `torch.nn.functional.dropout` would draw next."""
-    kept = torch.empty(shape, dtype=torch.bool, device=device)
+def draw_kept(maps: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Booleans, True where dropout lets through: those that `torch.nn.functional.dropout` of the maps would draw next."""
+    kept = torch.empty_like(maps, dtype=torch.bool)
     if dropout == 1:
         return kept.zero_()  # without a number, as PyTorch does
-    if device.type != "cpu" or not _uniform_numbers_decide():
-        return kept.bernoulli_(1 - dropout)
-    return _draw_by_parts(kept, 1 - dropout)
+    is_own = type(kept) is torch.Tensor and kept.device.type == "cpu" and not is_recorded()
+    if is_own and _uniform_numbers_decide():
+        return _draw_by_parts(kept, 1 - dropout)
+    return kept.bernoulli_(1 - dropout)
 
 
 def _draw_by_parts(kept: torch.Tensor, probability: float, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -38,6 +38,11 @@ def is_in_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_recorded() -> bool:
+    """Whether a mode records or replaces each operation that runs, as `make_fx` and fake tensors do."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether something else runs when a module is called: hooks of its own, or of all modules."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
