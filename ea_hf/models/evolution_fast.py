@@ -94,12 +94,10 @@ def decode(
         convolved = (
             convolve_row(seen, kernel, bias, layer) if query.shape[2] == 1 else convolve(seen, kernel, bias, layer)
         )
-        if conv_gate is not None:
-            evolved.addcmul_(convolved, conv_gate)
-        elif layer.mixing == "convex":
-            evolved.lerp_(convolved, layer.conv_weight)
+        if conv_gate is None:  # not `lerp_`: under autocast the rows, and so `convolved`, may be of a wider type
+            evolved.mul_(layer.map_share).add_(convolved, alpha=layer.conv_weight)
         else:
-            evolved.add_(convolved, alpha=layer.conv_weight)
+            evolved.addcmul_(convolved, conv_gate)
     if attention_mask is not None:
         evolved.masked_fill_(~attention_mask, torch.finfo(evolved.dtype).min)
     output = torch.matmul(torch.softmax(evolved, dim=-1), value)
