@@ -221,19 +221,6 @@ def test_decoding_in_steps_equals_the_full_pass(kernel_size, steps, padding):
     assert_close(logits[real], full_logits(model, source, target)[real], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("mixing", ["convex", "additive", "learned"])
-@pytest.mark.parametrize("steps", [(1,) * 6, (3, 1, 1, 1), (4, 2)], ids=str)
-def test_decoding_in_steps_under_autocast(steps, mixing):
-    """Where T5's position bias, and so the rows that a cache holds, stay float32."""
-    model, source, target = make_model(ea_mixing=mixing), make_source(), make_target(6)
-    with torch.no_grad():
-        exact = full_logits(model, source, target)
-        with torch.autocast("cpu", torch.bfloat16):
-            full = full_logits(model, source, target)
-            logits, _ = decode(model, source, target, steps)
-    assert (logits - full).abs().mean() < 0.5 * (full - exact).abs().mean()
-
-
 def step_logits(model, encoder_outputs, source, target, position, cache):
     return model(
         encoder_outputs=encoder_outputs,

@@ -295,6 +295,20 @@ def test_fast_path_runs_by_default(monkeypatch, grad):
         assert run_counting_paths(monkeypatch, tiny_bert()) == {"_fast_attention"}
 
 
+class Subclassed(torch.Tensor):
+    """As quantized weights are."""
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_weights_that_are_no_plain_tensors_take_the_reference_path(monkeypatch, name):
+    model = tiny_bert()
+    for layer in model.encoder.layer[1:]:
+        conv = layer.attention.self.evolution.conv
+        setattr(conv, name, nn.Parameter(getattr(conv, name).detach().as_subclass(Subclassed)))
+    # The first layer has no convolution.
+    assert run_counting_paths(monkeypatch, model) == {"_fast_attention", "_reference_attention"}
+
+
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_fast_path_runs_once_learned_gates_have_moved(monkeypatch, grad):
     model = tiny_bert(ea_mixing="learned")

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ea_hf.models import evolution_flags
-from ea_hf.models.evolution_flags import CELLS_AT_ONCE, draw_kept, pack, scale_of_kept, unpack
+from ea_hf.models.evolution_flags import CELLS_AT_ONCE, draw_by_parts, draw_kept, pack, scale_of_kept, unpack
 
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 4, 8), (0, 2, 3, 3)]
@@ -30,13 +30,22 @@ def test_dropout_draws_what_pytorch_would(shape, dropout, dtype):
     torch.testing.assert_close(kept.to(dtype) * scale_of_kept(dropout), expected)
 
 
+@pytest.mark.parametrize("probability", [0.0, 1e-9, 0.3, 0.9, 1.0])
+def test_a_cell_is_kept_where_a_uniform_number_is_below_the_probability(probability):
+    """On every processor."""
+    kept = torch.empty(2 * CELLS_AT_ONCE + 5, dtype=torch.bool, device="cpu")
+    draw_by_parts(kept, probability, torch.Generator().manual_seed(0))
+    numbers = torch.rand(len(kept), dtype=torch.float64, device="cpu", generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kept, numbers < probability)
+
+
 def test_where_pytorch_draws_other_numbers_so_do_we(monkeypatch):
     """As it does on processors for which it calls MKL."""
 
     def draw_none(kept, probability, generator=None):
         return kept.zero_()
 
-    monkeypatch.setattr(evolution_flags, "_draw_by_parts", draw_none)
+    monkeypatch.setattr(evolution_flags, "draw_by_parts", draw_none)
     evolution_flags._uniform_numbers_decide.cache_clear()
     try:
         torch.manual_seed(0)

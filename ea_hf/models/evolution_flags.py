@@ -26,11 +26,11 @@ def draw_kept(maps: torch.Tensor, dropout: float) -> torch.Tensor:
         return kept.zero_()  # without a number, as PyTorch does
     is_own = type(kept) is torch.Tensor and kept.device.type == "cpu" and not is_recorded()
     if is_own and _uniform_numbers_decide():
-        return _draw_by_parts(kept, 1 - dropout)
+        return draw_by_parts(kept, 1 - dropout)
     return kept.bernoulli_(1 - dropout)
 
 
-def _draw_by_parts(kept: torch.Tensor, probability: float, generator: torch.Generator | None = None) -> torch.Tensor:
+def draw_by_parts(kept: torch.Tensor, probability: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """`kept.bernoulli_(probability)`: True where the lower 53 of 64 random bits, as a fraction, are less than it."""
     limit = math.ceil(probability * 2**53)
     cells = kept.view(-1)
@@ -43,13 +43,13 @@ def _draw_by_parts(kept: torch.Tensor, probability: float, generator: torch.Gene
 
 @functools.cache
 def _uniform_numbers_decide() -> bool:
-    """Whether `bernoulli_` gives on this CPU what `_draw_by_parts` does in two thirds of the time.
+    """Whether `bernoulli_` gives on this CPU what `draw_by_parts` does in less time.
 
-    It takes a number for each cell on most; on some it calls MKL, which draws others, and faster.
+    It takes a number for each cell on most; on some it calls MKL, which draws others.
     """
     theirs, ours = (torch.empty(1024, dtype=torch.bool, device="cpu") for _ in range(2))
     theirs.bernoulli_(0.5, generator=torch.Generator().manual_seed(0))
-    return torch.equal(theirs, _draw_by_parts(ours, 0.5, torch.Generator().manual_seed(0)))
+    return torch.equal(theirs, draw_by_parts(ours, 0.5, torch.Generator().manual_seed(0)))
 
 
 def scale_of_kept(dropout: float) -> float:
